@@ -1,0 +1,1 @@
+//! tenantry turns identity events into ready tenants.
