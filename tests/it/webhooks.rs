@@ -80,7 +80,7 @@ fn every_workos_vector_gets_its_verdict() {
     let file: Value =
         serde_json::from_str(&text(&fixtures().join("vectors.workos.json"))).expect("vectors");
     let vectors = file["vectors"].as_array().expect("a list");
-    assert!(vectors.len() >= 26, "only {} vectors", vectors.len());
+    assert!(vectors.len() >= 39, "only {} vectors", vectors.len());
     for vector in vectors {
         let headers: Headers = vector["headers"]
             .as_object()
@@ -371,7 +371,7 @@ proptest! {
     }
 
     #[test]
-    fn the_tolerance_is_the_border(offset_ms in -600_000..=600_000_i64) {
+    fn the_tolerance_is_the_border(offset_ms in prop_oneof![-300_003..-299_997_i64, 299_998..300_004_i64, -600_000..600_000_i64]) {
         let now = at_millis(1_794_819_601_000);
         let value = signature("whsec_1", now + TimeDelta::milliseconds(offset_ms), b"{}");
         let verdict = verify_header(value.as_bytes(), b"{}", &secrets(&["whsec_1"]), now);
