@@ -1,3 +1,31 @@
 //! tenantry turns identity events into ready tenants.
+//!
+//! ```text
+//! POST /webhooks/{source} ─▶ webhooks ─▶ inbox ─▶ queue ─▶ jobs ─▶ provisioning ─▶ tenants (ready)
+//!                            verified    once     durable   run      step by step
+//! ```
+//!
+//! The stations of an event, in order:
+//!
+//! 1. [`webhooks`] verifies bytes and reads them as an identity event. Pure.
+//! 2. [`inbox`] records the event once and enqueues its job; only then is the sender answered.
+//! 3. [`queue`] keeps jobs durably and hands each to one worker at a time.
+//! 4. [`jobs`] knows what each job means.
+//! 5. [`provisioning`] makes a tenant, step by step, each step checked and recorded.
+//! 6. [`tenants`] are the rows and the states they go through.
+//!
+//! The edges are [`http`] and [`cli`]; [`bench`] measures. The ground is [`config`], [`db`] (the
+//! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
+//! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod config;
+pub mod db;
+pub mod faults;
+pub mod inbox;
+pub mod metrics;
+pub mod queue;
+pub mod secrets;
+pub mod shutdown;
+pub mod tenant_db;
+pub mod tenants;
 pub mod webhooks;

@@ -1,0 +1,48 @@
+-- The inbox: every event once, recorded before its sender is answered.
+-- Owner: src/inbox.rs
+
+create table webhook_events (
+    id bigint generated always as identity primary key,
+    source text not null,
+    event_id text not null,
+    event_type text not null,
+    organization_id text,
+    body bytea not null,
+    body_sha256 bytea not null,
+    state text not null
+        check (state in ('received', 'processed', 'ignored', 'failed', 'conflict')),
+    reason text,
+    deliveries integer not null default 1,
+    occurred_at timestamptz,
+    received_at timestamptz not null default now(),
+    last_delivered_at timestamptz not null default now(),
+    settled_at timestamptz,
+    unique (source, event_id, body_sha256)
+) with (
+    -- duplicates count on the row: leave room on the page, so that no index is touched
+    fillfactor = 80
+);
+
+-- "Once per (source, event id)": this index is the promise. A conflicting body lies beside it.
+create unique index webhook_events_once
+    on webhook_events (source, event_id)
+    where state <> 'conflict';
+
+create index webhook_events_by_state on webhook_events (state, id);
+create index webhook_events_by_organization on webhook_events (source, organization_id, id);
+
+comment on table webhook_events is 'One row per event that any sender delivered; the idempotency of webhooks';
+comment on column webhook_events.id is 'Our number of the event, in order of receipt';
+comment on column webhook_events.source is 'Name of the configured source, as in POST /webhooks/{source}';
+comment on column webhook_events.event_id is 'The sender''s id; "sha256:…" of the body where the sender''s id is missing or unusable';
+comment on column webhook_events.event_type is 'The sender''s type, such as organization.created';
+comment on column webhook_events.organization_id is 'The sender''s organization the event is about, where it names one';
+comment on column webhook_events.body is 'The bytes as signed';
+comment on column webhook_events.body_sha256 is 'Tells a duplicate from a conflict: the same id with another body';
+comment on column webhook_events.state is 'received → processed | ignored | failed; conflict rows are kept and never processed';
+comment on column webhook_events.reason is 'Why the event was ignored, failed or is in conflict';
+comment on column webhook_events.deliveries is 'How often the sender delivered it: 1 and its duplicates';
+comment on column webhook_events.occurred_at is 'When the sender says that it happened';
+comment on column webhook_events.received_at is 'When the first delivery was recorded';
+comment on column webhook_events.last_delivered_at is 'When the last delivery was recorded';
+comment on column webhook_events.settled_at is 'When the event left the state received';

@@ -1,0 +1,66 @@
+-- The queue: durable jobs, claimed with SKIP LOCKED, kept by a lease, fenced by the attempt.
+-- Owner: src/queue/
+
+create table jobs (
+    id bigint generated always as identity primary key,
+    kind text not null,
+    payload jsonb not null,
+    concurrency_key text,
+    unique_key text,
+    state text not null default 'available'
+        check (state in ('available', 'running', 'completed', 'dead')),
+    run_at timestamptz not null default now(),
+    attempt integer not null default 0,
+    max_attempts integer not null,
+    lease_expires_at timestamptz,
+    created_at timestamptz not null default now(),
+    finished_at timestamptz,
+    check ((state = 'running') = (lease_expires_at is not null))
+) with (
+    -- dead tuples are the enemy of a queue: room for in-page updates, and vacuum early
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+create index jobs_available on jobs (run_at, id) where state = 'available';
+create index jobs_by_concurrency_key on jobs (concurrency_key, id) where state in ('available', 'running');
+create index jobs_by_lease on jobs (lease_expires_at) where state = 'running';
+create index jobs_by_state on jobs (state, id);
+
+-- One organization at a time. The claim already sees to it; this index makes it impossible to be wrong.
+create unique index jobs_one_running_per_key on jobs (concurrency_key) where state = 'running';
+
+-- At most one live job for a thing, such as "provision tenant X".
+create unique index jobs_one_live_per_unique_key on jobs (unique_key) where state in ('available', 'running');
+
+comment on table jobs is 'Durable work; any number of replicas share it';
+comment on column jobs.kind is 'What to do; src/queue/job.rs lists the kinds';
+comment on column jobs.payload is 'The data of the kind; never a secret';
+comment on column jobs.concurrency_key is 'Jobs of one key run one at a time, oldest first: "<source>:<organization id>"';
+comment on column jobs.unique_key is 'At most one available or running job of one key';
+comment on column jobs.run_at is 'Not before; a retry moves it into the future';
+comment on column jobs.attempt is 'The fence: each claim adds one, and whoever holds an older number writes nothing';
+comment on column jobs.max_attempts is 'After this many attempts the job is dead';
+comment on column jobs.lease_expires_at is 'Until when the running attempt owns the job; the heartbeat moves it';
+comment on column jobs.finished_at is 'When the job was completed or died';
+
+create table job_attempts (
+    job_id bigint not null references jobs (id) on delete cascade,
+    attempt integer not null,
+    worker text not null,
+    started_at timestamptz not null default now(),
+    finished_at timestamptz,
+    outcome text
+        check (outcome in ('completed', 'retried', 'discarded', 'released', 'lost')),
+    error_code text,
+    error text,
+    primary key (job_id, attempt)
+);
+
+comment on table job_attempts is 'Every attempt of every job, with its error';
+comment on column job_attempts.worker is 'Host, process and start of the worker that made the attempt';
+comment on column job_attempts.outcome is 'completed; retried later; discarded for good; released by a shutdown; lost with its worker';
+comment on column job_attempts.error_code is 'Stable code, explained in docs/errors.md';
+comment on column job_attempts.error is 'The error with its whole chain of causes';

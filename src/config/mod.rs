@@ -1,0 +1,332 @@
+//! Configuration: `tenantry.default.toml` < `tenantry.toml` < environment → [`Config`].
+//!
+//! Guarantees: the commented default file is compiled in and *is* the defaults; a key that it
+//! does not name is refused with file, line and the nearest known key; a value of another type
+//! likewise; every secret can come from a file; secrets never appear in `Debug` or in
+//! [`Config::redacted`]. This module and its parts are the only ones that read the environment.
+//!
+//! Does not: connect to anything. `tenantry doctor` tells whether the values work.
+
+mod layers;
+mod secret_files;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::{faults::Faults, webhooks::SourceKind};
+
+pub use layers::{Environment, Error};
+
+/// The default file: every setting, explained.
+pub const DEFAULT_TOML: &str = include_str!("../../tenantry.default.toml");
+
+/// Name of the configuration file looked for in the working directory.
+pub const FILE_NAME: &str = "tenantry.toml";
+
+/// The effective configuration, as the program needs it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// HTTP server.
+    pub server: Server,
+    /// Logs.
+    pub log: Log,
+    /// Control database.
+    pub database: Database,
+    /// Senders of webhooks, by the name in `POST /webhooks/{name}`.
+    pub sources: BTreeMap<String, Source>,
+    /// Where the blueprint is.
+    pub blueprint: BlueprintLocation,
+    /// How tenants are named and limited.
+    pub tenants: Tenants,
+    /// Job queue.
+    pub queue: Queue,
+    /// Keys for secrets at rest.
+    pub secrets: Secrets,
+    /// Postgres clusters that hold tenant databases.
+    #[serde(default)]
+    pub clusters: Vec<Cluster>,
+    /// Points at which a test makes this process fail; empty outside debug builds.
+    #[serde(skip)]
+    pub faults: Faults,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Address and port to listen on.
+    pub listen: String,
+    /// How long a shutdown waits, in seconds.
+    pub drain_timeout_s: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// Level or `tracing` directives.
+    pub level: String,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// URL of the control database; empty when not configured.
+    pub url: SecretString,
+    url_file: PathBuf,
+    /// Connections of one process.
+    pub max_connections: u32,
+}
+
+/// `[sources.<name>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Whose webhooks these are.
+    pub kind: SourceKind,
+    /// Signing secrets, any of which may have signed.
+    #[serde(default)]
+    pub secrets: Vec<SecretString>,
+    #[serde(default)]
+    secret_files: Vec<PathBuf>,
+    /// How far a signature's time may be from ours, both ways, in seconds.
+    #[serde(default = "default_tolerance_s")]
+    pub tolerance_s: u32,
+}
+
+/// `[blueprint]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlueprintLocation {
+    /// Directory that holds `blueprint.toml`.
+    pub directory: PathBuf,
+}
+
+/// `[tenants]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenants {
+    /// Beginning of every database and role name.
+    pub prefix: String,
+    /// Whether names show the organization's name.
+    pub names: NameStyle,
+    /// A tenant's host is `<slug>.<base_domain>`.
+    pub base_domain: String,
+    /// Connections of one tenant's role; -1 for no limit.
+    pub connection_limit: i32,
+}
+
+/// Whether database and role names can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NameStyle {
+    /// `tn_acme_corp_1f9k2m3p4q`
+    Readable,
+    /// `tn_1f9k2m3p4q7r8s9t0v`
+    Opaque,
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// Jobs that this process runs at once.
+    pub concurrency: usize,
+    /// Lease in milliseconds.
+    pub lease_ms: u64,
+    /// Poll interval in milliseconds.
+    pub poll_interval_ms: u64,
+    /// Attempts before a job is dead.
+    pub max_attempts: i32,
+}
+
+impl Queue {
+    /// How long a claim lasts without a heartbeat.
+    pub const fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+}
+
+/// `[secrets]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    /// `<key id>:<base64>`; the first one seals.
+    pub keys: Vec<SecretString>,
+    keys_file: PathBuf,
+}
+
+/// `[[clusters]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Name, kept with each tenant.
+    pub name: String,
+    /// URL of a maintenance database of the cluster.
+    #[serde(default = "empty_secret")]
+    pub url: SecretString,
+    #[serde(default)]
+    url_file: PathBuf,
+    /// How many tenants it may hold.
+    #[serde(default = "default_capacity")]
+    pub capacity: u32,
+}
+
+/// Name of the cluster that is there when none is configured: the control database's own server.
+pub const MAIN_CLUSTER: &str = "main";
+
+const fn default_tolerance_s() -> u32 {
+    300
+}
+
+const fn default_capacity() -> u32 {
+    100_000
+}
+
+fn empty_secret() -> SecretString {
+    SecretString::from("")
+}
+
+impl Source {
+    /// A source with these secrets and the default tolerance.
+    pub fn new(kind: SourceKind, secrets: Vec<SecretString>) -> Self {
+        Self { kind, secrets, secret_files: Vec::new(), tolerance_s: default_tolerance_s() }
+    }
+}
+
+impl Secrets {
+    /// Keys given directly.
+    pub fn new(keys: Vec<SecretString>) -> Self {
+        Self { keys, keys_file: PathBuf::new() }
+    }
+}
+
+impl Config {
+    /// Reads all layers. `file` is required to exist when given, optional otherwise.
+    pub fn load(file: Option<PathBuf>, environment: &Environment) -> Result<Self, Error> {
+        let table = layers::merge(file, environment)?;
+        let mut config: Self = table.try_into().map_err(Error::Shape)?;
+        config.faults = Faults::parse(environment.get("TENANTRY_FAULTS").unwrap_or_default());
+        secret_files::resolve(&mut config)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The clusters that may hold tenants; never empty.
+    pub fn effective_clusters(&self) -> Vec<Cluster> {
+        if !self.clusters.is_empty() {
+            return self.clusters.clone();
+        }
+        vec![Cluster {
+            name: MAIN_CLUSTER.to_owned(),
+            url: self.database.url.clone(),
+            url_file: PathBuf::new(),
+            capacity: default_capacity(),
+        }]
+    }
+
+    /// The sources that are routed: those with a secret.
+    pub fn routed_sources(&self) -> impl Iterator<Item = (&String, &Source)> {
+        self.sources.iter().filter(|(_, source)| !source.secrets.is_empty())
+    }
+
+    /// The effective values with every secret hidden, one `section.key = value` a line.
+    pub fn redacted(&self) -> Vec<(String, String)> {
+        let hide = |secret: &SecretString| match secret.expose_secret() {
+            "" => "(not set)".to_owned(),
+            _ => "(set)".to_owned(),
+        };
+        let mut lines = vec![
+            ("server.listen".into(), self.server.listen.clone()),
+            ("server.drain_timeout_s".into(), self.server.drain_timeout_s.to_string()),
+            ("log.format".into(), format!("{:?}", self.log.format).to_lowercase()),
+            ("log.level".into(), self.log.level.clone()),
+            ("database.url".into(), redact_url(&self.database.url)),
+            ("database.max_connections".into(), self.database.max_connections.to_string()),
+            ("blueprint.directory".into(), self.blueprint.directory.display().to_string()),
+            ("tenants.prefix".into(), self.tenants.prefix.clone()),
+            ("tenants.names".into(), format!("{:?}", self.tenants.names).to_lowercase()),
+            ("tenants.base_domain".into(), self.tenants.base_domain.clone()),
+            ("tenants.connection_limit".into(), self.tenants.connection_limit.to_string()),
+            ("queue.concurrency".into(), self.queue.concurrency.to_string()),
+            ("queue.lease_ms".into(), self.queue.lease_ms.to_string()),
+            ("queue.poll_interval_ms".into(), self.queue.poll_interval_ms.to_string()),
+            ("queue.max_attempts".into(), self.queue.max_attempts.to_string()),
+        ];
+        for (name, source) in &self.sources {
+            let secrets = source.secrets.iter().map(hide).collect::<Vec<_>>().join(", ");
+            lines.push((format!("sources.{name}.kind"), source.kind.name().to_owned()));
+            lines.push((format!("sources.{name}.secrets"), format!("[{secrets}]")));
+            lines.push((format!("sources.{name}.tolerance_s"), source.tolerance_s.to_string()));
+        }
+        let keys = self.secrets.keys.iter().map(hide).collect::<Vec<_>>().join(", ");
+        lines.push(("secrets.keys".into(), format!("[{keys}]")));
+        for cluster in &self.clusters {
+            lines.push((format!("clusters.{}.url", cluster.name), redact_url(&cluster.url)));
+            lines.push((format!("clusters.{}.capacity", cluster.name), cluster.capacity.to_string()));
+        }
+        lines
+    }
+
+    /// Refuses what cannot work, before anything starts.
+    fn check(&self) -> Result<(), Error> {
+        let prefix = &self.tenants.prefix;
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if prefix.is_empty() || prefix.len() > 12 || !prefix.starts_with(|c: char| c.is_ascii_lowercase()) || !prefix.chars().all(legal) {
+            return Err(Error::value("tenants.prefix", prefix, "1 to 12 characters of a-z, 0-9 and _, beginning with a letter"));
+        }
+        let domain = &self.tenants.base_domain;
+        if domain.is_empty() || domain.len() > 150 || domain.contains(|c: char| c.is_whitespace() || "/:@".contains(c)) {
+            return Err(Error::value("tenants.base_domain", domain, "a host name such as app.example.com"));
+        }
+        if !(1..=256).contains(&self.queue.concurrency) {
+            return Err(Error::value("queue.concurrency", &self.queue.concurrency.to_string(), "1 to 256"));
+        }
+        if !(300..=600_000).contains(&self.queue.lease_ms) {
+            return Err(Error::value("queue.lease_ms", &self.queue.lease_ms.to_string(), "300 to 600000"));
+        }
+        if self.queue.max_attempts < 1 || self.queue.poll_interval_ms == 0 {
+            return Err(Error::value("queue", "0", "max_attempts and poll_interval_ms of at least 1"));
+        }
+        if self.database.max_connections < 4 {
+            return Err(Error::value("database.max_connections", &self.database.max_connections.to_string(), "at least 4"));
+        }
+        for name in self.sources.keys() {
+            if name.is_empty() || name.len() > 40 || !name.chars().all(|c| legal(c) || c == '-') {
+                return Err(Error::value("sources", name, "names of 1 to 40 characters of a-z, 0-9, _ and -"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The URL without its password.
+pub fn redact_url(url: &SecretString) -> String {
+    match url::Url::parse(url.expose_secret()) {
+        Ok(mut url) => {
+            if url.password().is_some() {
+                // a URL that has a password can have another one
+                let _ = url.set_password(Some("***"));
+            }
+            url.to_string()
+        }
+        Err(_) if url.expose_secret().is_empty() => "(not set)".to_owned(),
+        Err(_) => "(set, not a URL)".to_owned(),
+    }
+}

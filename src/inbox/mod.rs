@@ -1,0 +1,199 @@
+//! Station 2, RECORDED: every event once, durable before its sender is answered.
+//!
+//! Guarantees: at most one processed row per `(source, event id)`, by a unique index and for ever;
+//! the event and the job that processes it are one statement and one commit; a duplicate is counted
+//! on the row; the same id with another body is kept beside it as `conflict` and never processed.
+//! [`Inbox::record`] returns only after the commit.
+//!
+//! Does not: verify signatures (`webhooks`) or know what an event means (`jobs`).
+
+mod batch;
+mod record;
+
+use sqlx::{FromRow, PgConnection};
+
+pub use batch::{Inbox, Unavailable};
+pub use record::record;
+
+/// An event to be recorded.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Name of the source.
+    pub source: String,
+    /// The sender's id of the event.
+    pub event_id: String,
+    /// The sender's type.
+    pub event_type: String,
+    /// The organization it is about.
+    pub organization_id: Option<String>,
+    /// When the sender says that it happened.
+    pub occurred_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// The bytes as signed.
+    pub body: Vec<u8>,
+    /// SHA-256 of the bytes.
+    pub body_sha256: [u8; 32],
+    /// What is to become of it.
+    pub disposition: Disposition,
+}
+
+/// What is to become of a new event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition {
+    /// A job processes it.
+    Process,
+    /// It has no meaning for us.
+    Ignore,
+    /// It cannot be read: a dead letter, with the reason.
+    Fail(String),
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// A new event.
+    New,
+    /// An event that was there already.
+    Duplicate,
+    /// The id was there with another body.
+    Conflict,
+}
+
+/// An event of the inbox.
+#[derive(Debug, Clone, FromRow)]
+pub struct Event {
+    /// Our number.
+    pub id: i64,
+    /// Name of the source.
+    pub source: String,
+    /// The sender's id.
+    pub event_id: String,
+    /// The sender's type.
+    pub event_type: String,
+    /// The organization it is about.
+    pub organization_id: Option<String>,
+    /// `received`, `processed`, `ignored`, `failed` or `conflict`.
+    pub state: String,
+    /// Why it was ignored, failed or is in conflict.
+    pub reason: Option<String>,
+    /// How often it was delivered.
+    pub deliveries: i32,
+    /// When it happened, as the sender says.
+    pub occurred_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// When it was first recorded.
+    pub received_at: chrono::DateTime<chrono::Utc>,
+    /// When it was settled.
+    pub settled_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// The bytes of an event and what is needed to read them.
+#[derive(Debug, Clone, FromRow)]
+pub struct StoredBody {
+    /// Name of the source.
+    pub source: String,
+    /// State of the event.
+    pub state: String,
+    /// The bytes as signed.
+    pub body: Vec<u8>,
+    /// When it was first recorded.
+    pub received_at: chrono::DateTime<chrono::Utc>,
+}
+
+/// The body of an event.
+pub async fn find_body(connection: &mut PgConnection, id: i64) -> sqlx::Result<Option<StoredBody>> {
+    sqlx::query_as(
+        "select source, state, body, received_at
+         from webhook_events
+         where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await
+}
+
+/// The event was processed; `note` says what was not done and why.
+pub async fn mark_processed(tx: &mut PgConnection, id: i64, note: Option<&str>) -> sqlx::Result<()> {
+    mark(tx, id, "processed", note).await
+}
+
+/// The event cannot be processed: a dead letter.
+pub async fn mark_failed(tx: &mut PgConnection, id: i64, reason: &str) -> sqlx::Result<()> {
+    mark(tx, id, "failed", Some(reason)).await
+}
+
+async fn mark(tx: &mut PgConnection, id: i64, state: &str, reason: Option<&str>) -> sqlx::Result<()> {
+    sqlx::query(
+        "update webhook_events
+         set state = $2,
+             reason = $3,
+             settled_at = now()
+         where id = $1
+           and state = 'received'",
+    )
+    .bind(id)
+    .bind(state)
+    .bind(reason)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Which events to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only events in this state.
+    pub state: Option<String>,
+    /// Only events of this source.
+    pub source: Option<String>,
+    /// Only events about this organization.
+    pub organization_id: Option<String>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// The newest events first.
+pub async fn list(connection: &mut PgConnection, filter: &Filter) -> sqlx::Result<Vec<Event>> {
+    sqlx::query_as(
+        "select id, source, event_id, event_type, organization_id, state, reason, deliveries,
+                occurred_at, received_at, settled_at
+         from webhook_events
+         where ($1::text is null or state = $1)
+           and ($2::text is null or source = $2)
+           and ($3::text is null or organization_id = $3)
+         order by id desc
+         limit $4",
+    )
+    .bind(&filter.state)
+    .bind(&filter.source)
+    .bind(&filter.organization_id)
+    .bind(filter.limit)
+    .fetch_all(connection)
+    .await
+}
+
+/// All rows of a sender's event id, or of our number: the event and its conflicts.
+pub async fn find(connection: &mut PgConnection, id: &str) -> sqlx::Result<Vec<Event>> {
+    sqlx::query_as(
+        "select id, source, event_id, event_type, organization_id, state, reason, deliveries,
+                occurred_at, received_at, settled_at
+         from webhook_events
+         where event_id = $1
+            or id::text = $1
+         order by id",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await
+}
+
+/// Events received and not settled, the age of the oldest in seconds, and events that failed.
+pub async fn count(connection: &mut PgConnection) -> sqlx::Result<(i64, f64, i64)> {
+    sqlx::query_as(
+        "select count(*) filter (where state = 'received'),
+                coalesce(extract(epoch from now() - min(received_at) filter (where state = 'received')), 0)::float8,
+                count(*) filter (where state = 'failed')
+         from webhook_events
+         where state in ('received', 'failed')",
+    )
+    .fetch_one(connection)
+    .await
+}

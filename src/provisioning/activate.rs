@@ -1,0 +1,40 @@
+//! Step 6, activate: one transaction opens the tenant, records the step and completes the job.
+//!
+//! Guarantees: a tenant is `ready` exactly when its job is completed; an attempt that lost its claim
+//! opens nothing.
+
+use std::time::Instant;
+
+use super::{FAULT_POINTS, Step, StepContext, StepError, steps, template};
+use crate::{queue, tenants};
+
+pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let started = Instant::now();
+    let tenant = cx.tenant().await;
+    let hash = tenant.blueprint_hash.clone().unwrap_or_default();
+    let cluster = cx.cluster().await?;
+    cx.check_lease()?;
+    cx.provisioner
+        .db
+        .transaction(async |tx| {
+            let Some(template) = template::find(tx, &cluster.name, &hash).await? else {
+                return Err(StepError::TemplateUnknown { hash: hash.clone() });
+            };
+            // a tenant that was suspended meanwhile stays suspended; its job is done all the same
+            tenants::mark_ready(tx, tenant.id, &template.version, &hash).await?;
+            steps::finish(tx, cx.claim, tenant.id, Step::Activate, started.elapsed()).await?;
+            cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
+            queue::complete(tx, cx.claim).await?;
+            Ok(())
+        })
+        .await?;
+    let waited = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()) - tenant.requested_at).to_std();
+    cx.provisioner.metrics.tenant_ready(waited.unwrap_or_default());
+    tracing::info!(
+        tenant.id = %tenant.id,
+        tenant.url = tenant.url,
+        duration_ms = waited.unwrap_or_default().as_millis(),
+        "tenant is ready"
+    );
+    Ok(())
+}

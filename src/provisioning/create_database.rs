@@ -1,0 +1,110 @@
+//! Step 2, create_database: a clone of the sealed template, marked as this tenant's.
+//!
+//! Looks first: the tenant's own database, then the clone that a lost attempt left behind, then it
+//! clones. A database of the tenant's name that does not carry the tenant's mark is an error; it is
+//! neither adopted nor dropped.
+
+use super::{FAULT_POINTS, Step, StepContext, StepError, template};
+use crate::{
+    tenant_db::{
+        self, Ident,
+        databases::{self, Facts, Mark},
+    },
+    tenants,
+};
+
+/// A race with another session can make us look again, not more often than this.
+const LOOKS: usize = 5;
+
+pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let cluster = cx.cluster().await?;
+    let tenant = cx.tenant().await;
+    let name = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
+    let unnamed = databases::unnamed(&cluster.prefix, tenant.id.0)?;
+    for _ in 0..LOOKS {
+        if let Some(facts) = cluster.find_database(&cx.tag, name.as_str()).await? {
+            match ours(&facts, cx, &name).await? {
+                Some(mark) => return record_template(cx, &mark.template).await,
+                None => continue,
+            }
+        }
+        let template = template::ensure(cx.provisioner, cluster, &cx.blueprint).await?;
+        let mark = Mark { tenant: tenant.id.0, template: template.hash.clone() };
+        match cluster.find_database(&cx.tag, unnamed.as_str()).await? {
+            None => clone(cx, &template.database, &unnamed).await?,
+            Some(facts) if facts.usable && facts.owner == cluster.owner.as_str() => {
+                // a lost attempt's clone: of which template is not known before it is marked, so it goes
+                drop_database(cx, &unnamed).await?;
+                continue;
+            }
+            Some(facts) if !facts.usable => {
+                drop_database(cx, &unnamed).await?;
+                continue;
+            }
+            Some(facts) => return Err(foreign(&unnamed, &facts)),
+        }
+        cx.provisioner.faults.hit(CLONED).await?;
+        cx.check_lease()?;
+        let handed = cluster.run_as(&cx.tag, async |connection| databases::hand_over(connection, &unnamed, &name, &mark).await).await;
+        match handed {
+            Ok(()) => {
+                cx.fault(Step::CreateDatabase, HANDED_OVER).await?;
+                return record_template(cx, &mark.template).await;
+            }
+            // the name was taken a moment ago, or the clone is gone: look again
+            Err(error) if matches!(error.sqlstate().as_deref(), Some("42P04" | "3D000")) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StepError::TimedOut { step: Step::CreateDatabase.name(), limit: cx.limit(Step::CreateDatabase) })
+}
+
+/// Fault points between the parts of this step.
+pub(super) const CLONED: &str = "create_database.cloned";
+const HANDED_OVER: &str = "handed_over";
+const _: [&str; 3] = FAULT_POINTS;
+
+/// The mark of a database that is this tenant's; `None` after an unusable one of ours was dropped.
+async fn ours(facts: &Facts, cx: &StepContext<'_>, name: &Ident) -> Result<Option<Mark>, StepError> {
+    let tenant = cx.id().await;
+    match facts.mark(&cx.cluster().await?.owner) {
+        Some(mark) if mark.tenant == tenant.0 && facts.usable => Ok(Some(mark)),
+        Some(mark) if mark.tenant == tenant.0 => {
+            drop_database(cx, name).await?;
+            Ok(None)
+        }
+        _ => Err(foreign(name, facts)),
+    }
+}
+
+fn foreign(name: &Ident, facts: &Facts) -> StepError {
+    tenant_db::Error::ForeignDatabase { name: name.as_str().to_owned(), found: facts.describe() }.into()
+}
+
+async fn clone(cx: &StepContext<'_>, template: &Ident, name: &Ident) -> Result<(), StepError> {
+    cx.check_lease()?;
+    let cluster = cx.cluster().await?;
+    cluster.run_as(&cx.tag, async |connection| databases::clone_template(connection, cluster, template, name).await).await?;
+    Ok(())
+}
+
+async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {
+    cx.check_lease()?;
+    cx.cluster().await?.run_as(&cx.tag, async |connection| databases::drop_database(connection, name).await).await?;
+    Ok(())
+}
+
+/// The tenant's row says from now on what its database was made from.
+async fn record_template(cx: &StepContext<'_>, hash: &str) -> Result<(), StepError> {
+    let id = cx.id().await;
+    cx.provisioner
+        .db
+        .transaction(async |tx| {
+            crate::queue::assert_held(tx, cx.claim).await?;
+            tenants::mark_cloned(tx, id, hash).await?;
+            Ok::<_, StepError>(())
+        })
+        .await?;
+    cx.tenant.lock().await.blueprint_hash = Some(hash.to_owned());
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Why a step failed: a stable code, the cause, what to do, and whether trying again can help.
+//!
+//! Guarantees: retry or not is decided here, by kind and SQLSTATE, never by message text.
+
+use std::time::Duration;
+
+use crate::{blueprint, db, faults, queue, secrets, tenant_db};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The control database.
+    #[error("the control database cannot be used")]
+    Control(#[from] sqlx::Error),
+    /// The tenant's cluster.
+    #[error("the tenant's cluster cannot be used as needed")]
+    Cluster(#[from] tenant_db::Error),
+    /// The blueprint does not load.
+    #[error("the blueprint cannot be used")]
+    Blueprint(#[from] blueprint::Error),
+    /// A file of the blueprint failed.
+    #[error("{file} failed")]
+    File {
+        /// What the file is for: `migration_failed`, `seed_failed` or `verify_query_failed`.
+        code: &'static str,
+        /// The file.
+        file: String,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// A check of the finished tenant did not hold.
+    #[error("the tenant is not what it should be: {problem}")]
+    NotVerified {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Every cluster is full.
+    #[error("no cluster has room for another tenant")]
+    NoRoom,
+    /// The tenant has no cluster yet.
+    #[error("the tenant was not placed on a cluster")]
+    NotPlaced,
+    /// The template that the tenant was cloned from is not on record.
+    #[error("template {hash} of the tenant is not on record")]
+    TemplateUnknown {
+        /// Its hash.
+        hash: String,
+    },
+    /// The password cannot be opened.
+    #[error("the tenant's password cannot be opened")]
+    Secrets(#[from] secrets::Error),
+    /// The step took too long and was cut off.
+    #[error("step {step} did not end within {} s", limit.as_secs())]
+    TimedOut {
+        /// The step.
+        step: &'static str,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Another worker has the job.
+    #[error("the claim on the job was lost")]
+    LostClaim,
+    /// A test's fault.
+    #[error(transparent)]
+    Injected(#[from] faults::Injected),
+}
+
+impl From<queue::Error> for StepError {
+    fn from(error: queue::Error) -> Self {
+        match error {
+            queue::Error::Sql(error) => Self::Control(error),
+            queue::Error::LostClaim { .. } => Self::LostClaim,
+        }
+    }
+}
+
+impl StepError {
+    /// Stable code; docs/errors.md has an entry for each.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Control(_) => "control_database_unavailable",
+            Self::Cluster(tenant_db::Error::ForeignDatabase { .. }) => "foreign_database",
+            Self::Cluster(tenant_db::Error::ForeignRole { .. }) => "foreign_role",
+            Self::Cluster(error) => match error.sqlstate().as_deref() {
+                Some("42501") => "missing_privilege",
+                Some("53100") => "disk_full",
+                Some("53300") => "too_many_connections",
+                Some("3D000") => "database_missing",
+                Some("28P01" | "28000") => "login_refused",
+                _ => "cluster_unavailable",
+            },
+            Self::Blueprint(error) => error.code(),
+            Self::File { code, .. } => code,
+            Self::NotVerified { .. } => "not_verified",
+            Self::NoRoom => "no_room",
+            Self::NotPlaced => "not_placed",
+            Self::TemplateUnknown { .. } => "template_unknown",
+            Self::Secrets(_) => "credential_unreadable",
+            Self::TimedOut { .. } => "step_timed_out",
+            Self::LostClaim => "claim_lost",
+            Self::Injected(_) => "injected_fault",
+        }
+    }
+
+    /// What to do.
+    pub fn fix(&self) -> String {
+        match self {
+            Self::Blueprint(error) => error.fix(),
+            Self::File { file, .. } => {
+                format!("repair {file} in the blueprint (or what it met in the database), then: tenantry tenants retry <tenant>")
+            }
+            _ => self.fixed_text().to_owned(),
+        }
+    }
+
+    fn fixed_text(&self) -> &'static str {
+        match self.code() {
+            "control_database_unavailable" | "cluster_unavailable" | "step_timed_out" | "claim_lost" | "injected_fault" => {
+                "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
+            }
+            "foreign_database" => "rename or drop that database, if you know whose it is; then: tenantry tenants retry <tenant>",
+            "foreign_role" => "rename or drop that role, if you know whose it is; then: tenantry tenants retry <tenant>",
+            "missing_privilege" => "`tenantry doctor` prints the grant that is missing; then: tenantry tenants retry <tenant>",
+            "disk_full" => "free or add disk space on the cluster; it is tried again by itself",
+            "too_many_connections" => "raise max_connections or lower queue.concurrency; it is tried again by itself",
+            "no_room" => "add a cluster to the configuration or raise a capacity; it is tried again by itself",
+            "credential_unreadable" => "configure the key that sealed it again in secrets.keys; then: tenantry tenants retry <tenant>",
+            "not_verified" => "repair what the cause names (seed, verify query, or rights), then: tenantry tenants retry <tenant>",
+            _ => "repair what the cause names, then: tenantry tenants retry <tenant>",
+        }
+    }
+
+    /// Whether the same attempt may succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Control(_) | Self::NoRoom | Self::NotPlaced | Self::TimedOut { .. } | Self::LostClaim | Self::Injected(_) => true,
+            Self::Cluster(tenant_db::Error::Sql { source, .. }) | Self::File { source, .. } => is_transient(source),
+            Self::Cluster(tenant_db::Error::StaleSessions { .. }) => true,
+            Self::Cluster(_) | Self::Blueprint(_) | Self::NotVerified { .. } | Self::TemplateUnknown { .. } | Self::Secrets(_) => false,
+        }
+    }
+}
+
+/// An error of the moment: a server away, a lock not had, an object in use, a conflict with another transaction.
+fn is_transient(error: &sqlx::Error) -> bool {
+    if db::is_unavailable(error) {
+        return true;
+    }
+    match db::sqlstate(error) {
+        Some(code) => ["40", "55", "58", "XX"].iter().any(|class| code.starts_with(class)) || code == "3D000",
+        None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_)),
+    }
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,281 @@
+//! Station 5, PROVISIONED: the plan that makes a tenant ready.
+//!
+//! ```text
+//!  place ─▶ create_database ─▶ create_role ─▶ seed ─▶ verify ─▶ activate
+//!             clone of the       login, DML    this     structure, data,  routed from
+//!             sealed template    rights        tenant's rights, login     here on
+//! ```
+//!
+//! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
+//! retry begins with the first step that is not; nothing is written by an attempt that lost its
+//! claim; `activate` is last, and one transaction: nobody is routed to a tenant that is not verified.
+//!
+//! Does not: retry. The queue does.
+
+mod activate;
+mod create_database;
+mod create_role;
+mod error;
+mod place;
+mod seed;
+pub mod steps;
+pub mod template;
+mod verify;
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+pub use error::StepError;
+
+use crate::{
+    blueprint::Blueprint,
+    config,
+    db::Db,
+    faults::Faults,
+    metrics::Metrics,
+    queue::{Claim, worker::Lease},
+    secrets::Keyring,
+    shutdown::Tasks,
+    tenant_db::{Cluster, Clusters, Ident, Tag},
+    tenants::{self, Tenant, TenantId},
+};
+
+/// One step of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Choose the cluster.
+    Place,
+    /// Clone the template and hand it over under the tenant's name.
+    CreateDatabase,
+    /// Create the login role and let it connect.
+    CreateRole,
+    /// Load this tenant's own rows.
+    Seed,
+    /// Prove that the tenant is what it should be.
+    Verify,
+    /// Open the tenant.
+    Activate,
+}
+
+/// The plan, in order. A tenant is ready when every step is done.
+pub const PLAN: [Step; 6] = [Step::Place, Step::CreateDatabase, Step::CreateRole, Step::Seed, Step::Verify, Step::Activate];
+
+/// Where a test can make a step fail: before its effect, after it, after its record.
+pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
+
+impl Step {
+    /// The name as it is stored, logged and counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Place => "place",
+            Self::CreateDatabase => "create_database",
+            Self::CreateRole => "create_role",
+            Self::Seed => "seed",
+            Self::Verify => "verify",
+            Self::Activate => "activate",
+        }
+    }
+
+    async fn run(self, cx: &StepContext) -> Result<(), StepError> {
+        match self {
+            Self::Place => place::run(cx).await,
+            Self::CreateDatabase => create_database::run(cx).await,
+            Self::CreateRole => create_role::run(cx).await,
+            Self::Seed => seed::run(cx).await,
+            Self::Verify => verify::run(cx).await,
+            Self::Activate => activate::run(cx).await,
+        }
+    }
+}
+
+/// What provisioning needs, the same for every tenant.
+#[derive(Debug)]
+pub struct Provisioner {
+    /// Control database.
+    pub db: Db,
+    /// Where tenants live.
+    pub clusters: Clusters,
+    /// Opens passwords.
+    pub keyring: Keyring,
+    /// Names and limits.
+    pub names: config::Tenants,
+    /// Where the blueprint is.
+    pub blueprint: BlueprintSource,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Faults that a test injects.
+    pub faults: Faults,
+}
+
+/// Where the blueprint comes from.
+#[derive(Debug, Clone)]
+pub enum BlueprintSource {
+    /// A directory; read anew for each tenant, so that a repaired file counts at once.
+    Directory(std::path::PathBuf),
+    /// The example that is compiled in.
+    Bundled,
+}
+
+impl BlueprintSource {
+    /// Reads and checks the blueprint.
+    pub fn load(&self) -> Result<Blueprint, StepError> {
+        match self {
+            Self::Directory(directory) => Ok(Blueprint::load(directory)?),
+            Self::Bundled => Ok(Blueprint::bundled()?),
+        }
+    }
+}
+
+/// What the steps of one attempt share.
+pub struct StepContext<'a> {
+    provisioner: &'a Provisioner,
+    claim: &'a Claim,
+    lease: &'a Lease,
+    tag: Tag,
+    blueprint: Blueprint,
+    tenant: Mutex<Tenant>,
+    /// Our session in the tenant's database: opened once, used by several steps.
+    session: Mutex<Option<sqlx::PgConnection>>,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Every step is done; the job was completed with the last one.
+    Ready,
+    /// The tenant needs nothing, for instance because it was suspended meanwhile.
+    NothingToDo,
+    /// A shutdown came between two steps.
+    Draining,
+}
+
+/// An attempt that failed, and where.
+#[derive(Debug)]
+pub struct Failed {
+    /// The step.
+    pub step: Step,
+    /// Why.
+    pub error: StepError,
+}
+
+/// Runs what is missing of the plan.
+pub async fn provision(provisioner: &Provisioner, claim: &Claim, lease: &Lease, tasks: &Tasks, id: TenantId) -> Result<Ended, Failed> {
+    let first = |error: StepError| Failed { step: Step::Place, error };
+    let Some(tenant) = begin(provisioner, claim, id).await.map_err(first)? else { return Ok(Ended::NothingToDo) };
+    let done = provisioner.db.run(async |connection| steps::done(connection, id).await).await.map_err(|error| first(error.into()))?;
+    let cx = StepContext {
+        provisioner,
+        claim,
+        lease,
+        tag: Tag::new(id.0, claim.id.0, claim.attempt),
+        blueprint: provisioner.blueprint.load().map_err(first)?,
+        tenant: Mutex::new(tenant),
+        session: Mutex::new(None),
+    };
+    if claim.attempt > 1 && done.contains(&Step::Place.name().to_owned()) {
+        cx.cluster().await.map_err(first)?.end_stale_sessions(&cx.tag).await.map_err(|error| first(error.into()))?;
+    }
+    let mut last = None;
+    for step in PLAN {
+        if done.iter().any(|name| name == step.name()) {
+            continue;
+        }
+        if tasks.is_draining() {
+            return Ok(Ended::Draining);
+        }
+        run_step(&cx, step, last).await.map_err(|error| Failed { step, error })?;
+        last = Some(step);
+    }
+    Ok(Ended::Ready)
+}
+
+/// The tenant, now `provisioning`; `None` when it needs nothing.
+async fn begin(provisioner: &Provisioner, claim: &Claim, id: TenantId) -> Result<Option<Tenant>, StepError> {
+    provisioner
+        .db
+        .transaction(async |tx| {
+            crate::queue::assert_held(tx, claim).await?;
+            if !tenants::mark_provisioning(tx, id).await? {
+                return Ok(None);
+            }
+            Ok(tenants::find(tx, id).await?)
+        })
+        .await
+}
+
+async fn run_step(cx: &StepContext<'_>, step: Step, _last: Option<Step>) -> Result<(), StepError> {
+    let started = Instant::now();
+    cx.check_lease()?;
+    cx.provisioner
+        .db
+        .run(async |connection| steps::start(connection, cx.claim, cx.id().await, step).await)
+        .await?;
+    cx.fault(step, FAULT_POINTS[0]).await?;
+    let limit = cx.limit(step);
+    match tokio::time::timeout(limit, step.run(cx)).await {
+        Ok(result) => result?,
+        Err(_) => return Err(StepError::TimedOut { step: step.name(), limit }),
+    }
+    // activation records itself, in the transaction that opens the tenant
+    if step != Step::Activate {
+        cx.fault(step, FAULT_POINTS[1]).await?;
+        cx.provisioner
+            .db
+            .run(async |connection| steps::finish(connection, cx.claim, cx.id().await, step, started.elapsed()).await)
+            .await?;
+    }
+    cx.fault(step, FAULT_POINTS[2]).await?;
+    cx.provisioner.metrics.step_done(step.name(), started.elapsed());
+    Ok(())
+}
+
+impl StepContext<'_> {
+    async fn id(&self) -> TenantId {
+        self.tenant.lock().await.id
+    }
+
+    async fn tenant(&self) -> Tenant {
+        self.tenant.lock().await.clone()
+    }
+
+    async fn cluster(&self) -> Result<&Cluster, StepError> {
+        let name = self.tenant.lock().await.cluster.clone().ok_or(StepError::NotPlaced)?;
+        Ok(self.provisioner.clusters.get(&name)?)
+    }
+
+    /// Fails when this process was stopped for longer than its lease: then nothing may be begun.
+    fn check_lease(&self) -> Result<(), StepError> {
+        if self.lease.is_held() { Ok(()) } else { Err(StepError::LostClaim) }
+    }
+
+    async fn fault(&self, step: Step, point: &str) -> Result<(), StepError> {
+        self.provisioner.faults.hit(&format!("{}.{point}", step.name())).await?;
+        Ok(())
+    }
+
+    fn limit(&self, step: Step) -> Duration {
+        match step {
+            // the first tenant of a blueprint builds the template in this step
+            Step::CreateDatabase => Duration::from_secs(600),
+            Step::Place | Step::CreateRole | Step::Activate => Duration::from_secs(60),
+            Step::Seed | Step::Verify => Duration::from_millis(self.blueprint.settings.statement_timeout_ms) + Duration::from_secs(60),
+        }
+    }
+
+    /// Runs `work` in the tenant's database, in a session that later steps use again.
+    async fn in_tenant<T>(&self, work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>) -> Result<T, StepError> {
+        let mut session = self.session.lock().await;
+        let mut connection = match session.take() {
+            Some(connection) => connection,
+            None => {
+                let database = Ident::new(&self.tenant.lock().await.database).map_err(crate::tenant_db::Error::from)?;
+                self.cluster().await?.connect(&database, Some(&self.tag)).await?
+            }
+        };
+        let result = work(&mut connection).await?;
+        // only after success: a failed one may be inside a transaction
+        *session = Some(connection);
+        Ok(result)
+    }
+}

@@ -1,0 +1,82 @@
+//! Step 4, seed: this tenant's own rows, once.
+//!
+//! Guarantees: all files in one transaction, together with the note that they were loaded; a retry
+//! finds the note and loads nothing. Values reach the files as settings (`current_setting('tenantry.…')`),
+//! set as parameters, never pasted into SQL.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{StepContext, StepError};
+use crate::tenants::{Tenant, organizations};
+
+pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let tenant = cx.tenant().await;
+    let name = cx
+        .provisioner
+        .db
+        .run(async |connection| organizations::find_name(connection, &tenant.source, &tenant.org_id).await)
+        .await?
+        .unwrap_or_else(|| tenant.name.clone());
+    let owner = cx.cluster().await?.owner.clone();
+    cx.check_lease()?;
+    cx.in_tenant(async |connection| {
+        statement(connection, "begin").await?;
+        if already_seeded(connection).await? {
+            return statement(connection, "rollback").await;
+        }
+        run_as_owner(connection, &owner.to_string()).await?;
+        set_values(connection, &tenant, &name).await?;
+        for file in &cx.blueprint.tenant_seed {
+            let failed = |source| StepError::File { code: "seed_failed", file: file.name.clone(), source };
+            sqlx::raw_sql(AssertSqlSafe(file.sql.clone())).execute(&mut *connection).await.map_err(failed)?;
+        }
+        let note = "insert into tenantry.seeds (name) values ('tenant')";
+        sqlx::query(note).execute(&mut *connection).await.map_err(note_failed)?;
+        // checked once more as late as can be: after a long stop the commit must not happen
+        cx.check_lease()?;
+        statement(connection, "commit").await
+    })
+    .await
+}
+
+fn note_failed(source: sqlx::Error) -> StepError {
+    StepError::File { code: "seed_failed", file: "the note that the tenant was seeded".to_owned(), source }
+}
+
+async fn statement(connection: &mut PgConnection, sql: &'static str) -> Result<(), StepError> {
+    sqlx::query(sql).execute(connection).await.map_err(note_failed)?;
+    Ok(())
+}
+
+async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError> {
+    sqlx::query_scalar("select exists (select from tenantry.seeds where name = 'tenant')")
+        .fetch_one(connection)
+        .await
+        .map_err(note_failed)
+}
+
+/// Rows and objects belong to the owner role, and the file has its rights, not ours.
+pub(super) async fn run_as_owner(connection: &mut PgConnection, quoted_owner: &str) -> Result<(), StepError> {
+    sqlx::raw_sql(AssertSqlSafe(format!("set local role {quoted_owner}"))).execute(connection).await.map_err(note_failed)?;
+    Ok(())
+}
+
+/// What a seed file may ask for.
+async fn set_values(connection: &mut PgConnection, tenant: &Tenant, organization_name: &str) -> Result<(), StepError> {
+    sqlx::query(
+        "select set_config('tenantry.tenant_id', $1, true),
+                set_config('tenantry.tenant_url', $2, true),
+                set_config('tenantry.organization_id', $3, true),
+                set_config('tenantry.organization_name', $4, true),
+                set_config('tenantry.source', $5, true)",
+    )
+    .bind(tenant.id.to_string())
+    .bind(&tenant.url)
+    .bind(&tenant.org_id)
+    .bind(organization_name)
+    .bind(&tenant.source)
+    .execute(connection)
+    .await
+    .map_err(note_failed)?;
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! The record of each step: the checkpoint, and the timeline that operators see.
+//!
+//! Guarantees: written only by the attempt that holds the job; a step that is done stays done.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+
+use super::Step;
+use crate::{
+    queue::{self, Claim, Failure},
+    tenants::TenantId,
+};
+
+/// A step of a tenant.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct StepRecord {
+    /// Name of the step.
+    pub name: String,
+    /// `running`, `done` or `failed`.
+    pub state: String,
+    /// How often it was begun.
+    pub attempts: i32,
+    /// When it was last begun.
+    pub started_at: DateTime<Utc>,
+    /// How long it took, when it is done, in milliseconds.
+    pub duration_ms: Option<f64>,
+    /// Stable code of the last error.
+    pub error_code: Option<String>,
+    /// The last error, with its chain of causes.
+    pub error: Option<String>,
+}
+
+/// Names of the steps that are done.
+pub async fn done(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar("select step from provisioning_steps where tenant_id = $1 and state = 'done'")
+        .bind(tenant)
+        .fetch_all(connection)
+        .await
+}
+
+/// All steps of a tenant that were begun, in the order in which they were.
+pub async fn list(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<StepRecord>> {
+    sqlx::query_as(
+        "select step as name, state, attempts, started_at, duration_ms, error_code, error
+         from provisioning_steps
+         where tenant_id = $1
+         order by started_at, step",
+    )
+    .bind(tenant)
+    .fetch_all(connection)
+    .await
+}
+
+/// The step begins.
+pub async fn start(connection: &mut PgConnection, claim: &Claim, tenant: TenantId, step: Step) -> Result<(), queue::Error> {
+    let started = sqlx::query(
+        "insert into provisioning_steps (tenant_id, step, state)
+         select $3, $4, 'running'
+         from jobs
+         where id = $1
+           and attempt = $2
+           and state = 'running'
+         on conflict (tenant_id, step) do update
+         set state = 'running',
+             attempts = provisioning_steps.attempts + 1,
+             started_at = now(),
+             finished_at = null
+         where provisioning_steps.state <> 'done'",
+    )
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(tenant)
+    .bind(step.name())
+    .execute(connection)
+    .await?;
+    fenced(claim, started.rows_affected())
+}
+
+/// The step is done.
+pub async fn finish(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    tenant: TenantId,
+    step: Step,
+    took: Duration,
+) -> Result<(), queue::Error> {
+    let finished = sqlx::query(
+        "update provisioning_steps
+         set state = 'done',
+             finished_at = now(),
+             duration_ms = $5,
+             error_code = null,
+             error = null
+         from jobs
+         where jobs.id = $1
+           and jobs.attempt = $2
+           and jobs.state = 'running'
+           and tenant_id = $3
+           and step = $4",
+    )
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(tenant)
+    .bind(step.name())
+    .bind(took.as_secs_f64() * 1000.0)
+    .execute(connection)
+    .await?;
+    fenced(claim, finished.rows_affected())
+}
+
+/// The step failed; the caller's transaction settles the job and with it checks the fence.
+pub async fn fail(tx: &mut PgConnection, tenant: TenantId, step: Step, failure: &Failure) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into provisioning_steps (tenant_id, step, state, finished_at, error_code, error)
+         values ($1, $2, 'failed', now(), $3, $4)
+         on conflict (tenant_id, step) do update
+         set state = 'failed',
+             finished_at = now(),
+             error_code = excluded.error_code,
+             error = excluded.error
+         where provisioning_steps.state <> 'done'",
+    )
+    .bind(tenant)
+    .bind(step.name())
+    .bind(failure.code)
+    .bind(&failure.error)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn fenced(claim: &Claim, rows: u64) -> Result<(), queue::Error> {
+    if rows == 1 { Ok(()) } else { Err(queue::Error::LostClaim { id: claim.id, attempt: claim.attempt }) }
+}

@@ -1,0 +1,129 @@
+//! Step 5, verify: the tenant is what it should be, seen from outside and from inside.
+//!
+//! Checks: the structure equals the template's; each verify query of the blueprint returns no row;
+//! PUBLIC has no right on the database; the tenant's role logs in with its password, is a member of
+//! the application group only, cannot create tables, and can connect to no other tenant's database.
+
+use sqlx::{Column, Executor, PgConnection, Row, AssertSqlSafe};
+
+use super::{StepContext, StepError, seed, template};
+use crate::{
+    tenant_db::{self, fingerprint},
+    tenants::{self, Tenant},
+};
+
+pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let tenant = cx.tenant().await;
+    check_structure(cx, &tenant).await?;
+    check_rows(cx).await?;
+    check_rights(cx, &tenant).await?;
+    check_login(cx, &tenant).await
+}
+
+fn not_verified(problem: impl Into<String>) -> StepError {
+    StepError::NotVerified { problem: problem.into() }
+}
+
+async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
+    let hash = tenant.blueprint_hash.clone().unwrap_or_default();
+    let cluster = cx.cluster().await?;
+    let expected = cx.provisioner.db.run(async |connection| template::find(connection, &cluster.name, &hash).await).await?;
+    let expected = expected.ok_or(StepError::TemplateUnknown { hash })?.fingerprint;
+    let actual = cx.in_tenant(async |connection| Ok(fingerprint::of(connection).await?)).await?;
+    if actual == expected {
+        return Ok(());
+    }
+    Err(not_verified(format!("its structure ({}) differs from its template's ({})", &actual[..12], expected.get(..12).unwrap_or("?"))))
+}
+
+async fn check_rows(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let owner = cx.cluster().await?.owner.to_string();
+    for file in &cx.blueprint.verify {
+        let wrong = cx
+            .in_tenant(async |connection| {
+                let failed = |source| StepError::File { code: "verify_query_failed", file: file.name.clone(), source };
+                sqlx::raw_sql("begin read only").execute(&mut *connection).await.map_err(failed)?;
+                seed::run_as_owner(connection, &owner).await?;
+                let row = sqlx::query(AssertSqlSafe(file.sql.clone())).fetch_optional(&mut *connection).await.map_err(failed)?;
+                let wrong = row.map(|row| describe(&row));
+                sqlx::raw_sql("rollback").execute(&mut *connection).await.map_err(failed)?;
+                Ok(wrong)
+            })
+            .await?;
+        if let Some(row) = wrong {
+            return Err(not_verified(format!("{} returned a row: {row}", file.name)));
+        }
+    }
+    Ok(())
+}
+
+/// The row's text columns: what a verify query says is wrong.
+fn describe(row: &sqlx::postgres::PgRow) -> String {
+    let column = |column: &sqlx::postgres::PgColumn| {
+        let value = row.try_get::<Option<String>, _>(column.ordinal()).ok()?;
+        Some(format!("{} = {}", column.name(), value.unwrap_or_else(|| "null".to_owned())))
+    };
+    row.columns().iter().filter_map(column).collect::<Vec<_>>().join(", ")
+}
+
+async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
+    let facts = cx.cluster().await?.find_database(&cx.tag, &tenant.database).await?;
+    match facts {
+        None => Err(not_verified(format!("database {} is gone", tenant.database))),
+        Some(facts) if facts.is_public => Err(not_verified(format!("PUBLIC has rights on database {}", tenant.database))),
+        Some(_) => Ok(()),
+    }
+}
+
+async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
+    let sealed = cx.provisioner.db.run(async |connection| tenants::find_credential(connection, tenant.id).await).await?;
+    let password = cx.provisioner.keyring.open(tenant.id.0, &sealed.unwrap_or_default())?;
+    let cluster = cx.cluster().await?;
+    let mut session = cluster.connect_as_tenant(&tenant.database, &tenant.username, &password, &cx.tag).await?;
+    let problem = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
+    let problem = match problem {
+        Ok(None) => match session.execute("create table public.tenantry_probe ()").await {
+            Err(error) if crate::db::sqlstate(&error).as_deref() == Some("42501") => None,
+            Err(error) => return Err(tenant_db::Error::sql("trying to create a table as the tenant's role")(error).into()),
+            Ok(_) => {
+                // leave nothing behind of a probe that should have been refused
+                let _ = session.execute("drop table public.tenantry_probe").await;
+                Some("its role can create tables".to_owned())
+            }
+        },
+        Ok(problem) => problem,
+        Err(error) => return Err(tenant_db::Error::sql("checking the rights of the tenant's role")(error).into()),
+    };
+    drop(session);
+    problem.map_or(Ok(()), |problem| Err(not_verified(problem)))
+}
+
+/// What the role of this session may do beyond its own database, asked of the server as that role.
+async fn find_excess_right(session: &mut PgConnection, prefix: &str, app: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "select 'its role has an attribute beyond login'
+         from pg_roles
+         where rolname = current_user
+           and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)
+         union all
+         select 'its role is a member of ' || roleid::regrole
+         from pg_auth_members
+         where member = (select oid from pg_roles where rolname = current_user)
+           and roleid <> (select oid from pg_roles where rolname = $2)
+         union all
+         (
+             select 'its role can connect to database ' || datname
+             from pg_database
+             where starts_with(datname, $1)
+               and datname <> current_database()
+               and datallowconn
+               and has_database_privilege(oid, 'connect')
+             limit 1
+         )
+         limit 1",
+    )
+    .bind(prefix)
+    .bind(app)
+    .fetch_optional(session)
+    .await
+}

@@ -1,0 +1,358 @@
+//! Station 3, QUEUED: durable jobs in Postgres.
+//!
+//! ```text
+//!              claim (attempt + 1)               complete
+//!  available ─────────────────────▶ running ───────────────▶ completed
+//!      ▲                               │
+//!      │  retry (backoff) · release    │  discard, or the last attempt
+//!      └───────── lease expired ◀──────┴───────────────────▶ dead
+//! ```
+//!
+//! Guarantees: a job is claimed by one worker at a time and jobs of one concurrency key run one at a
+//! time, oldest first; a claim that shows no sign of life for the lease is taken back; the attempt
+//! number fences every write, so that a worker that lost its claim changes nothing; every attempt is
+//! kept with its error. Any number of processes share the queue.
+//!
+//! Does not: know what a job means. `jobs` does, and is handed to the worker.
+
+pub mod backoff;
+pub mod job;
+mod wake;
+pub mod worker;
+
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection, types::Json};
+
+pub use job::{Job, JobId};
+pub use wake::Waker;
+
+use crate::db;
+
+/// Why the queue could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not answer, or refuses.
+    #[error("the queue cannot be used")]
+    Sql(#[from] sqlx::Error),
+    /// Another worker has the job now: whatever was about to be written must not be.
+    #[error("job {id} is no longer held by attempt {attempt}")]
+    LostClaim {
+        /// The job.
+        id: JobId,
+        /// The attempt that lost it.
+        attempt: i32,
+    },
+}
+
+/// A job to be put into the queue.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// What to do.
+    pub job: Job,
+    /// Jobs of one key run one at a time.
+    pub concurrency_key: Option<String>,
+    /// At most one live job of one key.
+    pub unique_key: Option<String>,
+    /// Attempts before the job is dead.
+    pub max_attempts: i32,
+}
+
+/// A job that this process holds, and the attempt that fences its writes.
+#[derive(Debug, Clone, FromRow)]
+pub struct Claim {
+    /// The job.
+    pub id: JobId,
+    /// The fence.
+    pub attempt: i32,
+    /// Attempts before the job is dead.
+    pub max_attempts: i32,
+    /// What to do.
+    #[sqlx(json)]
+    pub payload: Job,
+}
+
+impl Claim {
+    /// Whether a failure of this attempt is final.
+    pub const fn is_last_attempt(&self) -> bool {
+        self.attempt >= self.max_attempts
+    }
+
+    /// Whether every attempt was used up, the last one by a worker that was lost.
+    pub const fn is_exhausted(&self) -> bool {
+        self.attempt > self.max_attempts
+    }
+}
+
+/// How a failed attempt is recorded.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Stable code.
+    pub code: &'static str,
+    /// The error with its chain.
+    pub error: String,
+}
+
+/// Puts a job into the queue, in the caller's transaction. `None`: a live job has its unique key.
+pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId>, Error> {
+    let id = sqlx::query_scalar(
+        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
+         values ($1, $2, $3, $4, $5)
+         on conflict (unique_key) where state in ('available', 'running') do nothing
+         returning id",
+    )
+    .bind(new.job.kind())
+    .bind(Json(&new.job))
+    .bind(&new.concurrency_key)
+    .bind(&new.unique_key)
+    .bind(new.max_attempts)
+    .fetch_optional(tx)
+    .await?;
+    Ok(id)
+}
+
+/// Claims up to `limit` jobs for `worker`.
+///
+/// A unique violation of `jobs_one_running_per_key` means that another replica took a job of the
+/// same key in the same instant: nothing was claimed, the caller tries again.
+pub async fn claim(
+    connection: &mut PgConnection,
+    worker: &str,
+    lease: Duration,
+    limit: i64,
+) -> Result<Vec<Claim>, Error> {
+    let claimed = sqlx::query_as(
+        "with next as (
+             select job.id
+             from jobs job
+             where job.state = 'available'
+               and job.run_at <= now()
+               -- one at a time per key, oldest first: nothing of the key runs,
+               -- and no older job of the key is due
+               and not exists (
+                   select
+                   from jobs other
+                   where other.concurrency_key = job.concurrency_key
+                     and (other.state = 'running'
+                          or (other.state = 'available' and other.id < job.id and other.run_at <= now()))
+               )
+             order by job.run_at, job.id
+             limit $1
+             for update skip locked
+         ),
+         claimed as (
+             update jobs
+             set state = 'running',
+                 attempt = attempt + 1,
+                 lease_expires_at = now() + make_interval(secs => $2)
+             from next
+             where jobs.id = next.id
+             returning jobs.id, jobs.attempt, jobs.max_attempts, jobs.payload
+         ),
+         attempts as (
+             insert into job_attempts (job_id, attempt, worker)
+             select id, attempt, $3 from claimed
+         )
+         select id, attempt, max_attempts, payload
+         from claimed
+         order by id",
+    )
+    .bind(limit)
+    .bind(lease.as_secs_f64())
+    .bind(worker)
+    .fetch_all(connection)
+    .await;
+    match claimed {
+        Ok(claims) => Ok(claims),
+        Err(error) if db::sqlstate(&error).as_deref() == Some("23505") => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Moves the leases of these claims; returns those that are still held.
+pub async fn heartbeat(
+    connection: &mut PgConnection,
+    claims: &[(JobId, i32)],
+    lease: Duration,
+) -> Result<Vec<JobId>, Error> {
+    let (ids, attempts): (Vec<JobId>, Vec<i32>) = claims.iter().copied().unzip();
+    let held = sqlx::query_scalar(
+        "update jobs
+         set lease_expires_at = now() + make_interval(secs => $3)
+         from unnest($1::bigint[], $2::integer[]) as held (id, attempt)
+         where jobs.id = held.id
+           and jobs.attempt = held.attempt
+           and jobs.state = 'running'
+         returning jobs.id",
+    )
+    .bind(ids)
+    .bind(attempts)
+    .bind(lease.as_secs_f64())
+    .fetch_all(connection)
+    .await?;
+    Ok(held)
+}
+
+/// Completes the job, in the caller's transaction. An error means: roll back, the claim is lost.
+pub async fn complete(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> {
+    settle(tx, claim, "completed", "completed", None, Duration::ZERO).await
+}
+
+/// Puts the job back, to run after `delay`.
+pub async fn retry(tx: &mut PgConnection, claim: &Claim, failure: &Failure, delay: Duration) -> Result<(), Error> {
+    settle(tx, claim, "available", "retried", Some(failure), delay).await
+}
+
+/// Puts the job back for any worker at once; a shutdown is not a failure.
+pub async fn release(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> {
+    settle(tx, claim, "available", "released", None, Duration::ZERO).await
+}
+
+/// Ends the job as a dead letter.
+pub async fn bury(tx: &mut PgConnection, claim: &Claim, failure: &Failure) -> Result<(), Error> {
+    settle(tx, claim, "dead", "discarded", Some(failure), Duration::ZERO).await
+}
+
+async fn settle(
+    tx: &mut PgConnection,
+    claim: &Claim,
+    state: &str,
+    outcome: &str,
+    failure: Option<&Failure>,
+    delay: Duration,
+) -> Result<(), Error> {
+    let settled = sqlx::query(
+        "with settled as (
+             update jobs
+             set state = $3,
+                 lease_expires_at = null,
+                 run_at = case when $3 = 'available' then now() + make_interval(secs => $4) else run_at end,
+                 finished_at = case when $3 = 'available' then null else now() end,
+                 -- a released job has not failed: its attempt does not count against the limit
+                 max_attempts = max_attempts + case when $5 = 'released' then 1 else 0 end
+             where id = $1
+               and attempt = $2
+               and state = 'running'
+             returning id, attempt
+         )
+         update job_attempts
+         set outcome = $5,
+             finished_at = now(),
+             error_code = $6,
+             error = $7
+         from settled
+         where job_attempts.job_id = settled.id
+           and job_attempts.attempt = settled.attempt",
+    )
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(state)
+    .bind(delay.as_secs_f64())
+    .bind(outcome)
+    .bind(failure.map(|failure| failure.code))
+    .bind(failure.map(|failure| &failure.error))
+    .execute(tx)
+    .await?;
+    if settled.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(Error::LostClaim { id: claim.id, attempt: claim.attempt })
+    }
+}
+
+/// Fails unless the claim is still held, and keeps it held until the caller's transaction ends.
+pub async fn assert_held(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> {
+    let held: Option<i32> = sqlx::query_scalar(
+        "select 1
+         from jobs
+         where id = $1
+           and attempt = $2
+           and state = 'running'
+         for update",
+    )
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .fetch_optional(tx)
+    .await?;
+    held.map(|_| ()).ok_or(Error::LostClaim { id: claim.id, attempt: claim.attempt })
+}
+
+/// Takes back every job whose lease has run out; returns how many.
+///
+/// They become available even after their last attempt: the next claim sees that there is none
+/// left ([`Claim::is_exhausted`]) and buries the job together with what it was for.
+pub async fn rescue(connection: &mut PgConnection) -> Result<u64, Error> {
+    let taken = sqlx::query(
+        "with expired as (
+             select id, attempt
+             from jobs
+             where state = 'running'
+               and lease_expires_at < now()
+             -- a row that its stopped worker has locked is taken when the server ends that session
+             for update skip locked
+         ),
+         taken as (
+             update jobs
+             set state = 'available',
+                 lease_expires_at = null,
+                 run_at = now()
+             from expired
+             where jobs.id = expired.id
+             returning jobs.id, jobs.attempt
+         )
+         update job_attempts
+         set outcome = 'lost',
+             finished_at = now(),
+             error_code = 'worker_lost',
+             error = 'the worker showed no sign of life for the length of the lease'
+         from taken
+         where job_attempts.job_id = taken.id
+           and job_attempts.attempt = taken.attempt",
+    )
+    .execute(connection)
+    .await?;
+    Ok(taken.rows_affected())
+}
+
+/// How long until the next job that is available later is due; `None` when there is none.
+pub async fn next_due(connection: &mut PgConnection) -> Result<Option<Duration>, Error> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        "select extract(epoch from min(run_at) - now())::float8
+         from jobs
+         where state = 'available'
+           and run_at > now()",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))))
+}
+
+/// Counts for metrics and for tests.
+#[derive(Debug, Clone, FromRow)]
+pub struct StateCount {
+    /// State of the jobs.
+    pub state: String,
+    /// How many.
+    pub jobs: i64,
+    /// How many of them are due and wait.
+    pub past_due: i64,
+    /// Age of the oldest that is due, in seconds.
+    pub oldest_due_s: f64,
+}
+
+/// Counts the live and dead jobs. Completed ones are not counted: there may be millions.
+pub async fn count(connection: &mut PgConnection) -> Result<Vec<StateCount>, Error> {
+    let counts = sqlx::query_as(
+        "select state,
+                count(*) as jobs,
+                count(*) filter (where state = 'available' and run_at <= now()) as past_due,
+                coalesce(extract(epoch from now() - min(run_at) filter (where state = 'available' and run_at <= now())), 0)::float8
+                    as oldest_due_s
+         from jobs
+         where state in ('available', 'running', 'dead')
+         group by state",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(counts)
+}

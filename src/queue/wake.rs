@@ -1,0 +1,86 @@
+//! Wakes workers when there is work: at once in this process, by NOTIFY in the others.
+//!
+//! Guarantees: never inside the transaction that enqueues, because NOTIFY takes a lock that all
+//! commits of the server share; at most one NOTIFY per 50 ms and process. A lost notification costs
+//! one poll interval, nothing else.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+
+use crate::{db::Db, shutdown::Tasks};
+
+const CHANNEL: &str = "tenantry_jobs";
+const DEBOUNCE: Duration = Duration::from_millis(50);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+
+/// Tells workers that there is work.
+#[derive(Debug, Clone, Default)]
+pub struct Waker {
+    here: Arc<Notify>,
+    elsewhere: Arc<Notify>,
+}
+
+impl Waker {
+    /// Call after the commit that enqueued.
+    pub fn wake(&self) {
+        self.here.notify_one();
+        self.elsewhere.notify_one();
+    }
+
+    /// Wakes only the worker of this process.
+    pub(super) fn wake_here(&self) {
+        self.here.notify_one();
+    }
+
+    /// Resolves when this process's worker should look.
+    pub(super) async fn woken(&self) {
+        self.here.notified().await;
+    }
+
+    /// Carries calls to the other processes until the tasks drain.
+    pub fn spawn_notifier(&self, tasks: &Tasks, db: Db) {
+        let (elsewhere, draining) = (Arc::clone(&self.elsewhere), tasks.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = elsewhere.notified() => {}
+                    () = draining.draining() => return,
+                }
+                let sent = db
+                    .run(async |connection| {
+                        sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await
+                    })
+                    .await;
+                if let Err(error) = sent {
+                    tracing::debug!(%error, "other replicas were not woken; they poll");
+                }
+                tokio::time::sleep(DEBOUNCE).await;
+            }
+        });
+    }
+
+    /// Listens for the calls of other processes until the tasks drain.
+    pub(super) fn spawn_listener(&self, tasks: &Tasks, db: Db) {
+        let (waker, draining) = (self.clone(), tasks.clone());
+        tasks.spawn(async move {
+            while !draining.is_draining() {
+                tokio::select! {
+                    () = listen(&waker, &db) => {}
+                    () = draining.draining() => return,
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(RECONNECT_DELAY) => {}
+                    () = draining.draining() => return,
+                }
+            }
+        });
+    }
+}
+
+async fn listen(waker: &Waker, db: &Db) {
+    let Ok(mut listener) = db.listen(CHANNEL).await else { return };
+    while listener.recv().await.is_ok() {
+        waker.wake_here();
+    }
+}

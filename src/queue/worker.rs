@@ -1,0 +1,265 @@
+//! Claim → run → settle.
+//!
+//! Guarantees: no job runs inside the claim's transaction; every claim gets a heartbeat at a quarter
+//! of its lease; a job whose claim was lost, or whose lease ran out while this process was stopped,
+//! is dropped where it is; an unreachable database pauses the worker and never ends it; draining
+//! stops claiming at once and gives unfinished jobs back.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Claim, Error, Failure, JobId, Waker, backoff};
+use crate::{db::Db, faults::Faults, metrics::Metrics, shutdown::Tasks};
+
+/// What a handler made of its job.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Done; the worker is to complete it.
+    Done,
+    /// Settled in the handler's own transaction, in this way.
+    Settled(Settled),
+    /// Stopped between two steps because of a shutdown.
+    Released,
+    /// Failed; worth another attempt.
+    Retry(Failure),
+    /// The claim was lost: nothing may be written any more.
+    Lost,
+}
+
+/// How a handler settled its job itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Completed.
+    Completed,
+    /// Buried as a dead letter.
+    Discarded,
+}
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Jobs at once.
+    pub concurrency: usize,
+    /// Lease of a claim.
+    pub lease: Duration,
+    /// Time between two looks at the queue.
+    pub poll_interval: Duration,
+    /// Faults that a test injects.
+    pub faults: Faults,
+}
+
+/// The proof that a claim is still ours, by our own clock.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    start: Instant,
+    /// Milliseconds after `start` until which the claim is surely ours.
+    valid_until_ms: Arc<AtomicI64>,
+    lost: CancellationToken,
+}
+
+impl Lease {
+    fn new(lease: Duration, claimed_at: Instant) -> Self {
+        let this = Self { start: claimed_at, valid_until_ms: Arc::default(), lost: CancellationToken::new() };
+        this.extend(claimed_at, lease);
+        this
+    }
+
+    fn extend(&self, asked_at: Instant, lease: Duration) {
+        // counted from before the database was asked: never later than the server's own reckoning
+        let until = asked_at.duration_since(self.start) + lease;
+        self.valid_until_ms.store(i64::try_from(until.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Whether an effect may still be begun. False after a stop of this process that was longer than the lease.
+    pub fn is_held(&self) -> bool {
+        let now = i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX);
+        !self.lost.is_cancelled() && now < self.valid_until_ms.load(Ordering::SeqCst)
+    }
+}
+
+/// The claims that this process runs.
+type Running = Arc<Mutex<HashMap<JobId, (i32, Lease)>>>;
+
+/// Runs jobs until the tasks drain, then waits for those that run.
+///
+/// `run` is what jobs mean; it is called with the claim and its lease.
+pub async fn work<F, R>(db: Db, waker: Waker, tasks: Tasks, settings: Settings, metrics: Metrics, run: R)
+where
+    R: Fn(Claim, Lease) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
+{
+    let worker = Worker { db, settings, metrics, running: Running::default(), name: worker_name() };
+    waker.spawn_listener(&tasks, worker.db.clone());
+    tasks.spawn(worker.clone().keep_leases(tasks.clone()));
+    tasks.spawn(worker.clone().rescue_lost(tasks.clone(), waker.clone()));
+    let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
+    while !tasks.is_draining() {
+        let claims = worker.claim(&slots).await;
+        for (claim, lease) in claims {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let (worker, run, waker) = (worker.clone(), run.clone(), waker.clone());
+            tasks.spawn(async move {
+                worker.run_one(claim, lease, run).await;
+                drop(slot);
+                // a slot is free, and the next job of the same key may be due
+                waker.wake_here();
+            });
+        }
+        tokio::select! {
+            () = waker.woken() => {}
+            () = tokio::time::sleep(worker.pause().await) => {}
+            () = tasks.draining() => {}
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Worker {
+    db: Db,
+    settings: Settings,
+    metrics: Metrics,
+    running: Running,
+    name: String,
+}
+
+/// Host, process id and a random part: unique, and an operator can find the process.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}:{:04x}", host.trim(), std::process::id(), rand::random::<u16>())
+}
+
+impl Worker {
+    async fn claim(&self, slots: &Semaphore) -> Vec<(Claim, Lease)> {
+        let free = i64::try_from(slots.available_permits()).unwrap_or(1);
+        if free == 0 {
+            return Vec::new();
+        }
+        let asked_at = Instant::now();
+        let lease = self.settings.lease;
+        let claimed = self.db.run(async |connection| super::claim(connection, &self.name, lease, free).await).await;
+        let claims = match claimed {
+            Ok(claims) => claims,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot claim jobs; trying again");
+                return Vec::new();
+            }
+        };
+        let hold = |claim: Claim| {
+            let held = Lease::new(lease, asked_at);
+            self.running().insert(claim.id, (claim.attempt, held.clone()));
+            (claim, held)
+        };
+        claims.into_iter().map(hold).collect()
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, (i32, Lease)>> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// How long to sleep when nobody calls: until the next retry is due, at most a poll interval.
+    async fn pause(&self) -> Duration {
+        let due = self.db.run(async |connection| super::next_due(connection).await).await;
+        due.ok().flatten().unwrap_or(self.settings.poll_interval).min(self.settings.poll_interval)
+    }
+
+    async fn run_one<F: Future<Output = Outcome>>(&self, claim: Claim, lease: Lease, run: impl Fn(Claim, Lease) -> F) {
+        let (kind, id, attempt) = (claim.payload.kind(), claim.id, claim.attempt);
+        if self.settings.faults.hit("queue.claimed").await.is_err() {
+            self.running().remove(&id);
+            return;
+        }
+        let lost = lease.lost.clone();
+        let outcome = tokio::select! {
+            outcome = run(claim.clone(), lease) => outcome,
+            () = lost.cancelled() => Outcome::Lost,
+        };
+        let settled = self.settle(&claim, &outcome).await;
+        self.running().remove(&id);
+        let name = match (&settled, &outcome) {
+            (Err(Error::LostClaim { .. }), _) | (_, Outcome::Lost) => {
+                self.metrics.fenced_writes.inc();
+                "lost"
+            }
+            (_, Outcome::Done | Outcome::Settled(Settled::Completed)) => "completed",
+            (_, Outcome::Settled(Settled::Discarded)) => "discarded",
+            (_, Outcome::Released) => "released",
+            (_, Outcome::Retry(_)) => "retried",
+        };
+        self.metrics.job_attempt_ended(kind, name);
+        tracing::debug!(job.id = %id, job.kind = kind, job.attempt = attempt, outcome = name, "job attempt ended");
+        if let Err(error) = settled {
+            // the lease runs out and the job is taken back: nothing is lost, only late
+            tracing::warn!(job.id = %id, error = &error as &dyn std::error::Error, "the outcome of a job was not recorded");
+        }
+    }
+
+    async fn settle(&self, claim: &Claim, outcome: &Outcome) -> Result<(), Error> {
+        self.db
+            .run(async |connection| match outcome {
+                Outcome::Settled(_) | Outcome::Lost => Ok(()),
+                Outcome::Done => super::complete(connection, claim).await,
+                Outcome::Released => super::release(connection, claim).await,
+                Outcome::Retry(failure) => {
+                    let delay = backoff::delay(claim.attempt, rand::random());
+                    super::retry(connection, claim, failure, delay).await
+                }
+            })
+            .await
+    }
+
+    /// The heartbeat of everything that runs here.
+    async fn keep_leases(self, tasks: Tasks) {
+        let mut beat = tokio::time::interval(self.settings.lease / 4);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let held: Vec<_> = self.running().iter().map(|(id, (attempt, _))| (*id, *attempt)).collect();
+            if held.is_empty() {
+                if tasks.is_draining() {
+                    return;
+                }
+                continue;
+            }
+            let asked_at = Instant::now();
+            let lease = self.settings.lease;
+            let kept = self.db.run(async |connection| super::heartbeat(connection, &held, lease).await).await;
+            let Ok(kept) = kept else { continue };
+            let running = self.running();
+            for (id, attempt) in held {
+                match running.get(&id) {
+                    Some((running, lease_of)) if *running == attempt && kept.contains(&id) => lease_of.extend(asked_at, lease),
+                    Some((running, lease_of)) if *running == attempt => lease_of.lost.cancel(),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Takes back the jobs of processes that died.
+    async fn rescue_lost(self, tasks: Tasks, waker: Waker) {
+        let mut sweep = tokio::time::interval((self.settings.lease / 6).min(Duration::from_secs(2)));
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !tasks.is_draining() {
+            tokio::select! {
+                _ = sweep.tick() => {}
+                () = tasks.draining() => return,
+            }
+            let Ok(jobs) = self.db.run(async |connection| super::rescue(connection).await).await else { continue };
+            if jobs > 0 {
+                tracing::warn!(jobs, "took back jobs whose worker showed no sign of life");
+                self.metrics.job_rescues.inc_by(jobs);
+                waker.wake_here();
+            }
+        }
+    }
+}

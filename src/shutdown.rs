@@ -1,0 +1,95 @@
+//! Orderly ends: every task is known, told to stop, waited for, and cut off if it must be.
+//!
+//! Guarantees: the first SIGTERM, SIGINT or SIGHUP asks for a drain (stop taking work, finish what
+//! runs); the second, or the end of the drain time, ends at once. No task is spawned outside
+//! [`Tasks`], so none is forgotten.
+
+use std::{future::Future, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The tasks of a process and the two ways to end them.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Tasks that live until [`Tasks::stop_now`] or their own end.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `task`; a hard stop drops it where it is.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let stop = self.stop.clone();
+        tokio::spawn(self.tracker.track_future(async move { stop.run_until_cancelled(task).await }))
+    }
+
+    /// Asks everything to finish what it does and take nothing new.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Ends everything where it is.
+    pub fn stop_now(&self) {
+        self.drain.cancel();
+        self.stop.cancel();
+    }
+
+    /// True from the first signal on.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// Resolves when draining begins.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Waits for every task, at most `limit`; then ends the rest. True when all ended by themselves.
+    pub async fn finish(&self, limit: Duration) -> bool {
+        self.tracker.close();
+        let in_time = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
+        self.stop_now();
+        self.tracker.wait().await;
+        in_time
+    }
+
+    /// Waits for the first signal and drains; a second one stops at once, in the background.
+    pub async fn wait_for_signal(&self) -> std::io::Result<()> {
+        let mut signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        next_signal(&mut signals).await?;
+        tracing::info!("stopping: finishing running steps; a second signal ends at once");
+        self.drain();
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            tokio::select! {
+                second = next_signal(&mut signals) => if second.is_ok() { stop.cancel() },
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn next_signal(signals: &mut [std::io::Result<tokio::signal::unix::Signal>; 3]) -> std::io::Result<()> {
+    let [terminate, interrupt, hangup] = signals;
+    let (Ok(terminate), Ok(interrupt), Ok(hangup)) = (terminate, interrupt, hangup) else {
+        return Err(std::io::Error::other("signal handlers cannot be installed"));
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}

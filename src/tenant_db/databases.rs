@@ -1,0 +1,195 @@
+//! Databases: clone, mark, hand over, drop.
+//!
+//! `create database` cannot run in a transaction, so a clone is made under a name that holds the
+//! tenant's whole id, closed to connections. One transaction then marks it, takes PUBLIC's rights
+//! away, opens it and gives it its own name: under that name it never existed without them.
+//!
+//! The mark is a comment on the database together with its owner, our owner role.
+
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::{Cluster, Error, Ident, Tag};
+
+/// What `pg_database` says of a database.
+#[derive(Debug, Clone, FromRow)]
+pub struct Facts {
+    /// Role that owns it.
+    pub owner: String,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// False after a crash in the middle of `drop database`: it can only be dropped again.
+    pub usable: bool,
+    /// Sealed as a template.
+    pub is_template: bool,
+    /// Open to connections.
+    pub allows_connections: bool,
+    /// PUBLIC has a right on it, by a grant or by the default of a database without any.
+    pub is_public: bool,
+}
+
+/// Whose a database is, as its comment says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// Hash of the blueprint whose template it was cloned from.
+    pub template: String,
+}
+
+impl Mark {
+    /// The comment.
+    pub fn comment(&self) -> String {
+        format!("tenantry tenant={} template={}", self.tenant, self.template)
+    }
+
+    /// Reads a comment; `None` when it is not a mark.
+    pub fn parse(comment: &str) -> Option<Self> {
+        let rest = comment.strip_prefix("tenantry tenant=")?;
+        let (tenant, template) = rest.split_once(" template=")?;
+        Some(Self { tenant: tenant.parse().ok()?, template: template.to_owned() })
+    }
+}
+
+/// Looks a database up.
+pub async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Facts>, Error> {
+    sqlx::query_as(
+        "select pg_get_userbyid(datdba)::text as owner,
+                shobj_description(oid, 'pg_database') as comment,
+                datconnlimit <> -2 as usable,
+                datistemplate as is_template,
+                datallowconn as allows_connections,
+                -- without any grant the default holds, and that gives PUBLIC connect and temp
+                datacl is null
+                or exists (select from aclexplode(datacl) acl where acl.grantee = 0) as is_public
+         from pg_database
+         where datname = $1",
+    )
+    .bind(name)
+    .fetch_optional(connection)
+    .await
+    .map_err(Error::sql(format!("looking up database {name}")))
+}
+
+impl Facts {
+    /// The mark, if the database is owned as ours are.
+    pub fn mark(&self, owner: &Ident) -> Option<Mark> {
+        if self.owner != owner.as_str() {
+            return None;
+        }
+        Mark::parse(self.comment.as_deref()?)
+    }
+
+    /// For the message about a foreign database.
+    pub fn describe(&self) -> String {
+        match &self.comment {
+            Some(comment) => format!("owner {}, comment {comment:?}", self.owner),
+            None => format!("owner {}, no comment", self.owner),
+        }
+    }
+}
+
+/// The name under which a tenant's database is cloned before it is handed over.
+pub fn unnamed(prefix: &str, tenant: Uuid) -> Result<Ident, Error> {
+    Ok(Ident::new(&format!("{prefix}new_{}", tenant.simple()))?)
+}
+
+/// Clones a sealed template under `name`, closed to connections.
+///
+/// True when there is such a database now, whoever created it in the same moment (42P04, 23505).
+pub async fn clone_template(connection: &mut PgConnection, cluster: &Cluster, template: &Ident, name: &Ident) -> Result<(), Error> {
+    let owner = &cluster.owner;
+    // WAL_LOG: two checkpoints cheaper than FILE_COPY for templates below a gigabyte; 14 knows no choice
+    let strategy = if version(connection).await? >= 150_000 { "strategy wal_log" } else { "" };
+    let statement = format!("create database {name} template {template} owner {owner} allow_connections false {strategy}");
+    let created = sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await;
+    exists_is_fine(created).map_err(Error::sql(format!("cloning {} as {}", template.as_str(), name.as_str())))
+}
+
+/// Creates an empty database that belongs to the owner role.
+pub async fn create_empty(connection: &mut PgConnection, cluster: &Cluster, name: &Ident) -> Result<(), Error> {
+    // template0: what somebody put into template1 must not come along
+    let statement = format!("create database {name} template template0 owner {} encoding 'UTF8'", cluster.owner);
+    let created = sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await;
+    exists_is_fine(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
+}
+
+fn exists_is_fine<T>(created: sqlx::Result<T>) -> sqlx::Result<()> {
+    match created {
+        Ok(_) => Ok(()),
+        // the loser of a race gets a unique violation of pg_database_datname_index
+        Err(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("42P04" | "23505")) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// One commit: marked, closed to PUBLIC, opened to connections, and under its own name.
+pub async fn hand_over(connection: &mut PgConnection, from: &Ident, to: &Ident, mark: &Mark) -> Result<(), Error> {
+    let comment = literal(&mark.comment());
+    // several statements in one simple query are one transaction
+    let statements = format!(
+        "comment on database {from} is {comment};
+         revoke all on database {from} from public;
+         alter database {from} allow_connections true;
+         alter database {from} rename to {to}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!("handing over database {} as {}", from.as_str(), to.as_str())))?;
+    Ok(())
+}
+
+/// One commit: a template, complete and closed.
+pub async fn seal(connection: &mut PgConnection, name: &Ident, hash: &str) -> Result<(), Error> {
+    let comment = literal(&template_comment(hash));
+    let statements = format!(
+        "comment on database {name} is {comment};
+         revoke all on database {name} from public;
+         alter database {name} is_template true allow_connections false"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!("sealing template {}", name.as_str())))?;
+    Ok(())
+}
+
+/// The comment of a sealed template.
+pub fn template_comment(hash: &str) -> String {
+    format!("tenantry template={hash}")
+}
+
+/// Drops a database, ending its sessions. The caller has checked whose it is.
+pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
+    let unseal = format!("alter database {name} is_template false");
+    let drop = format!("drop database if exists {name} with (force)");
+    // an unusable database refuses to be altered, and is no template
+    let _ = sqlx::raw_sql(AssertSqlSafe(unseal)).execute(&mut *connection).await;
+    sqlx::raw_sql(AssertSqlSafe(drop))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!("dropping database {}", name.as_str())))?;
+    Ok(())
+}
+
+/// The server's version as a number: 150018 is 15.18.
+pub async fn version(connection: &mut PgConnection) -> Result<i32, Error> {
+    sqlx::query_scalar("select current_setting('server_version_num')::integer")
+        .fetch_one(connection)
+        .await
+        .map_err(Error::sql("asking for the server's version"))
+}
+
+/// A text as an SQL literal. Ours hold no quote and no backslash; the check makes it certain.
+pub(super) fn literal(text: &str) -> String {
+    let safe: String = text.chars().filter(|c| !matches!(c, '\'' | '\\' | '\0')).collect();
+    format!("'{safe}'")
+}
+
+impl Cluster {
+    /// Looks a database up, as an attempt on a tenant.
+    pub async fn find_database(&self, tag: &Tag, name: &str) -> Result<Option<Facts>, Error> {
+        self.run_as(tag, async |connection| find(connection, name).await).await
+    }
+}

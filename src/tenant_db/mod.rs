@@ -1,0 +1,246 @@
+//! The only DDL: databases and roles on the clusters that hold tenants.
+//!
+//! Guarantees: every identifier is checked and quoted by [`Ident`]; nothing is adopted or dropped that
+//! does not carry our mark for this very tenant (owner and comment, see [`databases`]); a tenant's
+//! database never exists under its own name without its mark and its revoked PUBLIC rights, because
+//! all of it appears in one commit; sessions of an attempt that lost its claim are ended before the
+//! next attempt begins.
+//!
+//! Does not: decide when. `provisioning` does.
+
+pub mod databases;
+pub mod fingerprint;
+mod ident;
+pub mod roles;
+mod sessions;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    Connection, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+use uuid::Uuid;
+
+pub use ident::{Ident, InvalidIdent};
+
+use crate::{
+    config,
+    db::{self, Db},
+};
+
+/// Connections to the maintenance database that one process may hold per cluster.
+const MAINTENANCE_CONNECTIONS: u32 = 8;
+
+/// `create database` may take long on a slow disk; nothing else here does.
+const MAINTENANCE_STATEMENT_TIMEOUT: &str = "300s";
+
+/// Why something on a cluster could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Postgres does not answer, or refuses.
+    #[error("{doing} failed")]
+    Sql {
+        /// What was attempted, on which object.
+        doing: String,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The cluster's URL is not usable.
+    #[error("the URL of cluster {cluster} cannot be read")]
+    Url {
+        /// The cluster.
+        cluster: String,
+        /// Why.
+        source: db::Error,
+    },
+    /// A name that cannot be an identifier of ours.
+    #[error(transparent)]
+    Ident(#[from] InvalidIdent),
+    /// A database of this name is there and is not this tenant's.
+    #[error("database {name} exists and does not belong to this tenant ({found})")]
+    ForeignDatabase {
+        /// The database.
+        name: String,
+        /// What it says of itself.
+        found: String,
+    },
+    /// A role of this name is there and is not this tenant's.
+    #[error("role {name} exists and does not belong to this tenant ({found})")]
+    ForeignRole {
+        /// The role.
+        name: String,
+        /// What it says of itself.
+        found: String,
+    },
+    /// Sessions of an earlier attempt did not end.
+    #[error("{count} sessions of an earlier attempt on tenant {tenant} do not end")]
+    StaleSessions {
+        /// How many.
+        count: i64,
+        /// The tenant.
+        tenant: Uuid,
+    },
+    /// A cluster that is not configured.
+    #[error("cluster {0} is not configured")]
+    UnknownCluster(String),
+}
+
+impl Error {
+    /// The error of a statement, with what it was for.
+    pub fn sql(doing: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Sql { doing, source }
+    }
+
+    /// The SQLSTATE, where the server gave one.
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Sql { source, .. } => db::sqlstate(source),
+            _ => None,
+        }
+    }
+}
+
+/// For `Db::run`, whose own errors are those of getting a connection.
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Sql { doing: "using the cluster's maintenance database".to_owned(), source }
+    }
+}
+
+/// Who opens a session and for whom: shown as `application_name`, and what a later attempt ends it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    tenant: Uuid,
+    text: String,
+}
+
+impl Tag {
+    /// The tag of one attempt of one job on a tenant.
+    pub fn new(tenant: Uuid, job: i64, attempt: i32) -> Self {
+        Self { tenant, text: format!("tenantry {tenant} {job}.{attempt}") }
+    }
+}
+
+/// A Postgres cluster that holds tenant databases.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Name, kept with each tenant.
+    pub name: String,
+    /// How many tenants it may hold.
+    pub capacity: u32,
+    /// Role that owns all tenants' databases and objects and cannot log in.
+    pub owner: Ident,
+    /// Role that has DML rights in all tenants' databases and cannot log in; tenants' roles are members.
+    pub app: Ident,
+    /// Beginning of every name.
+    pub prefix: String,
+    maintenance: Db,
+    options: PgConnectOptions,
+}
+
+/// The configured clusters.
+#[derive(Debug, Clone)]
+pub struct Clusters(Arc<BTreeMap<String, Cluster>>);
+
+impl Clusters {
+    /// Pools for every cluster of the configuration; connects when first used.
+    pub fn new(config: &config::Config) -> Result<Self, Error> {
+        let cluster = |at: config::Cluster| Cluster::new(&at, &config.tenants.prefix).map(|cluster| (at.name, cluster));
+        Ok(Self(Arc::new(config.effective_clusters().into_iter().map(cluster).collect::<Result<_, _>>()?)))
+    }
+
+    /// A cluster by its name.
+    pub fn get(&self, name: &str) -> Result<&Cluster, Error> {
+        self.0.get(name).ok_or_else(|| Error::UnknownCluster(name.to_owned()))
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Cluster> {
+        self.0.values()
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        for cluster in self.iter() {
+            cluster.maintenance.close().await;
+        }
+    }
+}
+
+impl Cluster {
+    fn new(cluster: &config::Cluster, prefix: &str) -> Result<Self, Error> {
+        let options = db::connect_options(&cluster.url)
+            .map_err(|source| Error::Url { cluster: cluster.name.clone(), source })?
+            .statement_cache_capacity(32);
+        let maintenance = options.clone().options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
+        Ok(Self {
+            name: cluster.name.clone(),
+            capacity: cluster.capacity,
+            owner: Ident::new(&format!("{prefix}owner"))?,
+            app: Ident::new(&format!("{prefix}app"))?,
+            prefix: prefix.to_owned(),
+            maintenance: Db::with_options(maintenance, MAINTENANCE_CONNECTIONS),
+            options,
+        })
+    }
+
+    /// Runs `work` on the maintenance database, as nobody's attempt.
+    pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.maintenance.run(work).await
+    }
+
+    /// Runs `work` on the maintenance database in a session that carries `tag`.
+    pub async fn run_as<T>(&self, tag: &Tag, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.maintenance
+            .run(async |connection| {
+                sessions::set_name(connection, &tag.text).await?;
+                let result = work(connection).await?;
+                sessions::set_name(connection, "tenantry").await?;
+                Ok(result)
+            })
+            .await
+    }
+
+    /// A session of its own in the maintenance database, for what must end with the session.
+    pub async fn connect_for_maintenance(&self) -> Result<PgConnection, Error> {
+        let options = self.options.clone().options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
+        connect(options).await.map_err(Error::sql("connecting to the cluster's maintenance database"))
+    }
+
+    /// A session of our own role in a tenant's database (or a template under construction).
+    pub async fn connect(&self, database: &Ident, tag: Option<&Tag>) -> Result<PgConnection, Error> {
+        let name = tag.map_or("tenantry", |tag| tag.text.as_str());
+        let options = self.options.clone().database(database.as_str()).application_name(name);
+        connect(options).await.map_err(Error::sql(format!("connecting to database {}", database.as_str())))
+    }
+
+    /// A session of a tenant's role.
+    pub async fn connect_as_tenant(&self, database: &str, role: &str, password: &SecretString, tag: &Tag) -> Result<PgConnection, Error> {
+        let options = self.options.clone().database(database).application_name(&tag.text).username(role).password(password.expose_secret());
+        connect(options).await.map_err(Error::sql(format!("connecting to database {database} as {role}")))
+    }
+
+    /// The URL with which a tenant's role connects.
+    pub fn tenant_url(&self, database: &str, role: &str, password: Option<&SecretString>) -> String {
+        let host = self.options.get_host();
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let password = password.map_or("***", ExposeSecret::expose_secret);
+        let tls = match self.options.get_ssl_mode() {
+            PgSslMode::Require => "?sslmode=require",
+            PgSslMode::VerifyCa => "?sslmode=verify-ca",
+            PgSslMode::VerifyFull => "?sslmode=verify-full",
+            PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer => "",
+        };
+        format!("postgresql://{role}:{password}@{host}:{}/{database}{tls}", self.options.get_port())
+    }
+}
+
+async fn connect(options: PgConnectOptions) -> sqlx::Result<PgConnection> {
+    match tokio::time::timeout(Duration::from_secs(10), PgConnection::connect_with(&options)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}

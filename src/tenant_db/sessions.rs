@@ -1,0 +1,54 @@
+//! Sessions and the attempts they belong to.
+//!
+//! Guarantees: when [`Cluster::end_stale_sessions`] returns, no session of another attempt on the
+//! tenant is left: not a stopped process's, and not the server's end of a `create database` whose
+//! client was killed, which would otherwise finish seconds later.
+
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
+
+use super::{Cluster, Error, Tag};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn set_name(connection: &mut PgConnection, name: &str) -> Result<(), Error> {
+    sqlx::query("select set_config('application_name', $1, false)")
+        .bind(name)
+        .execute(connection)
+        .await
+        .map_err(Error::sql("naming the session"))?;
+    Ok(())
+}
+
+impl Cluster {
+    /// Ends every session of other attempts on the tag's tenant, and waits until they are gone.
+    pub async fn end_stale_sessions(&self, tag: &Tag) -> Result<(), Error> {
+        let started = Instant::now();
+        loop {
+            let left = self.run(async |connection| terminate(connection, tag).await).await?;
+            if left == 0 {
+                return Ok(());
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(Error::StaleSessions { count: left, tenant: tag.tenant });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn terminate(connection: &mut PgConnection, tag: &Tag) -> Result<i64, Error> {
+    sqlx::query_scalar(
+        "select count(pg_terminate_backend(pid))
+         from pg_stat_activity
+         where starts_with(application_name, $1)
+           and application_name <> $2
+           and pid <> pg_backend_pid()",
+    )
+    .bind(format!("tenantry {} ", tag.tenant))
+    .bind(&tag.text)
+    .fetch_one(connection)
+    .await
+    .map_err(Error::sql(format!("ending sessions of earlier attempts on tenant {}", tag.tenant)))
+}

@@ -1,0 +1,303 @@
+//! Station 6, READY: tenants, the organizations they are for, and the states they go through.
+//!
+//! ```text
+//!  pending ─▶ provisioning ─▶ ready ⇄ suspended ─▶ archived ─▶ deleted
+//!                  │  ▲
+//!                  ▼  │ retry
+//!                 failed
+//! ```
+//!
+//! Guarantees: one tenant per `(source, organization)`, by a unique constraint; a state changes only
+//! along the arrows, by guarded updates; `initialize` is true only from activation on; names given
+//! once stay; a deleted organization never comes back, and its tenant is suspended, never dropped.
+//!
+//! Does not: touch a tenant's database. `provisioning` does.
+
+pub mod naming;
+pub mod organizations;
+mod transitions;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection, types::Json};
+use uuid::Uuid;
+
+pub use transitions::{mark_cloned, mark_failed, mark_pending, mark_placed, mark_provisioning, mark_ready, mark_suspended, note_failure};
+
+use crate::{config, secrets};
+
+/// Id of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[sqlx(transparent)]
+#[serde(transparent)]
+pub struct TenantId(pub Uuid);
+
+impl std::fmt::Display for TenantId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a tenant is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum TenantState {
+    /// Asked for; nothing exists yet.
+    Pending,
+    /// Being made.
+    Provisioning,
+    /// Verified; requests may be routed to it.
+    Ready,
+    /// A step failed for good; `tenants retry` goes on there.
+    Failed,
+    /// Kept, not routed.
+    Suspended,
+    /// Kept for the record, not migrated any more.
+    Archived,
+    /// Its database is gone.
+    Deleted,
+}
+
+impl TenantState {
+    /// The word as it is stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Provisioning => "provisioning",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+            Self::Suspended => "suspended",
+            Self::Archived => "archived",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// Why provisioning failed, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantFailure {
+    /// The step that failed.
+    pub step: String,
+    /// Stable code, explained in docs/errors.md.
+    pub code: String,
+    /// What went wrong, with its chain of causes.
+    pub cause: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// A tenant, as applications and operators see it.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Tenant {
+    /// Id.
+    pub id: TenantId,
+    /// The provider's organization id.
+    pub org_id: String,
+    /// Whether requests may be routed to it.
+    pub initialize: bool,
+    /// The organization's name.
+    pub name: String,
+    /// Host name.
+    pub url: String,
+    /// Database name.
+    pub database: String,
+    /// Database name for read-only use.
+    pub read_only_database: String,
+    /// Login role.
+    pub username: String,
+    /// Schema version.
+    pub alembic_version: String,
+    /// Name of the source.
+    pub source: String,
+    /// Where it is in its life.
+    pub state: TenantState,
+    /// Postgres cluster.
+    pub cluster: Option<String>,
+    /// Hash of the blueprint it was made from.
+    pub blueprint_hash: Option<String>,
+    /// Why the last attempt failed.
+    #[sqlx(json(nullable))]
+    pub failure: Option<TenantFailure>,
+    /// When the event that asked for it was received.
+    pub requested_at: DateTime<Utc>,
+    /// When the row was made.
+    pub created_at: DateTime<Utc>,
+    /// When the row last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When it became ready.
+    pub ready_at: Option<DateTime<Utc>>,
+}
+
+/// Every column of [`Tenant`]; a macro because statements are literals.
+macro_rules! select_tenant {
+    ($rest:literal) => {
+        concat!(
+            "select id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
+                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at
+             from tenants ",
+            $rest
+        )
+    };
+}
+
+/// A tenant by its id.
+pub async fn find(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Tenant>> {
+    sqlx::query_as(select_tenant!("where id = $1")).bind(id).fetch_optional(connection).await
+}
+
+/// A tenant by whatever a person has at hand: id, organization id, host, database.
+pub async fn find_by_any(connection: &mut PgConnection, text: &str) -> sqlx::Result<Vec<Tenant>> {
+    sqlx::query_as(select_tenant!(
+        "where id::text = lower($1) or org_id = $1 or url = lower($1) or database = $1
+         order by created_at
+         limit 10"
+    ))
+    .bind(text)
+    .fetch_all(connection)
+    .await
+}
+
+/// The newest tenants first.
+pub async fn list(connection: &mut PgConnection, state: Option<TenantState>, limit: i64) -> sqlx::Result<Vec<Tenant>> {
+    sqlx::query_as(select_tenant!(
+        "where $1::text is null or state = $1
+         order by created_at desc, id desc
+         limit $2"
+    ))
+    .bind(state.map(TenantState::name))
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+}
+
+/// The sealed password of a tenant's role.
+pub async fn find_credential(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Vec<u8>>> {
+    sqlx::query_scalar("select credential from tenants where id = $1").bind(id).fetch_optional(connection).await
+}
+
+/// How many tenants each cluster holds.
+pub async fn count_by_cluster(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "select cluster, count(*)
+         from tenants
+         where cluster is not null
+           and state <> 'deleted'
+         group by cluster",
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// How many tenants are in each state.
+pub async fn count_by_state(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as("select state, count(*) from tenants group by state").fetch_all(connection).await
+}
+
+/// What a new tenant is made from.
+#[derive(Debug)]
+pub struct NewTenant<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// The provider's organization id.
+    pub org_id: &'a str,
+    /// The organization's name.
+    pub name: &'a str,
+    /// When the event that asks for it was received.
+    pub requested_at: DateTime<Utc>,
+}
+
+/// Why a tenant row cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not answer, or refuses.
+    #[error("the tenant's row cannot be written")]
+    Sql(#[from] sqlx::Error),
+    /// Its password cannot be made or sealed.
+    #[error("the tenant's password cannot be sealed")]
+    Secrets(#[from] secrets::Error),
+    /// No free host name was found.
+    #[error("no free host name for organization {0}")]
+    NoFreeName(String),
+}
+
+/// Makes the tenant's row unless the organization has one; returns the id of a new row.
+///
+/// The password is made here, once: whichever attempt creates the role later, it is the same one.
+pub async fn insert(
+    tx: &mut PgConnection,
+    new: &NewTenant<'_>,
+    names: &config::Tenants,
+    keyring: &secrets::Keyring,
+) -> Result<Option<TenantId>, Error> {
+    if exists(tx, new.source, new.org_id).await? {
+        return Ok(None);
+    }
+    for attempt in 0..5 {
+        let id = TenantId(Uuid::now_v7());
+        let given = naming::names(names, new.name, id.0, attempt);
+        let credential = keyring.seal(id.0, &secrets::random_password()?)?;
+        let inserted = sqlx::query(
+            "insert into tenants
+                 (id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
+                  source, credential, requested_at)
+             values ($1, $2, false, $3, $4, $5, $5, $6, '', $7, $8, $9)
+             on conflict do nothing",
+        )
+        .bind(id)
+        .bind(new.org_id)
+        .bind(shown_name(new.name))
+        .bind(&given.url)
+        .bind(&given.database)
+        .bind(&given.role)
+        .bind(new.source)
+        .bind(credential)
+        .bind(new.requested_at)
+        .execute(&mut *tx)
+        .await?;
+        if inserted.rows_affected() == 1 {
+            return Ok(Some(id));
+        }
+        // either another replica made this organization's tenant just now, or the name is taken
+        if exists(tx, new.source, new.org_id).await? {
+            return Ok(None);
+        }
+    }
+    Err(Error::NoFreeName(new.org_id.to_owned()))
+}
+
+async fn exists(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select from tenants where source = $1 and org_id = $2)")
+        .bind(source)
+        .bind(org_id)
+        .fetch_one(tx)
+        .await
+}
+
+/// The tenant follows its organization's name; host, database and role names stay.
+pub async fn rename(tx: &mut PgConnection, source: &str, org_id: &str, name: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "update tenants
+         set name = $3,
+             updated_at = now()
+         where source = $1
+           and org_id = $2
+           and name <> $3",
+    )
+    .bind(source)
+    .bind(org_id)
+    .bind(shown_name(name))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The contract gives the name 255 characters; the organization's row has all of them.
+fn shown_name(name: &str) -> String {
+    name.chars().take(255).collect()
+}
+
+/// The failure as it is stored.
+fn stored(failure: &TenantFailure) -> Json<&TenantFailure> {
+    Json(failure)
+}

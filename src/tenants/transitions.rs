@@ -1,0 +1,112 @@
+//! The arrows of the state machine, each a guarded update.
+//!
+//! Guarantees: `false` means that the tenant was not in a state from which the arrow leads; then
+//! nothing was changed.
+
+use sqlx::PgConnection;
+
+use super::{TenantFailure, TenantId, stored};
+
+/// pending, failed → provisioning. True as well when it was provisioning already: a retry goes on.
+pub async fn mark_provisioning(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'provisioning',
+             updated_at = now()
+         where id = $1
+           and state in ('pending', 'provisioning', 'failed')",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// The tenant is placed on a cluster; a tenant is placed once.
+pub async fn mark_placed(tx: &mut PgConnection, id: TenantId, cluster: &str) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set cluster = $2,
+             updated_at = now()
+         where id = $1
+           and state = 'provisioning'
+           and cluster is null",
+    );
+    Ok(marked.bind(id).bind(cluster).execute(tx).await?.rows_affected() == 1)
+}
+
+/// The tenant's database was cloned from this blueprint's template.
+pub async fn mark_cloned(tx: &mut PgConnection, id: TenantId, blueprint_hash: &str) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set blueprint_hash = $2,
+             updated_at = now()
+         where id = $1
+           and state = 'provisioning'",
+    );
+    Ok(marked.bind(id).bind(blueprint_hash).execute(tx).await?.rows_affected() == 1)
+}
+
+/// provisioning → ready. From here on requests may be routed to it.
+pub async fn mark_ready(tx: &mut PgConnection, id: TenantId, version: &str, blueprint_hash: &str) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'ready',
+             initialize = true,
+             alembic_version = $2,
+             blueprint_hash = $3,
+             failure = null,
+             ready_at = now(),
+             updated_at = now()
+         where id = $1
+           and state = 'provisioning'",
+    );
+    Ok(marked.bind(id).bind(version).bind(blueprint_hash).execute(tx).await?.rows_affected() == 1)
+}
+
+/// provisioning → failed, with the reason.
+pub async fn mark_failed(tx: &mut PgConnection, id: TenantId, failure: &TenantFailure) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'failed',
+             failure = $2,
+             updated_at = now()
+         where id = $1
+           and state in ('pending', 'provisioning')",
+    );
+    Ok(marked.bind(id).bind(stored(failure)).execute(tx).await?.rows_affected() == 1)
+}
+
+/// Stays provisioning, and says why it waits.
+pub async fn note_failure(tx: &mut PgConnection, id: TenantId, failure: &TenantFailure) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set failure = $2,
+             updated_at = now()
+         where id = $1
+           and state = 'provisioning'",
+    );
+    Ok(marked.bind(id).bind(stored(failure)).execute(tx).await?.rows_affected() == 1)
+}
+
+/// failed → pending, for a retry.
+pub async fn mark_pending(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'pending',
+             updated_at = now()
+         where id = $1
+           and state = 'failed'",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// anything alive → suspended, because its organization was deleted. The database stays.
+pub async fn mark_suspended(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'suspended',
+             updated_at = now()
+         where source = $1
+           and org_id = $2
+           and state in ('pending', 'provisioning', 'ready', 'failed')",
+    );
+    Ok(marked.bind(source).bind(org_id).execute(tx).await?.rows_affected() == 1)
+}
