@@ -18,14 +18,21 @@
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod blueprint;
 pub mod config;
 pub mod db;
 pub mod faults;
+pub mod http;
 pub mod inbox;
+pub mod jobs;
 pub mod metrics;
+pub mod private_postgres;
+pub mod provisioning;
 pub mod queue;
 pub mod secrets;
+pub mod service;
 pub mod shutdown;
+pub mod telemetry;
 pub mod tenant_db;
 pub mod tenants;
 pub mod webhooks;

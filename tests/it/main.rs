@@ -1,3 +1,5 @@
 //! The one integration-test binary.
 
+mod blueprint;
+mod private_postgres;
 mod webhooks;

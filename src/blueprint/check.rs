@@ -1,0 +1,219 @@
+//! From raw files to a blueprint: names, numbers, text and statements, each checked once.
+//!
+//! Pure: the same for a directory and for the files that are compiled in.
+
+use aws_lc_rs::digest;
+
+use super::load::RawFile;
+use super::scan::{self, Flaw, Statement};
+use super::{Blueprint, Error, Settings, SqlFile};
+
+const MIGRATIONS: &str = "migrations/";
+
+/// Applications read the version from a `varchar(50)`.
+const LONGEST_VERSION: usize = 50;
+
+/// Reads `blueprint.toml`.
+pub(super) fn settings(file: &RawFile) -> Result<Settings, Error> {
+    Settings::parse(text(file)?)
+}
+
+/// Checks every file and puts it where it belongs.
+pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Blueprint, Error> {
+    let mut blueprint = Blueprint {
+        settings,
+        migrations: Vec::new(),
+        shared_seed: Vec::new(),
+        tenant_seed: Vec::new(),
+        verify: Vec::new(),
+    };
+    for file in files {
+        let checked = check(&file)?;
+        let (folder, _) = file.name.rsplit_once('/').unwrap_or_default();
+        match folder {
+            "migrations" => blueprint.migrations.push(checked),
+            "seed/shared" => blueprint.shared_seed.push(checked),
+            "seed/tenant" => blueprint.tenant_seed.push(checked),
+            "verify" => blueprint.verify.push(checked),
+            _ => return Err(Error::Unexpected { file: file.name }),
+        }
+    }
+    blueprint.migrations.sort_by_key(|file| number(&file.name));
+    for pair in blueprint.migrations.windows(2) {
+        if number(&pair[0].name) == number(&pair[1].name) {
+            return Err(Error::NumberTwice {
+                file: pair[1].name.clone(),
+                other: pair[0].name.clone(),
+            });
+        }
+    }
+    if blueprint.migrations.is_empty() {
+        return Err(Error::NoMigrations);
+    }
+    Ok(blueprint)
+}
+
+/// The version that a migration makes: its file name without folder and `.sql`.
+pub(super) fn version(name: &str) -> &str {
+    let name = name.strip_prefix(MIGRATIONS).unwrap_or(name);
+    name.strip_suffix(".sql").unwrap_or(name)
+}
+
+/// The number in `migrations/NNNN_name.sql`, if the name is one.
+fn number(name: &str) -> Option<u64> {
+    let (digits, rest) = version(name).split_once('_')?;
+    let is_number = digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number && !rest.is_empty() {
+        digits.parse().ok()
+    } else {
+        None
+    }
+}
+
+fn check(file: &RawFile) -> Result<SqlFile, Error> {
+    check_name(&file.name)?;
+    let sql = text(file)?;
+    check_statements(&file.name, sql)?;
+    Ok(SqlFile {
+        name: file.name.clone(),
+        sql: sql.to_owned(),
+        sha256: hex::encode(digest::digest(&digest::SHA256, &file.bytes)),
+    })
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let file = || name.to_owned();
+    let (_, base) = name.rsplit_once('/').unwrap_or(("", name));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if !base.bytes().all(is_plain) {
+        return Err(Error::NameInvalid { file: file() });
+    }
+    if name.starts_with(MIGRATIONS) {
+        if number(name).is_none() {
+            return Err(Error::MigrationNameInvalid { file: file() });
+        }
+        if version(name).len() > LONGEST_VERSION {
+            return Err(Error::VersionTooLong { file: file() });
+        }
+    }
+    Ok(())
+}
+
+/// The text of a file, without a byte order mark.
+fn text(file: &RawFile) -> Result<&str, Error> {
+    let line_at = |at: usize| scan::line(&file.bytes, at);
+    let text = std::str::from_utf8(&file.bytes).map_err(|error| Error::NotUtf8 {
+        file: file.name.clone(),
+        line: line_at(error.valid_up_to()),
+    })?;
+    if let Some(at) = text.find('\0') {
+        return Err(Error::NulByte {
+            file: file.name.clone(),
+            line: line_at(at),
+        });
+    }
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+fn check_statements(name: &str, sql: &str) -> Result<(), Error> {
+    let file = name.to_owned();
+    let line = |at| scan::line(sql.as_bytes(), at);
+    let statements = match scan::statements(sql) {
+        Ok(statements) => statements,
+        Err(Flaw::Unterminated { at, what }) => {
+            let line = line(at);
+            return Err(Error::Unterminated { file, line, what });
+        }
+        Err(Flaw::Backslash { at }) => {
+            let line = line(at);
+            return Err(Error::PsqlCommand { file, line });
+        }
+    };
+    if statements.is_empty() {
+        return Err(Error::NoStatement { file });
+    }
+    if let Some(found) = statements.iter().find(|found| ends_transaction(found)) {
+        return Err(Error::TransactionControl {
+            file,
+            line: line(found.at),
+            statement: found.words.join(" "),
+        });
+    }
+    match statements.get(1) {
+        Some(second) if name.starts_with("verify/") => {
+            let line = line(second.at);
+            Err(Error::ManyQueries { file, line })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a statement begins or ends a transaction. Savepoints do neither.
+fn ends_transaction(statement: &Statement) -> bool {
+    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["begin" | "commit" | "end" | "abort", ..] | ["start" | "prepare", "transaction", ..] => {
+            true
+        }
+        ["rollback", rest @ ..] => !rest.contains(&"to"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_four_digits_or_more() {
+        assert_eq!(number("migrations/0001_users.sql"), Some(1));
+        assert_eq!(
+            number("migrations/20260102030405_a.sql"),
+            Some(20_260_102_030_405)
+        );
+        for name in ["001_a", "0001", "0001_", "a001_b", "+001_a", "0001-a", "_a"] {
+            assert_eq!(number(&format!("migrations/{name}.sql")), None, "{name}");
+        }
+        assert_eq!(number("migrations/99999999999999999999_a.sql"), None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_sql() {
+        let bytes = "\u{feff}select 1".as_bytes().to_vec();
+        let name = "verify/a.sql".to_owned();
+        let file = check(&RawFile { name, bytes }).unwrap();
+        assert_eq!(file.sql, "select 1");
+    }
+
+    #[test]
+    fn transaction_control_is_told_from_look_alikes() {
+        let ends = |sql| scan::statements(sql).unwrap().iter().any(ends_transaction);
+        for sql in [
+            "begin",
+            "BEGIN;",
+            "select 1; Commit",
+            "start\ttransaction isolation level serializable",
+            "/* x */ rollback -- to nothing",
+            "rollback and chain",
+            "abort",
+            "end",
+            "prepare transaction 'a'",
+            "commit prepared 'a'",
+        ] {
+            assert!(ends(sql), "{sql}");
+        }
+        for sql in [
+            "rollback to a",
+            "rollback work to savepoint a",
+            "savepoint a",
+            "release a",
+            "prepare a as select 1",
+            "create table begin_end (a int)",
+            "select 'a; commit;'",
+            "select $$; commit; $$",
+            "select 1 -- ; commit",
+        ] {
+            assert!(!ends(sql), "{sql}");
+        }
+    }
+}

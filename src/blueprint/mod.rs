@@ -1,0 +1,141 @@
+//! The blueprint: what a tenant is made of, as a directory beside the application.
+//!
+//! ```text
+//! blueprint.toml          who migrates, timeouts
+//! migrations/NNNN_*.sql   the schema, in order of the numbers, each file in a transaction of its own
+//! seed/shared/*.sql       rows that every tenant has; with the migrations, part of the template
+//! seed/tenant/*.sql       this tenant's rows; read current_setting('tenantry.organization_name') and so on
+//! verify/*.sql            one query a file, returns the rows that are wrong
+//! ```
+//!
+//! A [`Blueprint`] that was loaded holds its whole promise in memory: every file is text that the
+//! server can take, named and numbered without doubt, and free of statements that would end the
+//! transaction it runs in. Loading only reads, and only inside the directory. What is left to the
+//! server is whether the SQL means anything.
+//!
+//! Digests are taken over the bytes as they are on disk: a checkout that turns line ends into CRLF
+//! is another blueprint. A byte order mark is part of the digest and not of the SQL.
+
+mod bundled;
+mod check;
+mod error;
+mod load;
+mod scan;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest;
+
+pub use self::error::Error;
+pub use self::settings::{Migrator, Settings};
+
+/// Everything a tenant is made of, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blueprint {
+    /// What `blueprint.toml` says.
+    pub settings: Settings,
+    /// The schema, in the order to apply it; never empty.
+    pub migrations: Vec<SqlFile>,
+    /// Rows that are the same for every tenant, in the order to run them.
+    pub shared_seed: Vec<SqlFile>,
+    /// Rows of one tenant, in the order to run them.
+    pub tenant_seed: Vec<SqlFile>,
+    /// One query each; every row that one returns is a reason not to be ready.
+    pub verify: Vec<SqlFile>,
+}
+
+/// One SQL file of a blueprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlFile {
+    /// Path inside the blueprint, such as `migrations/0001_users.sql`.
+    pub name: String,
+    /// The text to run, without a byte order mark.
+    pub sql: String,
+    /// Digest of the bytes on disk, in hex.
+    pub sha256: String,
+}
+
+impl Blueprint {
+    /// Reads and checks the blueprint in a directory.
+    pub fn load(dir: &Path) -> Result<Self, Error> {
+        let folder = load::Folder::open(dir)?;
+        // Settings first: what the other files may be depends on the migrator.
+        let settings = check::settings(&folder.settings()?)?;
+        check::assemble(settings, folder.sql_files()?)
+    }
+
+    /// The blueprint that is compiled in: `examples/crm`.
+    pub fn bundled() -> Result<Self, Error> {
+        let (settings, files) = bundled::split(bundled::CRM);
+        check::assemble(check::settings(&settings)?, files)
+    }
+
+    /// Writes a small blueprint to start from and returns the files written.
+    ///
+    /// Nothing that exists is touched: where a part of a blueprint is there already, it refuses.
+    pub fn write_starter(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        bundled::write_starter(dir)
+    }
+
+    /// Names the template database: migrator, migrations and shared seed, in hex.
+    ///
+    /// Names and digests are prefixed with their lengths, the lists with theirs, so that moving
+    /// text from one file or list to the next makes another hash. What only concerns a single
+    /// tenant (its seed, verification, timeouts) is left out: the template is the same.
+    pub fn hash(&self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        add(&mut context, "tenantry blueprint 1");
+        add(&mut context, self.settings.migrator.as_str());
+        for list in [&self.migrations, &self.shared_seed] {
+            context.update(&(list.len() as u64).to_be_bytes());
+            for file in list {
+                add(&mut context, &file.name);
+                add(&mut context, &file.sha256);
+            }
+        }
+        hex::encode(context.finish())
+    }
+
+    /// The schema version: the last migration's name, such as `0008_attachments`.
+    ///
+    /// At most 50 characters of ASCII: applications read it from a `varchar(50)`.
+    pub fn version(&self) -> String {
+        let last = self.migrations.last();
+        last.map_or_else(String::new, |file| check::version(&file.name).to_owned())
+    }
+
+    /// Compares with the migrations that a database has applied, as (name, sha256).
+    ///
+    /// Refuses when one was edited, removed or renamed since, and when a new one is numbered
+    /// before an applied one: databases would differ by the order in which they met it.
+    pub fn check_history(&self, applied: &[(String, String)]) -> Result<(), Error> {
+        for (name, sha256) in applied {
+            let Some(file) = self.migrations.iter().find(|file| file.name == *name) else {
+                return Err(Error::MigrationRemoved { file: name.clone() });
+            };
+            if file.sha256 != *sha256 {
+                return Err(Error::MigrationEdited {
+                    file: name.clone(),
+                    applied: sha256.clone(),
+                    found: file.sha256.clone(),
+                });
+            }
+        }
+        let is_applied = |file: &SqlFile| applied.iter().any(|(name, _)| *name == file.name);
+        let last = self.migrations.iter().rposition(is_applied);
+        let before = &self.migrations[..last.unwrap_or(0)];
+        match (last, before.iter().find(|file| !is_applied(file))) {
+            (Some(last), Some(late)) => Err(Error::MigrationLate {
+                file: late.name.clone(),
+                after: self.migrations[last].name.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn add(context: &mut digest::Context, text: &str) {
+    context.update(&(text.len() as u64).to_be_bytes());
+    context.update(text.as_bytes());
+}

@@ -1,0 +1,160 @@
+//! `blueprint.toml`: who migrates, and how long things may take.
+//!
+//! Every key has a default; an unknown one is refused with its line.
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::Error;
+
+/// A day: more than any step should take, and well inside what Postgres accepts.
+const LONGEST_MS: u32 = 86_400_000;
+
+/// What `blueprint.toml` says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Who runs the migrations.
+    pub migrator: Migrator,
+    /// How long one statement may run.
+    #[serde(deserialize_with = "milliseconds")]
+    pub statement_timeout_ms: u32,
+    /// How long one statement may wait for a lock.
+    #[serde(deserialize_with = "milliseconds")]
+    pub lock_timeout_ms: u32,
+    /// How long all migrations of one database may take.
+    #[serde(deserialize_with = "milliseconds")]
+    pub migrate_timeout_ms: u32,
+    /// How long the shared seed, and the tenant seed, may take each.
+    #[serde(deserialize_with = "milliseconds")]
+    pub seed_timeout_ms: u32,
+    /// How long all verify queries of one tenant may take.
+    #[serde(deserialize_with = "milliseconds")]
+    pub verify_timeout_ms: u32,
+}
+
+/// Who runs the migrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Migrator {
+    /// tenantry applies the numbered files in `migrations/`.
+    Sql,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            migrator: Migrator::Sql,
+            statement_timeout_ms: 30_000,
+            lock_timeout_ms: 2_000,
+            migrate_timeout_ms: 300_000,
+            seed_timeout_ms: 60_000,
+            verify_timeout_ms: 30_000,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the text of a `blueprint.toml`.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        /// Read before the rest: another migrator may bring keys that this version does not know.
+        #[derive(Deserialize)]
+        struct OnlyMigrator {
+            migrator: Option<String>,
+        }
+
+        let invalid = |source| Error::SettingsInvalid { source };
+        let only: OnlyMigrator = toml::from_str(text).map_err(invalid)?;
+        match only.migrator.as_deref() {
+            None | Some("sql") => toml::from_str(text).map_err(invalid),
+            Some(name @ ("alembic" | "command")) => {
+                let name = name.to_owned();
+                Err(Error::MigratorUnsupported { name })
+            }
+            Some(name) => {
+                let name = name.to_owned();
+                Err(Error::MigratorUnknown { name })
+            }
+        }
+    }
+}
+
+impl Migrator {
+    /// The name in `blueprint.toml`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sql => "sql",
+        }
+    }
+}
+
+/// Zero would mean "no limit" to Postgres: no step may hang for ever.
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let value = u32::deserialize(deserializer)?;
+    if (1..=LONGEST_MS).contains(&value) {
+        return Ok(value);
+    }
+    Err(de::Error::custom(format!(
+        "must be from 1 to {LONGEST_MS} milliseconds"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(text: &str) -> String {
+        match Settings::parse(text) {
+            Err(Error::SettingsInvalid { source }) => source.to_string(),
+            other => panic!("expected invalid settings, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn keys_override_one_by_one() {
+        let settings = Settings::parse("lock_timeout_ms = 5").unwrap();
+        assert_eq!(settings.lock_timeout_ms, 5);
+        assert_eq!(settings.seed_timeout_ms, 60_000);
+    }
+
+    #[test]
+    fn a_wrong_key_is_shown_with_line_and_caret() {
+        let cause = cause("migrator = \"sql\"\nlock_timeout = 5\n");
+        assert!(cause.contains("line 2, column 1"), "{cause}");
+        assert!(cause.contains("^^^^"), "{cause}");
+        assert!(cause.contains("unknown field `lock_timeout`"), "{cause}");
+        assert!(cause.contains("`lock_timeout_ms`"), "{cause}");
+    }
+
+    #[test]
+    fn a_timeout_is_positive_and_at_most_a_day() {
+        for value in [
+            "0",
+            "86400001",
+            "-1",
+            "\"1s\"",
+            "1.5",
+            "99999999999999999999",
+        ] {
+            let cause = cause(&format!("seed_timeout_ms = {value}"));
+            assert!(cause.contains("line 1"), "{cause}");
+        }
+        assert!(Settings::parse("seed_timeout_ms = 86400000").is_ok());
+    }
+
+    #[test]
+    fn other_migrators_are_refused_before_their_keys() {
+        let code = |text| Settings::parse(text).unwrap_err().code();
+        let planned = "migrator = \"alembic\"\nscript_location = \"alembic\"\n";
+        assert_eq!(code(planned), "blueprint_migrator_unsupported");
+        assert_eq!(
+            code("migrator = \"command\""),
+            "blueprint_migrator_unsupported"
+        );
+        assert_eq!(code("migrator = \"SQL\""), "blueprint_migrator_unknown");
+    }
+}
