@@ -1,1 +1,3 @@
 //! tenantry turns identity events into ready tenants.
+
+pub mod private_postgres;
