@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use super::error::Error;
 use super::fetch;
-use super::{BinarySource, Settings};
+use super::settings::{BinarySource, Settings};
 
 const OLDEST_MAJOR: u32 = 14;
 

@@ -4,6 +4,7 @@
 //! lock          held by the process that runs the cluster and by its supervisor; names the process
 //! password      of the superuser, 0600
 //! port          of the last start
+//! prepared      there once the new cluster has been prepared
 //! data/         the data directory of the server
 //! server.log    of this start; server.log.old of the one before
 //! ```
@@ -98,6 +99,11 @@ impl Directory {
 
     pub(super) fn password_file(&self) -> PathBuf {
         self.path.join("password")
+    }
+
+    /// There once the new cluster has been prepared.
+    pub(super) fn prepared_marker(&self) -> PathBuf {
+        self.path.join("prepared")
     }
 
     /// The lock, to be held by a child as well.

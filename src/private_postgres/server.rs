@@ -19,15 +19,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::account::Account;
+use super::cause::Cause;
 use super::directory::Directory;
-use super::error::{Cause, Error};
+use super::error::Error;
 use super::postmaster::{self, PidFile};
 
 /// `$1` is the signal, `$2` the log, the rest the server and its arguments.
 ///
 /// Background commands of a shell ignore SIGINT until the server installs its
 /// handler, and read from /dev/null: hence the repetition and descriptor 3.
-/// Descriptor 1 is the lock: `sleep` must not keep it.
+/// Descriptor 1 is the lock: `sleep` must not keep it. The last line ends the
+/// process group, which is the shells and that `sleep`.
 const SUPERVISOR: &str = r#"
 signal=$1; log=$2; shift 2
 exec 3<&0 </dev/null
@@ -45,7 +47,9 @@ server=$!
 watcher=$!
 exec 3<&-
 wait "$server"
-kill -s KILL "$watcher" 2>/dev/null
+kill -s KILL "$watcher"
+wait "$watcher"
+kill -s KILL 0
 "#;
 
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -147,13 +151,8 @@ fn spawn(launch: Launch<'_>) -> Result<Child, Error> {
         command.args(["-c", option]);
     }
     if !launch.durable {
-        for option in [
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
-        ] {
-            command.args(["-c", option]);
-        }
+        // Commits still reach the kernel: with synchronous_commit=off a crash would lose the last ones.
+        command.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
     }
     command
         .stdin(Stdio::piped())
