@@ -100,10 +100,10 @@ impl Account {
         command
     }
 
-    /// Gives a path of ours to this user.
+    /// Gives a file or directory of ours to this user; never what a link leads to.
     pub(super) fn give(&self, path: &Path) -> Result<(), Error> {
         match self {
-            Self::User { uid, gid, .. } => std::os::unix::fs::chown(path, Some(*uid), Some(*gid))
+            Self::User { uid, gid, .. } => std::os::unix::fs::lchown(path, Some(*uid), Some(*gid))
                 .map_err(Error::io(format!(
                     "give {} to user id {uid}",
                     path.display()

@@ -72,8 +72,7 @@ pub(super) async fn prepare(
     port: u16,
     password: &SecretString,
 ) -> Result<(), Error> {
-    let marker = directory.prepared_marker();
-    if marker.exists() {
+    if directory.is_prepared() {
         return Ok(());
     }
     let options = PgConnectOptions::new_without_pgpass()
@@ -89,5 +88,5 @@ pub(super) async fn prepare(
         .await
         .map_err(Error::Prepare)?;
     connection.close().await.map_err(Error::Prepare)?;
-    fs::write(&marker, "").map_err(Error::io(format!("write {}", marker.display())))
+    directory.mark_prepared()
 }

@@ -101,9 +101,14 @@ impl Directory {
         self.path.join("password")
     }
 
-    /// There once the new cluster has been prepared.
-    pub(super) fn prepared_marker(&self) -> PathBuf {
-        self.path.join("prepared")
+    /// Whether the new cluster has been prepared.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.path.join("prepared").exists()
+    }
+
+    pub(super) fn mark_prepared(&self) -> Result<(), Error> {
+        write_new(&self.path.join("prepared"), "yes")
+            .map_err(Error::io(format!("write to {}", self.path.display())))
     }
 
     /// The lock, to be held by a child as well.
@@ -119,18 +124,11 @@ impl Directory {
         super::binaries::leading_number(text.trim())
     }
 
-    /// A new password, written so that only its owner can read it.
+    /// A new password, in a file that only its owner can read.
     pub(super) fn write_password(&self) -> Result<(), Error> {
         let file = self.password_file();
-        let error = || Error::io(format!("write {}", file.display()));
-        let _ = fs::remove_file(&file);
-        let mut written = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&file)
-            .map_err(error())?;
-        writeln!(written, "{}", hex::encode(rand::random::<[u8; 24]>())).map_err(error())
+        write_new(&file, &hex::encode(rand::random::<[u8; 24]>()))
+            .map_err(Error::io(format!("write {}", file.display())))
     }
 
     pub(super) fn read_password(&self) -> Result<SecretString, Error> {
@@ -150,7 +148,7 @@ impl Directory {
 
     /// Remembers the port; only a convenience, so failing does not matter.
     pub(super) fn remember_port(&self, port: u16) {
-        let _ = fs::write(self.path.join("port"), format!("{port}\n"));
+        let _ = write_new(&self.path.join("port"), &port.to_string());
     }
 
     /// Puts the log of the last start aside.
@@ -168,6 +166,24 @@ impl Directory {
         }
         last_lines(&String::from_utf8_lossy(&text))
     }
+}
+
+/// Replaces a file. As root we write where the server's user could have put a
+/// link to somewhere else: a file that we create ourselves is none.
+fn write_new(file: &Path, line: &str) -> std::io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = fs::OpenOptions::new();
+    writeln!(
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)?,
+        "{line}"
+    )
 }
 
 /// The end of a text, short enough to be read in an error.

@@ -44,6 +44,12 @@ pub enum Error {
         /// Its owner.
         owner: u32,
     },
+    /// A directory of that name is not removed.
+    #[error("will not remove {} after use: it is not named {}*", .dir.display(), super::directory::EPHEMERAL_PREFIX)]
+    NotEphemeral {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// We are root, and the system refuses to give us another user.
     #[error("cannot run PostgreSQL as an unprivileged user: {reason}")]
     NoAccount {
@@ -124,6 +130,7 @@ impl Error {
             Self::BadBinaries { .. } => "postgres_bad_binaries",
             Self::Unreachable { .. } => "postgres_unreachable_path",
             Self::Foreign { .. } => "postgres_foreign_directory",
+            Self::NotEphemeral { .. } => "postgres_not_ephemeral",
             Self::NoAccount { .. } => "postgres_no_account",
             Self::InUse { .. } => "postgres_in_use",
             Self::DataVersion { .. } => "postgres_data_version",
@@ -145,6 +152,7 @@ impl Error {
                 format!("choose another directory, or run `chmod a+x {}`", closed.display())
             }
             Self::Foreign { .. } => "choose another directory, or run as its owner".to_owned(),
+            Self::NotEphemeral { .. } => "choose a directory of that name".to_owned(),
             Self::NoAccount { .. } => "run tenantry as an ordinary user instead of root".to_owned(),
             Self::InUse { pid, .. } => {
                 format!("stop process {pid} (`kill {pid}`), or choose another directory")

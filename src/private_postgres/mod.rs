@@ -72,16 +72,18 @@ impl PrivatePostgres {
         settings: &Settings,
         progress: impl Fn(&str) + Send + Sync,
     ) -> Result<Self, Error> {
-        let settings = settings.absolute()?;
+        let settings = settings.checked()?;
         let directory = Directory::claim(&settings.dir).await?;
-        let janitor = settings
-            .ephemeral
-            .then(|| Janitor::hire(&settings.dir))
-            .transpose()?;
-        let binaries = binaries::find(&settings, directory.data_version(), &progress).await?;
         let account = Account::choose(&directory.data())?;
         account.check_owner(&settings.dir)?;
-        account.give(&settings.dir)?;
+        let janitor = if settings.ephemeral {
+            Some(Janitor::hire(&settings.dir)?)
+        } else {
+            None
+        };
+        let binaries = binaries::find(&settings, directory.data_version(), &progress).await?;
+        let real_dir = settings.dir.canonicalize();
+        account.give(&real_dir.map_err(Error::io("find the directory of the cluster"))?)?;
         account.check_reach(&settings.dir, &binaries.postgres())?;
         let mut cluster = Self {
             server: None,

@@ -2,6 +2,7 @@
 //!
 //! A failure is one line of text: the last that the client printed.
 
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -63,4 +64,19 @@ pub(super) async fn run(program: &str, args: &[&str], dir: &Path) -> Result<(), 
         args.first().unwrap_or(&""),
         last.trim()
     ))
+}
+
+/// The name of the one file with that extension.
+pub(super) fn only_file(dir: &Path, extension: &str) -> Result<String, String> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .find(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|found| found == extension)
+        })
+        .ok_or_else(|| format!("the package client left no .{extension} file"))
 }

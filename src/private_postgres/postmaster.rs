@@ -7,7 +7,6 @@
 //! children that are still attached to the old shared memory.
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -89,19 +88,24 @@ pub(super) async fn settle(data: &Path) -> Result<Option<PidFile>, Error> {
     }
 }
 
-/// True when the arguments of the process name the data directory.
+/// True when the process is, or may be, a server of that data directory: in
+/// doubt it is, because two servers on one directory destroy it.
 fn serves(pid: Pid, data: &Path) -> bool {
-    let pid = pid.as_raw_nonzero().to_string();
-    let arguments = fs::read(Path::new("/proc").join(&pid).join("cmdline"))
-        .ok()
-        .or_else(|| {
-            let output = Command::new("ps")
-                .args(["-ww", "-o", "args=", "-p", &pid])
-                .output();
-            output.ok().map(|output| output.stdout)
-        });
-    let wanted = data.as_os_str().as_bytes();
-    arguments.is_some_and(|found| found.windows(wanted.len()).any(|window| window == wanted))
+    let number = pid.as_raw_nonzero().to_string();
+    let process = Path::new("/proc").join(&number);
+    let arguments = fs::read(process.join("cmdline")).ok().or_else(|| {
+        let output = Command::new("ps")
+            .args(["-ww", "-o", "args=", "-p", &number])
+            .output();
+        output.ok().map(|output| output.stdout)
+    });
+    let is_postgres = |found: Vec<u8>| {
+        let found = String::from_utf8_lossy(&found);
+        found.contains("postgres") || found.contains("postmaster")
+    };
+    // A server works in its data directory.
+    let elsewhere = || matches!((fs::read_link(process.join("cwd")), data.canonicalize()), (Ok(cwd), Ok(data)) if cwd != data);
+    arguments.is_none_or(is_postgres) && !elsewhere()
 }
 
 #[cfg(test)]
@@ -130,7 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_does_not_name_the_directory_is_not_its_server() {
-        assert!(!pid_file("ready").is_running(Path::new("/no/such/data/directory")));
+    fn a_process_that_works_elsewhere_is_not_its_server() {
+        let data = tempfile::tempdir().expect("a directory");
+        assert!(!pid_file("ready").is_running(data.path()));
     }
 }

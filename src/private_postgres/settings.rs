@@ -1,7 +1,8 @@
 //! What cluster to run, and where: given by the caller, who reads the
 //! environment.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::directory::EPHEMERAL_PREFIX;
@@ -34,7 +35,8 @@ pub struct Settings {
     pub binaries: BinarySource,
     /// Whether data survives a power cut: with fsync, or faster without.
     pub durable: bool,
-    /// Whether the directory goes away together with the cluster.
+    /// Whether the directory goes away together with the cluster; its name must
+    /// be one that [`Settings::ephemeral`] could have chosen.
     pub ephemeral: bool,
     /// How many connections the server accepts.
     pub max_connections: u16,
@@ -66,11 +68,17 @@ impl Settings {
         }
     }
 
-    /// The same with absolute paths: the server has another working directory.
-    pub(super) fn absolute(&self) -> Result<Self, Error> {
+    /// The same with absolute paths, because the server works elsewhere, and
+    /// with a directory that may be removed if it is to be.
+    pub(super) fn checked(&self) -> Result<Self, Error> {
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(Error::io(format!("find {}", path.display())))
         };
+        let named = |name: &OsStr| name.as_bytes().starts_with(EPHEMERAL_PREFIX.as_bytes());
+        if self.ephemeral && !self.dir.file_name().is_some_and(named) {
+            let dir = self.dir.clone();
+            return Err(Error::NotEphemeral { dir });
+        }
         let mut settings = self.clone();
         settings.dir = absolute(&self.dir)?;
         settings.cache_dir = absolute(&self.cache_dir)?;

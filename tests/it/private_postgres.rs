@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,10 @@ fn quick(parent: &Path, ephemeral: bool) -> Settings {
 }
 
 async fn start(settings: &Settings) -> PrivatePostgres {
-    PrivatePostgres::start(settings, |_| {})
-        .await
-        .expect("a cluster")
+    // Sendable, so that it can be started from any task.
+    let start: Pin<Box<dyn Future<Output = _> + Send>> =
+        Box::pin(PrivatePostgres::start(settings, |_| {}));
+    start.await.expect("a cluster")
 }
 
 async fn ask(cluster: &PrivatePostgres, sql: &'static str) -> Result<i64, sqlx::Error> {
@@ -109,20 +111,24 @@ async fn data_port_and_password_are_kept_between_runs() {
         42
     );
 
-    run(&cluster, "insert into kept values (43)").await;
+    crash_loses_no_commit(&mut cluster).await;
+    cluster.stop().await.expect("it stops");
+}
+
+async fn crash_loses_no_commit(cluster: &mut PrivatePostgres) {
+    run(cluster, "insert into kept values (43)").await;
     cluster.crash().await.expect("it crashes");
     assert!(!cluster.is_running());
-    assert!(ask(&cluster, "select 1::bigint").await.is_err());
+    assert!(ask(cluster, "select 1::bigint").await.is_err());
     cluster.restart().await.expect("it starts again");
     assert_eq!(
-        ask(&cluster, "select sum(answer)::bigint from kept")
+        ask(cluster, "select sum(answer)::bigint from kept")
             .await
             .expect("both rows"),
         85
     );
-    let log = fs::read_to_string(settings.dir.join("server.log")).expect("a log");
+    let log = fs::read_to_string(cluster.dir().join("server.log")).expect("a log");
     assert!(log.contains("automatic recovery in progress"), "{log}");
-    cluster.stop().await.expect("it stops");
 }
 
 #[tokio::test]
@@ -161,30 +167,7 @@ async fn a_server_that_dies_by_itself_is_noticed_and_can_be_restarted() {
 async fn tenants_reach_only_their_own_database_and_strangers_none() {
     let parent = parent();
     let cluster = start(&quick(parent.path(), true)).await;
-    run(&cluster, "create role stranger login password 'secret'").await;
-    for database in ["postgres", "template1"] {
-        let url = format!(
-            "postgresql://stranger:secret@127.0.0.1:{}/{database}",
-            cluster.port()
-        );
-        let refused = PgConnection::connect(&url)
-            .await
-            .expect_err("no right to connect");
-        assert!(
-            refused
-                .to_string()
-                .contains("permission denied for database"),
-            "{refused}"
-        );
-    }
-    let url = format!(
-        "postgresql://tenantry:wrong@127.0.0.1:{}/postgres",
-        cluster.port()
-    );
-    assert!(
-        PgConnection::connect(&url).await.is_err(),
-        "the password counts"
-    );
+    strangers_are_refused(&cluster).await;
     let mode = fs::metadata(cluster.dir().join("password"))
         .expect("a file")
         .permissions()
@@ -256,6 +239,33 @@ async fn helper_runs_a_cluster_until_killed() {
     std::future::pending::<()>().await;
 }
 
+async fn strangers_are_refused(cluster: &PrivatePostgres) {
+    run(cluster, "create role stranger login password 'secret'").await;
+    for database in ["postgres", "template1"] {
+        let url = format!(
+            "postgresql://stranger:secret@127.0.0.1:{}/{database}",
+            cluster.port()
+        );
+        let refused = PgConnection::connect(&url)
+            .await
+            .expect_err("no right to connect");
+        assert!(
+            refused
+                .to_string()
+                .contains("permission denied for database"),
+            "{refused}"
+        );
+    }
+    let url = format!(
+        "postgresql://tenantry:wrong@127.0.0.1:{}/postgres",
+        cluster.port()
+    );
+    assert!(
+        PgConnection::connect(&url).await.is_err(),
+        "the password counts"
+    );
+}
+
 fn sweep_spares_what_runs(parent: &Path) {
     for name in [
         "tenantry-postgres-2/data",
@@ -320,6 +330,12 @@ async fn every_refusal_names_its_reason_and_a_fix() {
     let error = refused(empty).await;
     assert_eq!(error.code(), "postgres_bad_binaries");
     assert!(error.fix().contains("TENANTRY_PG_BIN"));
+
+    let precious = Settings {
+        dir: parent.path().join("precious"),
+        ..quick(parent.path(), true)
+    };
+    assert_eq!(refused(precious).await.code(), "postgres_not_ephemeral");
 
     let other = quick(&parent.path().join("other"), false);
     fs::create_dir_all(other.dir.join("data")).expect("a directory");
