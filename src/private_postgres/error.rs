@@ -148,9 +148,10 @@ impl Error {
             Self::BadBinaries { .. } => {
                 "set TENANTRY_PG_BIN to a directory with `initdb` and `postgres` of version 14 or newer, or unset it".to_owned()
             }
-            Self::Unreachable { closed, .. } => {
-                format!("choose another directory, or run `chmod a+x {}`", closed.display())
-            }
+            Self::Unreachable { user, closed, .. } => format!(
+                "choose a directory that {user} can enter, such as one under /var/lib or /tmp, or run `chmod a+x {}`",
+                closed.display()
+            ),
             Self::Foreign { .. } => "choose another directory, or run as its owner".to_owned(),
             Self::NotEphemeral { .. } => "choose a directory of that name".to_owned(),
             Self::NoAccount { .. } => "run tenantry as an ordinary user instead of root".to_owned(),
