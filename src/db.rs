@@ -21,7 +21,11 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
-    (4, "provisioning", include_str!("../migrations/0004_provisioning.sql")),
+    (
+        4,
+        "provisioning",
+        include_str!("../migrations/0004_provisioning.sql"),
+    ),
 ];
 
 /// Advisory lock under which the control database is migrated: "tenantry" in ASCII.
@@ -134,7 +138,11 @@ impl Db {
                 Ok(value)
             }
             Err(error) => {
-                if sqlx::query("rollback").execute(&mut **connection).await.is_ok() {
+                if sqlx::query("rollback")
+                    .execute(&mut **connection)
+                    .await
+                    .is_ok()
+                {
                     drop(guard.0.take());
                 }
                 Err(error)
@@ -178,8 +186,11 @@ impl Db {
     /// Whether the schema is exactly the one that this binary knows.
     pub async fn is_migrated(&self) -> Result<bool, Error> {
         self.run(async |connection| {
-            let newest = sqlx::query_scalar::<_, Option<i64>>("select max(version) from _sqlx_migrations where success");
-            Ok(newest.fetch_one(connection).await? == MIGRATIONS.last().map(|(version, ..)| *version))
+            let newest = sqlx::query_scalar::<_, Option<i64>>(
+                "select max(version) from _sqlx_migrations where success",
+            );
+            Ok(newest.fetch_one(connection).await?
+                == MIGRATIONS.last().map(|(version, ..)| *version))
         })
         .await
     }
@@ -191,13 +202,22 @@ async fn try_lock(connection: &mut PgConnection) -> Result<bool, Error> {
 }
 
 async fn unlock(connection: &mut PgConnection) -> Result<(), Error> {
-    sqlx::query("select pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(connection).await?;
+    sqlx::query("select pg_advisory_unlock($1)")
+        .bind(MIGRATION_LOCK)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
 async fn run_migrations(connection: &mut PgConnection) -> Result<(), Error> {
     let migrations = MIGRATIONS.map(|(version, name, sql)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sqlx::SqlStr::from_static(sql), false)
+        Migration::new(
+            version,
+            name.into(),
+            MigrationType::Simple,
+            sqlx::SqlStr::from_static(sql),
+            false,
+        )
     });
     let mut migrator = Migrator::with_migrations(migrations.to_vec());
     migrator.set_locking(false);
@@ -207,19 +227,30 @@ async fn run_migrations(connection: &mut PgConnection) -> Result<(), Error> {
     )
     .execute(&mut *connection)
     .await?;
-    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => Error::Newer(version),
-        other => Error::Migrate(other),
-    })
+    migrator
+        .run_direct(None, connection, false)
+        .await
+        .map_err(|error| match error {
+            MigrateError::VersionMissing(version) => Error::Newer(version),
+            other => Error::Migrate(other),
+        })
 }
 
 /// Whether an error says that the server is away or going away, rather than that a statement is wrong.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
         // connection exceptions, insufficient resources, operator intervention, a starting or read-only server
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "25006"
+            ["08", "53", "57"]
+                .iter()
+                .any(|class| code.starts_with(class))
+                || code == "25006"
         }),
         _ => false,
     }
@@ -227,6 +258,8 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 
 /// The SQLSTATE of an error, where the server gave one.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .map(std::borrow::Cow::into_owned)
 }
-

@@ -57,14 +57,22 @@ impl Faults {
                 None if action == "error" => Action::Error,
                 _ => return None,
             };
-            Some((name.to_owned(), Point { action, used: AtomicBool::new(false) }))
+            Some((
+                name.to_owned(),
+                Point {
+                    action,
+                    used: AtomicBool::new(false),
+                },
+            ))
         };
         Self(Arc::new(plan.split(';').filter_map(point).collect()))
     }
 
     /// A point of the product was reached. Each acts once.
     pub async fn hit(&self, point: &str) -> Result<(), Injected> {
-        let Some(found) = self.0.get(point) else { return Ok(()) };
+        let Some(found) = self.0.get(point) else {
+            return Ok(());
+        };
         if found.used.swap(true, Ordering::SeqCst) {
             return Ok(());
         }

@@ -4,10 +4,7 @@
 //! do not know count as "other", so that no sender can make labels.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::AtomicU64,
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -58,7 +55,9 @@ one_label! {
 }
 
 /// Seconds; the buckets of OpenTelemetry's `http.server.request.duration`, and 1 ms before them.
-const BUCKETS: [f64; 15] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const BUCKETS: [f64; 15] = [
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 
 fn histogram() -> Histogram {
     Histogram::new(BUCKETS)
@@ -143,58 +142,146 @@ impl Metrics {
         let mut registry = Registry::with_prefix("tenantry");
         let build = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The running version", Info::new(build));
-        registry.register("webhook_deliveries", "Webhook deliveries by what became of them", self.deliveries.clone());
-        registry.register("webhook_ack_duration_seconds", "From the first byte of a delivery to its answer", self.ack_seconds.clone());
-        registry.register("http_request_duration_seconds", "HTTP requests", self.requests.clone());
-        registry.register("job_attempts", "Ended attempts of jobs", self.attempts.clone());
-        registry.register("job_rescues", "Jobs taken back from workers that showed no sign of life", self.job_rescues.clone());
-        registry.register("fenced_writes", "Writes refused because the claim was lost", self.fenced_writes.clone());
-        registry.register("provision_duration_seconds", "From the receipt of the event to the ready tenant", self.provision_seconds.clone());
-        registry.register("provision_step_duration_seconds", "Steps of provisioning", self.step_seconds.clone());
-        registry.register("inbox_pending", "Events received and not settled", self.inbox_pending.clone());
-        registry.register("inbox_oldest_pending_age_seconds", "Age of the oldest event that is not settled", self.inbox_oldest.clone());
-        registry.register("jobs", "Jobs by state; completed ones are not counted", self.jobs.clone());
-        registry.register("jobs_past_due", "Jobs that are due and wait", self.jobs_past_due.clone());
-        registry.register("job_oldest_ready_age_seconds", "Age of the oldest job that is due", self.oldest_due.clone());
+        registry.register(
+            "webhook_deliveries",
+            "Webhook deliveries by what became of them",
+            self.deliveries.clone(),
+        );
+        registry.register(
+            "webhook_ack_duration_seconds",
+            "From the first byte of a delivery to its answer",
+            self.ack_seconds.clone(),
+        );
+        registry.register(
+            "http_request_duration_seconds",
+            "HTTP requests",
+            self.requests.clone(),
+        );
+        registry.register(
+            "job_attempts",
+            "Ended attempts of jobs",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "job_rescues",
+            "Jobs taken back from workers that showed no sign of life",
+            self.job_rescues.clone(),
+        );
+        registry.register(
+            "fenced_writes",
+            "Writes refused because the claim was lost",
+            self.fenced_writes.clone(),
+        );
+        registry.register(
+            "provision_duration_seconds",
+            "From the receipt of the event to the ready tenant",
+            self.provision_seconds.clone(),
+        );
+        registry.register(
+            "provision_step_duration_seconds",
+            "Steps of provisioning",
+            self.step_seconds.clone(),
+        );
+        registry.register(
+            "inbox_pending",
+            "Events received and not settled",
+            self.inbox_pending.clone(),
+        );
+        registry.register(
+            "inbox_oldest_pending_age_seconds",
+            "Age of the oldest event that is not settled",
+            self.inbox_oldest.clone(),
+        );
+        registry.register(
+            "jobs",
+            "Jobs by state; completed ones are not counted",
+            self.jobs.clone(),
+        );
+        registry.register(
+            "jobs_past_due",
+            "Jobs that are due and wait",
+            self.jobs_past_due.clone(),
+        );
+        registry.register(
+            "job_oldest_ready_age_seconds",
+            "Age of the oldest job that is due",
+            self.oldest_due.clone(),
+        );
         registry.register("tenants", "Tenants by state", self.tenants.clone());
-        registry.register("dead_letters", "What failed for good and waits for an operator", self.dead_letters.clone());
-        registry.register("db_pool_connections", "Connections to the control database", self.pool.clone());
+        registry.register(
+            "dead_letters",
+            "What failed for good and waits for an operator",
+            self.dead_letters.clone(),
+        );
+        registry.register(
+            "db_pool_connections",
+            "Connections to the control database",
+            self.pool.clone(),
+        );
         registry
     }
 
     /// A webhook delivery was answered. `event_type` is one that has a meaning for us, or "other".
     pub fn delivery(&self, source: &str, event_type: &str, outcome: &'static str, took: Duration) {
-        let labels = DeliveryLabels { source: source.to_owned(), event_type: event_type.to_owned(), outcome };
+        let labels = DeliveryLabels {
+            source: source.to_owned(),
+            event_type: event_type.to_owned(),
+            outcome,
+        };
         self.deliveries.get_or_create(&labels).inc();
-        self.ack_seconds.get_or_create(&SourceLabel { source: source.to_owned() }).observe(took.as_secs_f64());
+        self.ack_seconds
+            .get_or_create(&SourceLabel {
+                source: source.to_owned(),
+            })
+            .observe(took.as_secs_f64());
     }
 
     /// An HTTP request was answered.
     pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
-        let labels = RequestLabels { method: method.to_owned(), route: route.to_owned(), status };
-        self.requests.get_or_create(&labels).observe(took.as_secs_f64());
+        let labels = RequestLabels {
+            method: method.to_owned(),
+            route: route.to_owned(),
+            status,
+        };
+        self.requests
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     /// An attempt of a job ended.
     pub fn job_attempt_ended(&self, kind: &'static str, outcome: &'static str) {
-        self.attempts.get_or_create(&AttemptLabels { kind, outcome }).inc();
+        self.attempts
+            .get_or_create(&AttemptLabels { kind, outcome })
+            .inc();
     }
 
     /// A step of provisioning was done.
     pub fn step_done(&self, step: &'static str, took: Duration) {
-        self.step_seconds.get_or_create(&StepLabel { step }).observe(took.as_secs_f64());
+        self.step_seconds
+            .get_or_create(&StepLabel { step })
+            .observe(took.as_secs_f64());
     }
 
     /// A tenant became ready.
     pub fn tenant_ready(&self, since_receipt: Duration) {
-        self.provision_seconds.get_or_create(&PathLabel { path: "cold" }).observe(since_receipt.as_secs_f64());
+        self.provision_seconds
+            .get_or_create(&PathLabel { path: "cold" })
+            .observe(since_receipt.as_secs_f64());
     }
 
     /// The pool's connections: open and idle.
     pub fn connections(&self, (open, idle): (u32, usize)) {
         let idle = i64::try_from(idle).unwrap_or(i64::MAX);
-        self.pool.get_or_create(&StateLabel { state: "idle".to_owned() }).set(idle);
-        self.pool.get_or_create(&StateLabel { state: "busy".to_owned() }).set(i64::from(open) - idle);
+        self.pool
+            .get_or_create(&StateLabel {
+                state: "idle".to_owned(),
+            })
+            .set(idle);
+        self.pool
+            .get_or_create(&StateLabel {
+                state: "busy".to_owned(),
+            })
+            .set(i64::from(open) - idle);
     }
 
     /// What the database said. `None`: it does not answer, and its gauges are left out rather than stale.
@@ -213,10 +300,16 @@ impl Metrics {
             self.jobs.get_or_create(&StateLabel { state }).set(jobs);
         }
         for (status, tenants) in backlog.tenants {
-            self.tenants.get_or_create(&StatusLabel { status }).set(tenants);
+            self.tenants
+                .get_or_create(&StatusLabel { status })
+                .set(tenants);
         }
-        self.dead_letters.get_or_create(&KindLabel { kind: "event" }).set(backlog.failed_events);
-        self.dead_letters.get_or_create(&KindLabel { kind: "job" }).set(dead_jobs);
+        self.dead_letters
+            .get_or_create(&KindLabel { kind: "event" })
+            .set(backlog.failed_events);
+        self.dead_letters
+            .get_or_create(&KindLabel { kind: "job" })
+            .set(dead_jobs);
     }
 
     /// The Prometheus text format.
@@ -226,4 +319,3 @@ impl Metrics {
         Ok(text)
     }
 }
-

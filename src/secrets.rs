@@ -10,7 +10,9 @@ use aws_lc_rs::{
     digest, hmac, pbkdf2,
     rand::{SecureRandom, SystemRandom},
 };
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine, engine::general_purpose::STANDARD as BASE64, engine::general_purpose::URL_SAFE_NO_PAD,
+};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
@@ -46,7 +48,9 @@ pub struct Keyring {
 
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.keys.iter().map(|(id, _)| id)).finish()
+        f.debug_list()
+            .entries(self.keys.iter().map(|(id, _)| id))
+            .finish()
     }
 }
 
@@ -54,20 +58,37 @@ impl Keyring {
     /// Reads the keys of `secrets.keys`.
     pub fn parse(keys: &[SecretString]) -> Result<Self, Error> {
         let parse = |(at, text): (usize, &SecretString)| {
-            let (id, key) = text.expose_secret().split_once(':').ok_or(Error::BadKey(at + 1))?;
-            let key = BASE64.decode(key.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+            let (id, key) = text
+                .expose_secret()
+                .split_once(':')
+                .ok_or(Error::BadKey(at + 1))?;
+            let key = BASE64
+                .decode(key.trim())
+                .ok()
+                .and_then(|bytes| bytes.try_into().ok());
             match key {
                 Some(key) if (1..=40).contains(&id.len()) => Ok((id.to_owned(), key)),
                 _ => Err(Error::BadKey(at + 1)),
             }
         };
-        let keys = keys.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() { Err(Error::NoKey) } else { Ok(Self { keys }) }
+        let keys = keys
+            .iter()
+            .enumerate()
+            .map(parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            Err(Error::NoKey)
+        } else {
+            Ok(Self { keys })
+        }
     }
 
     /// Makes a key in the form that `secrets.keys` takes.
     pub fn generate(id: &str) -> Result<SecretString, Error> {
-        Ok(SecretString::from(format!("{id}:{}", BASE64.encode(random::<32>()?))))
+        Ok(SecretString::from(format!(
+            "{id}:{}",
+            BASE64.encode(random::<32>()?)
+        )))
     }
 
     /// Seals a tenant's password.
@@ -118,7 +139,9 @@ fn split(row: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Crypto)?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::Crypto)?;
     Ok(bytes)
 }
 
@@ -161,7 +184,10 @@ mod tests {
     use super::*;
 
     fn ring(ids: &[&str]) -> (Keyring, Vec<SecretString>) {
-        let keys: Vec<_> = ids.iter().map(|id| Keyring::generate(id).unwrap()).collect();
+        let keys: Vec<_> = ids
+            .iter()
+            .map(|id| Keyring::generate(id).unwrap())
+            .collect();
         (Keyring::parse(&keys).unwrap(), keys)
     }
 
@@ -201,7 +227,11 @@ mod tests {
 
     #[test]
     fn bad_keys_are_refused_by_number() {
-        let bad = |text: &str| Keyring::parse(&[SecretString::from(text)]).unwrap_err().to_string();
+        let bad = |text: &str| {
+            Keyring::parse(&[SecretString::from(text)])
+                .unwrap_err()
+                .to_string()
+        };
         assert!(bad("no-colon").contains("number 1"));
         assert!(bad("id:c2hvcnQ=").contains("number 1"));
         assert!(matches!(Keyring::parse(&[]), Err(Error::NoKey)));

@@ -24,14 +24,20 @@ impl Tasks {
     }
 
     /// Runs `task`; a hard stop drops it where it is.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that spawns"
+    )]
     pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let stop = self.stop.clone();
-        tokio::spawn(self.tracker.track_future(async move { stop.run_until_cancelled(task).await }))
+        tokio::spawn(
+            self.tracker
+                .track_future(async move { stop.run_until_cancelled(task).await }),
+        )
     }
 
     /// Asks everything to finish what it does and take nothing new.
@@ -58,7 +64,9 @@ impl Tasks {
     /// Waits for every task, at most `limit`; then ends the rest. True when all ended by themselves.
     pub async fn finish(&self, limit: Duration) -> bool {
         self.tracker.close();
-        let in_time = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
+        let in_time = tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_ok();
         self.stop_now();
         self.tracker.wait().await;
         in_time
@@ -66,7 +74,12 @@ impl Tasks {
 
     /// Waits for the first signal and drains; a second one stops at once, in the background.
     pub async fn wait_for_signal(&self) -> std::io::Result<()> {
-        let mut signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let mut signals = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ]
+        .map(signal);
         next_signal(&mut signals).await?;
         tracing::info!("stopping: finishing running steps; a second signal ends at once");
         self.drain();
@@ -81,7 +94,9 @@ impl Tasks {
     }
 }
 
-async fn next_signal(signals: &mut [std::io::Result<tokio::signal::unix::Signal>; 3]) -> std::io::Result<()> {
+async fn next_signal(
+    signals: &mut [std::io::Result<tokio::signal::unix::Signal>; 3],
+) -> std::io::Result<()> {
     let [terminate, interrupt, hangup] = signals;
     let (Ok(terminate), Ok(interrupt), Ok(hangup)) = (terminate, interrupt, hangup) else {
         return Err(std::io::Error::other("signal handlers cannot be installed"));

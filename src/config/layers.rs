@@ -85,12 +85,18 @@ pub enum Error {
 
 impl Error {
     pub(super) fn value(key: &'static str, value: &str, expected: &'static str) -> Self {
-        Self::Value { key, value: value.to_owned(), expected }
+        Self::Value {
+            key,
+            value: value.to_owned(),
+            expected,
+        }
     }
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
+    nearest
+        .map(|key| format!("; did you mean {key}?"))
+        .unwrap_or_default()
 }
 
 /// The environment, read once.
@@ -99,20 +105,31 @@ pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// The process's environment. Variables that are not UTF-8 are left out.
-    #[expect(clippy::disallowed_methods, reason = "this is the place that reads the environment")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place that reads the environment"
+    )]
     pub fn of_process() -> Self {
         Self(std::env::vars().collect())
     }
 
     /// A variable, unless it is missing or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+        Self(
+            pairs
+                .into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+        )
     }
 }
 
@@ -124,13 +141,27 @@ pub(super) fn merge(file: Option<PathBuf>, environment: &Environment) -> Result<
     })?;
     let defaults = table.clone();
     if let Some((file, text)) = read_file(file)? {
-        let syntax = |source| Error::Syntax { file: file.clone(), source: Box::new(source) };
+        let syntax = |source| Error::Syntax {
+            file: file.clone(),
+            source: Box::new(source),
+        };
         let spanned = DeTable::parse(&text).map_err(syntax)?;
-        check_table(&defaults, spanned.get_ref(), "", &Origin { file: &file, text: &text })?;
+        check_table(
+            &defaults,
+            spanned.get_ref(),
+            "",
+            &Origin {
+                file: &file,
+                text: &text,
+            },
+        )?;
         overlay(&mut table, text.parse().map_err(syntax)?);
     }
     // plain names first: our own, more exact ones win over them
-    let (ours, plain): (Vec<_>, Vec<_>) = environment.0.iter().partition(|(name, _)| name.starts_with(PREFIX));
+    let (ours, plain): (Vec<_>, Vec<_>) = environment
+        .0
+        .iter()
+        .partition(|(name, _)| name.starts_with(PREFIX));
     for (name, value) in plain.into_iter().chain(ours) {
         apply_variable(&defaults, &mut table, name, value)?;
     }
@@ -161,23 +192,47 @@ impl Origin<'_> {
     }
 }
 
-fn check_table(known: &Table, given: &DeTable<'_>, path: &str, origin: &Origin<'_>) -> Result<(), Error> {
+fn check_table(
+    known: &Table,
+    given: &DeTable<'_>,
+    path: &str,
+    origin: &Origin<'_>,
+) -> Result<(), Error> {
     for (key, value) in given {
         let name = key.get_ref().as_ref();
-        let full = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        let full = if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        };
         if FREE_SECTIONS.contains(&full.as_str()) {
             continue;
         }
         let Some(default) = known.get(name) else {
-            let nearest = nearest(name, known.keys()).map(|near| if path.is_empty() { near } else { format!("{path}.{near}") });
-            return Err(Error::UnknownKey { origin: origin.at(key.span().start), key: full, nearest });
+            let nearest = nearest(name, known.keys()).map(|near| {
+                if path.is_empty() {
+                    near
+                } else {
+                    format!("{path}.{near}")
+                }
+            });
+            return Err(Error::UnknownKey {
+                origin: origin.at(key.span().start),
+                key: full,
+                nearest,
+            });
         };
         check_type(default, value, &full, origin)?;
     }
     Ok(())
 }
 
-fn check_type(default: &Value, given: &Spanned<DeValue<'_>>, key: &str, origin: &Origin<'_>) -> Result<(), Error> {
+fn check_type(
+    default: &Value,
+    given: &Spanned<DeValue<'_>>,
+    key: &str,
+    origin: &Origin<'_>,
+) -> Result<(), Error> {
     if let (Value::Table(known), DeValue::Table(table)) = (default, given.get_ref()) {
         return check_table(known, table, key, origin);
     }
@@ -193,7 +248,11 @@ fn check_type(default: &Value, given: &Spanned<DeValue<'_>>, key: &str, origin: 
 }
 
 fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
-    known.map(|key| (edit_distance(given, key), key)).filter(|(distance, _)| *distance <= 3).min().map(|(_, key)| key.clone())
+    known
+        .map(|key| (edit_distance(given, key), key))
+        .filter(|(distance, _)| *distance <= 3)
+        .min()
+        .map(|(_, key)| key.clone())
 }
 
 /// Levenshtein distance; keys are short.
@@ -228,7 +287,12 @@ const PLAIN_VARIABLES: [(&str, &[&str]); 2] = [
     ("WORKOS_WEBHOOK_SECRET", &["sources", "workos", "secrets"]),
 ];
 
-fn apply_variable(defaults: &Table, table: &mut Table, name: &str, value: &str) -> Result<(), Error> {
+fn apply_variable(
+    defaults: &Table,
+    table: &mut Table,
+    name: &str,
+    value: &str,
+) -> Result<(), Error> {
     if value.is_empty() {
         return Ok(());
     }
@@ -240,7 +304,9 @@ fn apply_variable(defaults: &Table, table: &mut Table, name: &str, value: &str) 
         }
         return Ok(());
     }
-    let Some(key) = name.strip_prefix(PREFIX) else { return Ok(()) };
+    let Some(key) = name.strip_prefix(PREFIX) else {
+        return Ok(());
+    };
     let path: Vec<String> = key.to_lowercase().split("__").map(str::to_owned).collect();
     let value = typed(defaults, &path, value, name)?;
     set(table, &path, value);
@@ -248,27 +314,60 @@ fn apply_variable(defaults: &Table, table: &mut Table, name: &str, value: &str) 
 }
 
 fn default_kind(table: &mut Table, source: &str) {
-    let Some(Value::Table(source_table)) = table.get_mut("sources").and_then(|sources| sources.get_mut(source)) else { return };
-    source_table.entry("kind").or_insert_with(|| Value::String(source.to_owned()));
+    let Some(Value::Table(source_table)) = table
+        .get_mut("sources")
+        .and_then(|sources| sources.get_mut(source))
+    else {
+        return;
+    };
+    source_table
+        .entry("kind")
+        .or_insert_with(|| Value::String(source.to_owned()));
 }
 
 /// The variable's text as the type that the default has.
 fn typed(defaults: &Table, path: &[String], text: &str, variable: &str) -> Result<Value, Error> {
     let free = FREE_SECTIONS.contains(&path[0].as_str());
-    let default = path.iter().try_fold(Value::Table(defaults.clone()), |at, part| at.get(part).cloned());
+    let default = path
+        .iter()
+        .try_fold(Value::Table(defaults.clone()), |at, part| {
+            at.get(part).cloned()
+        });
     if default.is_none() && !free {
         let siblings = path.split_last().and_then(|(_, parents)| {
-            parents.iter().try_fold(Value::Table(defaults.clone()), |at, part| at.get(part).cloned())
+            parents
+                .iter()
+                .try_fold(Value::Table(defaults.clone()), |at, part| {
+                    at.get(part).cloned()
+                })
         });
-        let nearest = siblings.as_ref().and_then(Value::as_table).and_then(|table| nearest(path.last()?, table.keys()));
-        return Err(Error::UnknownKey { origin: format!("environment variable {variable}"), key: path.join("."), nearest });
+        let nearest = siblings
+            .as_ref()
+            .and_then(Value::as_table)
+            .and_then(|table| nearest(path.last()?, table.keys()));
+        return Err(Error::UnknownKey {
+            origin: format!("environment variable {variable}"),
+            key: path.join("."),
+            nearest,
+        });
     }
-    let is_list = matches!(default, Some(Value::Array(_))) || (free && path.last().is_some_and(|key| key.ends_with('s') && key != "tolerance_s"));
-    let parsed = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    let is_list = matches!(default, Some(Value::Array(_)))
+        || (free
+            && path
+                .last()
+                .is_some_and(|key| key.ends_with('s') && key != "tolerance_s"));
+    let parsed = format!("value = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"));
     let value = match (default, parsed) {
         (Some(Value::String(_)), _) => Value::String(text.to_owned()),
         (_, Some(array @ Value::Array(_))) if is_list => array,
-        _ if is_list => Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect()),
+        _ if is_list => Value::Array(
+            text.split(',')
+                .map(|part| Value::String(part.trim().to_owned()))
+                .collect(),
+        ),
         (None, Some(number @ Value::Integer(_))) => number,
         (None, _) => Value::String(text.to_owned()),
         (Some(default), parsed) => {
@@ -293,7 +392,9 @@ fn set(table: &mut Table, path: &[String], value: Value) {
         table.insert(first.clone(), value);
         return;
     }
-    let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new()));
+    let inner = table
+        .entry(first)
+        .or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(inner) = inner {
         set(inner, rest, value);
     }

@@ -206,14 +206,22 @@ fn empty_secret() -> SecretString {
 impl Source {
     /// A source with these secrets and the default tolerance.
     pub fn new(kind: SourceKind, secrets: Vec<SecretString>) -> Self {
-        Self { kind, secrets, secret_files: Vec::new(), tolerance_s: default_tolerance_s() }
+        Self {
+            kind,
+            secrets,
+            secret_files: Vec::new(),
+            tolerance_s: default_tolerance_s(),
+        }
     }
 }
 
 impl Secrets {
     /// Keys given directly.
     pub fn new(keys: Vec<SecretString>) -> Self {
-        Self { keys, keys_file: PathBuf::new() }
+        Self {
+            keys,
+            keys_file: PathBuf::new(),
+        }
     }
 }
 
@@ -243,7 +251,9 @@ impl Config {
 
     /// The sources that are routed: those with a secret.
     pub fn routed_sources(&self) -> impl Iterator<Item = (&String, &Source)> {
-        self.sources.iter().filter(|(_, source)| !source.secrets.is_empty())
+        self.sources
+            .iter()
+            .filter(|(_, source)| !source.secrets.is_empty())
     }
 
     /// The effective values with every secret hidden, one `section.key = value` a line.
@@ -254,32 +264,85 @@ impl Config {
         };
         let mut lines = vec![
             ("server.listen".into(), self.server.listen.clone()),
-            ("server.drain_timeout_s".into(), self.server.drain_timeout_s.to_string()),
-            ("log.format".into(), format!("{:?}", self.log.format).to_lowercase()),
+            (
+                "server.drain_timeout_s".into(),
+                self.server.drain_timeout_s.to_string(),
+            ),
+            (
+                "log.format".into(),
+                format!("{:?}", self.log.format).to_lowercase(),
+            ),
             ("log.level".into(), self.log.level.clone()),
             ("database.url".into(), redact_url(&self.database.url)),
-            ("database.max_connections".into(), self.database.max_connections.to_string()),
-            ("blueprint.directory".into(), self.blueprint.directory.display().to_string()),
+            (
+                "database.max_connections".into(),
+                self.database.max_connections.to_string(),
+            ),
+            (
+                "blueprint.directory".into(),
+                self.blueprint.directory.display().to_string(),
+            ),
             ("tenants.prefix".into(), self.tenants.prefix.clone()),
-            ("tenants.names".into(), format!("{:?}", self.tenants.names).to_lowercase()),
-            ("tenants.base_domain".into(), self.tenants.base_domain.clone()),
-            ("tenants.connection_limit".into(), self.tenants.connection_limit.to_string()),
-            ("queue.concurrency".into(), self.queue.concurrency.to_string()),
+            (
+                "tenants.names".into(),
+                format!("{:?}", self.tenants.names).to_lowercase(),
+            ),
+            (
+                "tenants.base_domain".into(),
+                self.tenants.base_domain.clone(),
+            ),
+            (
+                "tenants.connection_limit".into(),
+                self.tenants.connection_limit.to_string(),
+            ),
+            (
+                "queue.concurrency".into(),
+                self.queue.concurrency.to_string(),
+            ),
             ("queue.lease_ms".into(), self.queue.lease_ms.to_string()),
-            ("queue.poll_interval_ms".into(), self.queue.poll_interval_ms.to_string()),
-            ("queue.max_attempts".into(), self.queue.max_attempts.to_string()),
+            (
+                "queue.poll_interval_ms".into(),
+                self.queue.poll_interval_ms.to_string(),
+            ),
+            (
+                "queue.max_attempts".into(),
+                self.queue.max_attempts.to_string(),
+            ),
         ];
         for (name, source) in &self.sources {
-            let secrets = source.secrets.iter().map(hide).collect::<Vec<_>>().join(", ");
-            lines.push((format!("sources.{name}.kind"), source.kind.name().to_owned()));
+            let secrets = source
+                .secrets
+                .iter()
+                .map(hide)
+                .collect::<Vec<_>>()
+                .join(", ");
+            lines.push((
+                format!("sources.{name}.kind"),
+                source.kind.name().to_owned(),
+            ));
             lines.push((format!("sources.{name}.secrets"), format!("[{secrets}]")));
-            lines.push((format!("sources.{name}.tolerance_s"), source.tolerance_s.to_string()));
+            lines.push((
+                format!("sources.{name}.tolerance_s"),
+                source.tolerance_s.to_string(),
+            ));
         }
-        let keys = self.secrets.keys.iter().map(hide).collect::<Vec<_>>().join(", ");
+        let keys = self
+            .secrets
+            .keys
+            .iter()
+            .map(hide)
+            .collect::<Vec<_>>()
+            .join(", ");
         lines.push(("secrets.keys".into(), format!("[{keys}]")));
         for cluster in &self.clusters {
-            lines.push((format!("clusters.{}.url", cluster.name), redact_url(&cluster.url)));
-            lines.push((format!("clusters.{}.capacity", cluster.name), cluster.capacity.to_string()));
+            lines.push((
+                format!("clusters.{}.url", cluster.name),
+                redact_url(&cluster.url),
+            ));
+            lines.push((
+                format!("clusters.{}.capacity", cluster.name),
+                cluster.capacity.to_string(),
+            ));
         }
         lines
     }
@@ -288,28 +351,63 @@ impl Config {
     fn check(&self) -> Result<(), Error> {
         let prefix = &self.tenants.prefix;
         let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if prefix.is_empty() || prefix.len() > 12 || !prefix.starts_with(|c: char| c.is_ascii_lowercase()) || !prefix.chars().all(legal) {
-            return Err(Error::value("tenants.prefix", prefix, "1 to 12 characters of a-z, 0-9 and _, beginning with a letter"));
+        if prefix.is_empty()
+            || prefix.len() > 12
+            || !prefix.starts_with(|c: char| c.is_ascii_lowercase())
+            || !prefix.chars().all(legal)
+        {
+            return Err(Error::value(
+                "tenants.prefix",
+                prefix,
+                "1 to 12 characters of a-z, 0-9 and _, beginning with a letter",
+            ));
         }
         let domain = &self.tenants.base_domain;
-        if domain.is_empty() || domain.len() > 150 || domain.contains(|c: char| c.is_whitespace() || "/:@".contains(c)) {
-            return Err(Error::value("tenants.base_domain", domain, "a host name such as app.example.com"));
+        if domain.is_empty()
+            || domain.len() > 150
+            || domain.contains(|c: char| c.is_whitespace() || "/:@".contains(c))
+        {
+            return Err(Error::value(
+                "tenants.base_domain",
+                domain,
+                "a host name such as app.example.com",
+            ));
         }
         if !(1..=256).contains(&self.queue.concurrency) {
-            return Err(Error::value("queue.concurrency", &self.queue.concurrency.to_string(), "1 to 256"));
+            return Err(Error::value(
+                "queue.concurrency",
+                &self.queue.concurrency.to_string(),
+                "1 to 256",
+            ));
         }
         if !(300..=600_000).contains(&self.queue.lease_ms) {
-            return Err(Error::value("queue.lease_ms", &self.queue.lease_ms.to_string(), "300 to 600000"));
+            return Err(Error::value(
+                "queue.lease_ms",
+                &self.queue.lease_ms.to_string(),
+                "300 to 600000",
+            ));
         }
         if self.queue.max_attempts < 1 || self.queue.poll_interval_ms == 0 {
-            return Err(Error::value("queue", "0", "max_attempts and poll_interval_ms of at least 1"));
+            return Err(Error::value(
+                "queue",
+                "0",
+                "max_attempts and poll_interval_ms of at least 1",
+            ));
         }
         if self.database.max_connections < 4 {
-            return Err(Error::value("database.max_connections", &self.database.max_connections.to_string(), "at least 4"));
+            return Err(Error::value(
+                "database.max_connections",
+                &self.database.max_connections.to_string(),
+                "at least 4",
+            ));
         }
         for name in self.sources.keys() {
             if name.is_empty() || name.len() > 40 || !name.chars().all(|c| legal(c) || c == '-') {
-                return Err(Error::value("sources", name, "names of 1 to 40 characters of a-z, 0-9, _ and -"));
+                return Err(Error::value(
+                    "sources",
+                    name,
+                    "names of 1 to 40 characters of a-z, 0-9, _ and -",
+                ));
             }
         }
         Ok(())

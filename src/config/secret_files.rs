@@ -11,7 +11,11 @@ use super::{Config, Error};
 
 /// Reads every `*_file` setting into the setting that it stands for.
 pub(super) fn resolve(config: &mut Config) -> Result<(), Error> {
-    single("database.url_file", &config.database.url_file, &mut config.database.url)?;
+    single(
+        "database.url_file",
+        &config.database.url_file,
+        &mut config.database.url,
+    )?;
     for cluster in &mut config.clusters {
         single("clusters.url_file", &cluster.url_file, &mut cluster.url)?;
     }
@@ -20,11 +24,17 @@ pub(super) fn resolve(config: &mut Config) -> Result<(), Error> {
             source.secrets.push(read("sources.secret_files", file)?);
         }
         // an empty secret would verify what anybody signs with nothing
-        source.secrets.retain(|secret| !secret.expose_secret().is_empty());
+        source
+            .secrets
+            .retain(|secret| !secret.expose_secret().is_empty());
     }
     if !config.secrets.keys_file.as_os_str().is_empty() {
         let text = read("secrets.keys_file", &config.secrets.keys_file)?;
-        let lines = text.expose_secret().lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines = text
+            .expose_secret()
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
         config.secrets.keys.extend(lines.map(SecretString::from));
     }
     Ok(())
@@ -38,7 +48,10 @@ fn single(key: &'static str, file: &Path, setting: &mut SecretString) -> Result<
 }
 
 fn read(key: &'static str, file: &Path) -> Result<SecretString, Error> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| Error::SecretFile { key, file: file.to_owned(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| Error::SecretFile {
+        key,
+        file: file.to_owned(),
+        source,
+    })?;
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
 }

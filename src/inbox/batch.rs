@@ -55,7 +55,13 @@ pub struct Inbox {
 
 impl Inbox {
     /// Starts the writers; they end when the last `Inbox` is dropped.
-    pub fn start(db: &Db, waker: &Waker, tasks: &Tasks, max_attempts: i32, faults: &Faults) -> Self {
+    pub fn start(
+        db: &Db,
+        waker: &Waker,
+        tasks: &Tasks,
+        max_attempts: i32,
+        faults: &Faults,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_LIMIT);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..WRITERS {
@@ -74,10 +80,12 @@ impl Inbox {
     /// Records an event; returns after the commit that holds it.
     pub async fn record(&self, event: NewEvent) -> Result<Recorded, Unavailable> {
         let (answer, answered) = oneshot::channel();
-        self.waiting.try_send(Waiting { event, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
-        })?;
+        self.waiting
+            .try_send(Waiting { event, answer })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
+            })?;
         answered.await.unwrap_or(Err(Unavailable::Stopping))
     }
 }
@@ -93,7 +101,10 @@ struct Writer {
 impl Writer {
     async fn run(self) {
         while let Some(group) = self.next_group().await {
-            let (events, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|waiting| (waiting.event, waiting.answer)).unzip();
+            let (events, answers): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|waiting| (waiting.event, waiting.answer))
+                .unzip();
             let recorded = self.record(&events).await;
             match recorded {
                 Ok(recorded) => {
@@ -133,7 +144,11 @@ impl Writer {
     /// idempotent and a connection that a restarted server left behind says so only when used.
     async fn record(&self, events: &[NewEvent]) -> sqlx::Result<Vec<Recorded>> {
         match self.record_once(events).await {
-            Err(error) if db::is_unavailable(&error) && !matches!(error, sqlx::Error::PoolTimedOut) => self.record_once(events).await,
+            Err(error)
+                if db::is_unavailable(&error) && !matches!(error, sqlx::Error::PoolTimedOut) =>
+            {
+                self.record_once(events).await
+            }
             result => result,
         }
     }
@@ -141,7 +156,10 @@ impl Writer {
     async fn record_once(&self, events: &[NewEvent]) -> sqlx::Result<Vec<Recorded>> {
         let injected = |error: crate::faults::Injected| sqlx::Error::Protocol(error.to_string());
         self.faults.hit("inbox.before").await.map_err(injected)?;
-        let recorded = self.db.run(async |connection| record(connection, events, self.max_attempts).await).await?;
+        let recorded = self
+            .db
+            .run(async |connection| record(connection, events, self.max_attempts).await)
+            .await?;
         self.faults.hit("inbox.recorded").await.map_err(injected)?;
         Ok(recorded)
     }

@@ -111,7 +111,11 @@ pub async fn find_body(connection: &mut PgConnection, id: i64) -> sqlx::Result<O
 }
 
 /// The event was processed; `note` says what was not done and why.
-pub async fn mark_processed(tx: &mut PgConnection, id: i64, note: Option<&str>) -> sqlx::Result<()> {
+pub async fn mark_processed(
+    tx: &mut PgConnection,
+    id: i64,
+    note: Option<&str>,
+) -> sqlx::Result<()> {
     mark(tx, id, "processed", note).await
 }
 
@@ -120,7 +124,12 @@ pub async fn mark_failed(tx: &mut PgConnection, id: i64, reason: &str) -> sqlx::
     mark(tx, id, "failed", Some(reason)).await
 }
 
-async fn mark(tx: &mut PgConnection, id: i64, state: &str, reason: Option<&str>) -> sqlx::Result<()> {
+async fn mark(
+    tx: &mut PgConnection,
+    id: i64,
+    state: &str,
+    reason: Option<&str>,
+) -> sqlx::Result<()> {
     sqlx::query(
         "update webhook_events
          set state = $2,

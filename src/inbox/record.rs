@@ -11,12 +11,19 @@ use super::{Disposition, NewEvent, Recorded};
 use crate::queue::Job;
 
 /// Records the events; the answers are in the order of `events`.
-pub async fn record(connection: &mut PgConnection, events: &[NewEvent], max_attempts: i32) -> sqlx::Result<Vec<Recorded>> {
+pub async fn record(
+    connection: &mut PgConnection,
+    events: &[NewEvent],
+    max_attempts: i32,
+) -> sqlx::Result<Vec<Recorded>> {
     let mut order: Vec<usize> = (0..events.len()).collect();
     order.sort_by_key(|&at| (&events[at].source, &events[at].event_id));
     let mut new = insert(connection, events, &order, max_attempts).await?;
     // of one event delivered twice in a group, the first is the new one
-    let again: Vec<usize> = order.into_iter().filter(|&at| !new.remove(&key(&events[at]))).collect();
+    let again: Vec<usize> = order
+        .into_iter()
+        .filter(|&at| !new.remove(&key(&events[at])))
+        .collect();
     let mut answers = vec![Recorded::New; events.len()];
     if again.is_empty() {
         return Ok(answers);
@@ -45,7 +52,8 @@ async fn insert(
     order: &[usize],
     max_attempts: i32,
 ) -> sqlx::Result<HashSet<Key>> {
-    let column = |of: fn(&NewEvent) -> &str| order.iter().map(|&at| of(&events[at])).collect::<Vec<_>>();
+    let column =
+        |of: fn(&NewEvent) -> &str| order.iter().map(|&at| of(&events[at])).collect::<Vec<_>>();
     let rows: Vec<Key> = sqlx::query_as(
         "with delivered as (
              select *
@@ -135,10 +143,18 @@ async fn count_again(
     .bind(again.iter().map(|&at| events[at].body_sha256.as_slice()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    let recorded = |conflict| if conflict { Recorded::Conflict } else { Recorded::Duplicate };
+    let recorded = |conflict| {
+        if conflict {
+            Recorded::Conflict
+        } else {
+            Recorded::Duplicate
+        }
+    };
     Ok(rows
         .into_iter()
-        .map(|(source, event_id, sha256, conflict)| (((source, event_id), sha256), recorded(conflict)))
+        .map(|(source, event_id, sha256, conflict)| {
+            (((source, event_id), sha256), recorded(conflict))
+        })
         .collect())
 }
 

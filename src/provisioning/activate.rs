@@ -28,8 +28,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             Ok(())
         })
         .await?;
-    let waited = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()) - tenant.requested_at).to_std();
-    cx.provisioner.metrics.tenant_ready(waited.unwrap_or_default());
+    let waited = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
+        - tenant.requested_at)
+        .to_std();
+    cx.provisioner
+        .metrics
+        .tenant_ready(waited.unwrap_or_default());
     tracing::info!(
         tenant.id = %tenant.id,
         tenant.url = tenant.url,

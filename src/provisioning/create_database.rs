@@ -29,7 +29,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             }
         }
         let template = template::ensure(cx.provisioner, cluster, &cx.blueprint).await?;
-        let mark = Mark { tenant: tenant.id.0, template: template.hash.clone() };
+        let mark = Mark {
+            tenant: tenant.id.0,
+            template: template.hash.clone(),
+        };
         match cluster.find_database(&cx.tag, unnamed.as_str()).await? {
             None => clone(cx, &template.database, &unnamed).await?,
             Some(facts) if facts.usable && facts.owner == cluster.owner.as_str() => {
@@ -45,7 +48,11 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
         cx.provisioner.faults.hit(CLONED).await?;
         cx.check_lease()?;
-        let handed = cluster.run_as(&cx.tag, async |connection| databases::hand_over(connection, &unnamed, &name, &mark).await).await;
+        let handed = cluster
+            .run_as(&cx.tag, async |connection| {
+                databases::hand_over(connection, &unnamed, &name, &mark).await
+            })
+            .await;
         match handed {
             Ok(()) => {
                 cx.fault(Step::CreateDatabase, HANDED_OVER).await?;
@@ -56,7 +63,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             Err(error) => return Err(error.into()),
         }
     }
-    Err(StepError::TimedOut { step: Step::CreateDatabase.name(), limit: cx.limit(Step::CreateDatabase) })
+    Err(StepError::TimedOut {
+        step: Step::CreateDatabase.name(),
+        limit: cx.limit(Step::CreateDatabase),
+    })
 }
 
 /// Fault points between the parts of this step.
@@ -65,7 +75,11 @@ const HANDED_OVER: &str = "handed_over";
 const _: [&str; 3] = FAULT_POINTS;
 
 /// The mark of a database that is this tenant's; `None` after an unusable one of ours was dropped.
-async fn ours(facts: &Facts, cx: &StepContext<'_>, name: &Ident) -> Result<Option<Mark>, StepError> {
+async fn ours(
+    facts: &Facts,
+    cx: &StepContext<'_>,
+    name: &Ident,
+) -> Result<Option<Mark>, StepError> {
     let tenant = cx.id().await;
     match facts.mark(&cx.cluster().await?.owner) {
         Some(mark) if mark.tenant == tenant.0 && facts.usable => Ok(Some(mark)),
@@ -78,19 +92,32 @@ async fn ours(facts: &Facts, cx: &StepContext<'_>, name: &Ident) -> Result<Optio
 }
 
 fn foreign(name: &Ident, facts: &Facts) -> StepError {
-    tenant_db::Error::ForeignDatabase { name: name.as_str().to_owned(), found: facts.describe() }.into()
+    tenant_db::Error::ForeignDatabase {
+        name: name.as_str().to_owned(),
+        found: facts.describe(),
+    }
+    .into()
 }
 
 async fn clone(cx: &StepContext<'_>, template: &Ident, name: &Ident) -> Result<(), StepError> {
     cx.check_lease()?;
     let cluster = cx.cluster().await?;
-    cluster.run_as(&cx.tag, async |connection| databases::clone_template(connection, cluster, template, name).await).await?;
+    cluster
+        .run_as(&cx.tag, async |connection| {
+            databases::clone_template(connection, cluster, template, name).await
+        })
+        .await?;
     Ok(())
 }
 
 async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {
     cx.check_lease()?;
-    cx.cluster().await?.run_as(&cx.tag, async |connection| databases::drop_database(connection, name).await).await?;
+    cx.cluster()
+        .await?
+        .run_as(&cx.tag, async |connection| {
+            databases::drop_database(connection, name).await
+        })
+        .await?;
     Ok(())
 }
 

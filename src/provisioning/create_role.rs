@@ -11,8 +11,15 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (cluster, tenant) = (cx.cluster().await?, cx.tenant().await);
     let ident = |text: &str| Ident::new(text).map_err(tenant_db::Error::from);
     let (name, database) = (ident(&tenant.username)?, ident(&tenant.database)?);
-    let sealed = cx.provisioner.db.run(async |connection| tenants::find_credential(connection, tenant.id).await).await?;
-    let password = cx.provisioner.keyring.open(tenant.id.0, &sealed.unwrap_or_default())?;
+    let sealed = cx
+        .provisioner
+        .db
+        .run(async |connection| tenants::find_credential(connection, tenant.id).await)
+        .await?;
+    let password = cx
+        .provisioner
+        .keyring
+        .open(tenant.id.0, &sealed.unwrap_or_default())?;
     let role = roles::TenantRole {
         tenant: tenant.id.0,
         name: &name,
@@ -21,6 +28,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         connection_limit: cx.provisioner.names.connection_limit,
     };
     cx.check_lease()?;
-    cluster.run_as(&cx.tag, async |connection| roles::ensure_tenant_role(connection, cluster, &role).await).await?;
+    cluster
+        .run_as(&cx.tag, async |connection| {
+            roles::ensure_tenant_role(connection, cluster, &role).await
+        })
+        .await?;
     Ok(())
 }

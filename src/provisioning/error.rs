@@ -105,9 +105,11 @@ impl StepError {
     /// What to do.
     pub fn fix(&self) -> String {
         match self {
-            Self::Blueprint(error) => error.fix(),
+            Self::Blueprint(error) => error.fix().to_owned(),
             Self::File { file, .. } => {
-                format!("repair {file} in the blueprint (or what it met in the database), then: tenantry tenants retry <tenant>")
+                format!(
+                    "repair {file} in the blueprint (or what it met in the database), then: tenantry tenants retry <tenant>"
+                )
             }
             _ => self.fixed_text().to_owned(),
         }
@@ -115,17 +117,35 @@ impl StepError {
 
     fn fixed_text(&self) -> &'static str {
         match self.code() {
-            "control_database_unavailable" | "cluster_unavailable" | "step_timed_out" | "claim_lost" | "injected_fault" => {
+            "control_database_unavailable"
+            | "cluster_unavailable"
+            | "step_timed_out"
+            | "claim_lost"
+            | "injected_fault" => {
                 "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
             }
-            "foreign_database" => "rename or drop that database, if you know whose it is; then: tenantry tenants retry <tenant>",
-            "foreign_role" => "rename or drop that role, if you know whose it is; then: tenantry tenants retry <tenant>",
-            "missing_privilege" => "`tenantry doctor` prints the grant that is missing; then: tenantry tenants retry <tenant>",
+            "foreign_database" => {
+                "rename or drop that database, if you know whose it is; then: tenantry tenants retry <tenant>"
+            }
+            "foreign_role" => {
+                "rename or drop that role, if you know whose it is; then: tenantry tenants retry <tenant>"
+            }
+            "missing_privilege" => {
+                "`tenantry doctor` prints the grant that is missing; then: tenantry tenants retry <tenant>"
+            }
             "disk_full" => "free or add disk space on the cluster; it is tried again by itself",
-            "too_many_connections" => "raise max_connections or lower queue.concurrency; it is tried again by itself",
-            "no_room" => "add a cluster to the configuration or raise a capacity; it is tried again by itself",
-            "credential_unreadable" => "configure the key that sealed it again in secrets.keys; then: tenantry tenants retry <tenant>",
-            "not_verified" => "repair what the cause names (seed, verify query, or rights), then: tenantry tenants retry <tenant>",
+            "too_many_connections" => {
+                "raise max_connections or lower queue.concurrency; it is tried again by itself"
+            }
+            "no_room" => {
+                "add a cluster to the configuration or raise a capacity; it is tried again by itself"
+            }
+            "credential_unreadable" => {
+                "configure the key that sealed it again in secrets.keys; then: tenantry tenants retry <tenant>"
+            }
+            "not_verified" => {
+                "repair what the cause names (seed, verify query, or rights), then: tenantry tenants retry <tenant>"
+            }
             _ => "repair what the cause names, then: tenantry tenants retry <tenant>",
         }
     }
@@ -133,10 +153,21 @@ impl StepError {
     /// Whether the same attempt may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Control(_) | Self::NoRoom | Self::NotPlaced | Self::TimedOut { .. } | Self::LostClaim | Self::Injected(_) => true,
-            Self::Cluster(tenant_db::Error::Sql { source, .. }) | Self::File { source, .. } => is_transient(source),
+            Self::Control(_)
+            | Self::NoRoom
+            | Self::NotPlaced
+            | Self::TimedOut { .. }
+            | Self::LostClaim
+            | Self::Injected(_) => true,
+            Self::Cluster(tenant_db::Error::Sql { source, .. }) | Self::File { source, .. } => {
+                is_transient(source)
+            }
             Self::Cluster(tenant_db::Error::StaleSessions { .. }) => true,
-            Self::Cluster(_) | Self::Blueprint(_) | Self::NotVerified { .. } | Self::TemplateUnknown { .. } | Self::Secrets(_) => false,
+            Self::Cluster(_)
+            | Self::Blueprint(_)
+            | Self::NotVerified { .. }
+            | Self::TemplateUnknown { .. }
+            | Self::Secrets(_) => false,
         }
     }
 }
@@ -147,7 +178,12 @@ fn is_transient(error: &sqlx::Error) -> bool {
         return true;
     }
     match db::sqlstate(error) {
-        Some(code) => ["40", "55", "58", "XX"].iter().any(|class| code.starts_with(class)) || code == "3D000",
+        Some(code) => {
+            ["40", "55", "58", "XX"]
+                .iter()
+                .any(|class| code.starts_with(class))
+                || code == "3D000"
+        }
         None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_)),
     }
 }

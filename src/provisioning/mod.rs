@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-pub use error::StepError;
+pub use error::{StepError, chain};
 
 use crate::{
     blueprint::Blueprint,
@@ -59,7 +59,14 @@ pub enum Step {
 }
 
 /// The plan, in order. A tenant is ready when every step is done.
-pub const PLAN: [Step; 6] = [Step::Place, Step::CreateDatabase, Step::CreateRole, Step::Seed, Step::Verify, Step::Activate];
+pub const PLAN: [Step; 6] = [
+    Step::Place,
+    Step::CreateDatabase,
+    Step::CreateRole,
+    Step::Seed,
+    Step::Verify,
+    Step::Activate,
+];
 
 /// Where a test can make a step fail: before its effect, after it, after its record.
 pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
@@ -77,7 +84,7 @@ impl Step {
         }
     }
 
-    async fn run(self, cx: &StepContext) -> Result<(), StepError> {
+    async fn run(self, cx: &StepContext<'_>) -> Result<(), StepError> {
         match self {
             Self::Place => place::run(cx).await,
             Self::CreateDatabase => create_database::run(cx).await,
@@ -160,10 +167,25 @@ pub struct Failed {
 }
 
 /// Runs what is missing of the plan.
-pub async fn provision(provisioner: &Provisioner, claim: &Claim, lease: &Lease, tasks: &Tasks, id: TenantId) -> Result<Ended, Failed> {
-    let first = |error: StepError| Failed { step: Step::Place, error };
-    let Some(tenant) = begin(provisioner, claim, id).await.map_err(first)? else { return Ok(Ended::NothingToDo) };
-    let done = provisioner.db.run(async |connection| steps::done(connection, id).await).await.map_err(|error| first(error.into()))?;
+pub async fn provision(
+    provisioner: &Provisioner,
+    claim: &Claim,
+    lease: &Lease,
+    tasks: &Tasks,
+    id: TenantId,
+) -> Result<Ended, Failed> {
+    let first = |error: StepError| Failed {
+        step: Step::Place,
+        error,
+    };
+    let Some(tenant) = begin(provisioner, claim, id).await.map_err(first)? else {
+        return Ok(Ended::NothingToDo);
+    };
+    let done = provisioner
+        .db
+        .run(async |connection| steps::done(connection, id).await)
+        .await
+        .map_err(|error| first(error.into()))?;
     let cx = StepContext {
         provisioner,
         claim,
@@ -174,9 +196,13 @@ pub async fn provision(provisioner: &Provisioner, claim: &Claim, lease: &Lease, 
         session: Mutex::new(None),
     };
     if claim.attempt > 1 && done.contains(&Step::Place.name().to_owned()) {
-        cx.cluster().await.map_err(first)?.end_stale_sessions(&cx.tag).await.map_err(|error| first(error.into()))?;
+        cx.cluster()
+            .await
+            .map_err(first)?
+            .end_stale_sessions(&cx.tag)
+            .await
+            .map_err(|error| first(error.into()))?;
     }
-    let mut last = None;
     for step in PLAN {
         if done.iter().any(|name| name == step.name()) {
             continue;
@@ -184,14 +210,19 @@ pub async fn provision(provisioner: &Provisioner, claim: &Claim, lease: &Lease, 
         if tasks.is_draining() {
             return Ok(Ended::Draining);
         }
-        run_step(&cx, step, last).await.map_err(|error| Failed { step, error })?;
-        last = Some(step);
+        run_step(&cx, step)
+            .await
+            .map_err(|error| Failed { step, error })?;
     }
     Ok(Ended::Ready)
 }
 
 /// The tenant, now `provisioning`; `None` when it needs nothing.
-async fn begin(provisioner: &Provisioner, claim: &Claim, id: TenantId) -> Result<Option<Tenant>, StepError> {
+async fn begin(
+    provisioner: &Provisioner,
+    claim: &Claim,
+    id: TenantId,
+) -> Result<Option<Tenant>, StepError> {
     provisioner
         .db
         .transaction(async |tx| {
@@ -204,7 +235,7 @@ async fn begin(provisioner: &Provisioner, claim: &Claim, id: TenantId) -> Result
         .await
 }
 
-async fn run_step(cx: &StepContext<'_>, step: Step, _last: Option<Step>) -> Result<(), StepError> {
+async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<(), StepError> {
     let started = Instant::now();
     cx.check_lease()?;
     cx.provisioner
@@ -215,18 +246,27 @@ async fn run_step(cx: &StepContext<'_>, step: Step, _last: Option<Step>) -> Resu
     let limit = cx.limit(step);
     match tokio::time::timeout(limit, step.run(cx)).await {
         Ok(result) => result?,
-        Err(_) => return Err(StepError::TimedOut { step: step.name(), limit }),
+        Err(_) => {
+            return Err(StepError::TimedOut {
+                step: step.name(),
+                limit,
+            });
+        }
     }
     // activation records itself, in the transaction that opens the tenant
     if step != Step::Activate {
         cx.fault(step, FAULT_POINTS[1]).await?;
         cx.provisioner
             .db
-            .run(async |connection| steps::finish(connection, cx.claim, cx.id().await, step, started.elapsed()).await)
+            .run(async |connection| {
+                steps::finish(connection, cx.claim, cx.id().await, step, started.elapsed()).await
+            })
             .await?;
     }
     cx.fault(step, FAULT_POINTS[2]).await?;
-    cx.provisioner.metrics.step_done(step.name(), started.elapsed());
+    cx.provisioner
+        .metrics
+        .step_done(step.name(), started.elapsed());
     Ok(())
 }
 
@@ -240,17 +280,30 @@ impl StepContext<'_> {
     }
 
     async fn cluster(&self) -> Result<&Cluster, StepError> {
-        let name = self.tenant.lock().await.cluster.clone().ok_or(StepError::NotPlaced)?;
+        let name = self
+            .tenant
+            .lock()
+            .await
+            .cluster
+            .clone()
+            .ok_or(StepError::NotPlaced)?;
         Ok(self.provisioner.clusters.get(&name)?)
     }
 
     /// Fails when this process was stopped for longer than its lease: then nothing may be begun.
     fn check_lease(&self) -> Result<(), StepError> {
-        if self.lease.is_held() { Ok(()) } else { Err(StepError::LostClaim) }
+        if self.lease.is_held() {
+            Ok(())
+        } else {
+            Err(StepError::LostClaim)
+        }
     }
 
     async fn fault(&self, step: Step, point: &str) -> Result<(), StepError> {
-        self.provisioner.faults.hit(&format!("{}.{point}", step.name())).await?;
+        self.provisioner
+            .faults
+            .hit(&format!("{}.{point}", step.name()))
+            .await?;
         Ok(())
     }
 
@@ -259,18 +312,26 @@ impl StepContext<'_> {
             // the first tenant of a blueprint builds the template in this step
             Step::CreateDatabase => Duration::from_secs(600),
             Step::Place | Step::CreateRole | Step::Activate => Duration::from_secs(60),
-            Step::Seed | Step::Verify => Duration::from_millis(self.blueprint.settings.statement_timeout_ms) + Duration::from_secs(60),
+            Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),
+            Step::Verify => Duration::from_millis(self.blueprint.settings.verify_timeout_ms.into()),
         }
     }
 
     /// Runs `work` in the tenant's database, in a session that later steps use again.
-    async fn in_tenant<T>(&self, work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>) -> Result<T, StepError> {
+    async fn in_tenant<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
         let mut session = self.session.lock().await;
         let mut connection = match session.take() {
             Some(connection) => connection,
             None => {
-                let database = Ident::new(&self.tenant.lock().await.database).map_err(crate::tenant_db::Error::from)?;
-                self.cluster().await?.connect(&database, Some(&self.tag)).await?
+                let database = Ident::new(&self.tenant.lock().await.database)
+                    .map_err(crate::tenant_db::Error::from)?;
+                self.cluster()
+                    .await?
+                    .connect(&database, Some(&self.tag))
+                    .await?
             }
         };
         let result = work(&mut connection).await?;

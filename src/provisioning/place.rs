@@ -15,16 +15,21 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         .provisioner
         .db
         .transaction(async |tx| {
-            let held: HashMap<String, i64> = tenants::count_by_cluster(tx).await?.into_iter().collect();
+            let held: HashMap<String, i64> =
+                tenants::count_by_cluster(tx).await?.into_iter().collect();
             let fullness = |name: &str, capacity: u32| {
                 let held = u32::try_from(held.get(name).copied().unwrap_or(0)).unwrap_or(u32::MAX);
                 (held < capacity).then(|| f64::from(held) / f64::from(capacity))
             };
             let emptiest = clusters
                 .iter()
-                .filter_map(|cluster| Some((fullness(&cluster.name, cluster.capacity)?, &cluster.name)))
+                .filter_map(|cluster| {
+                    Some((fullness(&cluster.name, cluster.capacity)?, &cluster.name))
+                })
                 .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((_, name)) = emptiest else { return Err(StepError::NoRoom) };
+            let Some((_, name)) = emptiest else {
+                return Err(StepError::NoRoom);
+            };
             crate::queue::assert_held(tx, cx.claim).await?;
             tenants::mark_placed(tx, id, name).await?;
             Ok(name.clone())

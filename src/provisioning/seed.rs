@@ -14,7 +14,9 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let name = cx
         .provisioner
         .db
-        .run(async |connection| organizations::find_name(connection, &tenant.source, &tenant.org_id).await)
+        .run(async |connection| {
+            organizations::find_name(connection, &tenant.source, &tenant.org_id).await
+        })
         .await?
         .unwrap_or_else(|| tenant.name.clone());
     let owner = cx.cluster().await?.owner.clone();
@@ -27,11 +29,21 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         run_as_owner(connection, &owner.to_string()).await?;
         set_values(connection, &tenant, &name).await?;
         for file in &cx.blueprint.tenant_seed {
-            let failed = |source| StepError::File { code: "seed_failed", file: file.name.clone(), source };
-            sqlx::raw_sql(AssertSqlSafe(file.sql.clone())).execute(&mut *connection).await.map_err(failed)?;
+            let failed = |source| StepError::File {
+                code: "seed_failed",
+                file: file.name.clone(),
+                source,
+            };
+            sqlx::raw_sql(AssertSqlSafe(file.sql.clone()))
+                .execute(&mut *connection)
+                .await
+                .map_err(failed)?;
         }
         let note = "insert into tenantry.seeds (name) values ('tenant')";
-        sqlx::query(note).execute(&mut *connection).await.map_err(note_failed)?;
+        sqlx::query(note)
+            .execute(&mut *connection)
+            .await
+            .map_err(note_failed)?;
         // checked once more as late as can be: after a long stop the commit must not happen
         cx.check_lease()?;
         statement(connection, "commit").await
@@ -40,11 +52,18 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 fn note_failed(source: sqlx::Error) -> StepError {
-    StepError::File { code: "seed_failed", file: "the note that the tenant was seeded".to_owned(), source }
+    StepError::File {
+        code: "seed_failed",
+        file: "the note that the tenant was seeded".to_owned(),
+        source,
+    }
 }
 
 async fn statement(connection: &mut PgConnection, sql: &'static str) -> Result<(), StepError> {
-    sqlx::query(sql).execute(connection).await.map_err(note_failed)?;
+    sqlx::query(sql)
+        .execute(connection)
+        .await
+        .map_err(note_failed)?;
     Ok(())
 }
 
@@ -56,13 +75,23 @@ async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError
 }
 
 /// Rows and objects belong to the owner role, and the file has its rights, not ours.
-pub(super) async fn run_as_owner(connection: &mut PgConnection, quoted_owner: &str) -> Result<(), StepError> {
-    sqlx::raw_sql(AssertSqlSafe(format!("set local role {quoted_owner}"))).execute(connection).await.map_err(note_failed)?;
+pub(super) async fn run_as_owner(
+    connection: &mut PgConnection,
+    quoted_owner: &str,
+) -> Result<(), StepError> {
+    sqlx::raw_sql(AssertSqlSafe(format!("set local role {quoted_owner}")))
+        .execute(connection)
+        .await
+        .map_err(note_failed)?;
     Ok(())
 }
 
 /// What a seed file may ask for.
-async fn set_values(connection: &mut PgConnection, tenant: &Tenant, organization_name: &str) -> Result<(), StepError> {
+async fn set_values(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    organization_name: &str,
+) -> Result<(), StepError> {
     sqlx::query(
         "select set_config('tenantry.tenant_id', $1, true),
                 set_config('tenantry.tenant_url', $2, true),

@@ -35,14 +35,19 @@ pub struct StepRecord {
 
 /// Names of the steps that are done.
 pub async fn done(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<String>> {
-    sqlx::query_scalar("select step from provisioning_steps where tenant_id = $1 and state = 'done'")
-        .bind(tenant)
-        .fetch_all(connection)
-        .await
+    sqlx::query_scalar(
+        "select step from provisioning_steps where tenant_id = $1 and state = 'done'",
+    )
+    .bind(tenant)
+    .fetch_all(connection)
+    .await
 }
 
 /// All steps of a tenant that were begun, in the order in which they were.
-pub async fn list(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<StepRecord>> {
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+) -> sqlx::Result<Vec<StepRecord>> {
     sqlx::query_as(
         "select step as name, state, attempts, started_at, duration_ms, error_code, error
          from provisioning_steps
@@ -55,7 +60,12 @@ pub async fn list(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
 }
 
 /// The step begins.
-pub async fn start(connection: &mut PgConnection, claim: &Claim, tenant: TenantId, step: Step) -> Result<(), queue::Error> {
+pub async fn start(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    tenant: TenantId,
+    step: Step,
+) -> Result<(), queue::Error> {
     let started = sqlx::query(
         "insert into provisioning_steps (tenant_id, step, state)
          select $3, $4, 'running'
@@ -112,7 +122,12 @@ pub async fn finish(
 }
 
 /// The step failed; the caller's transaction settles the job and with it checks the fence.
-pub async fn fail(tx: &mut PgConnection, tenant: TenantId, step: Step, failure: &Failure) -> sqlx::Result<()> {
+pub async fn fail(
+    tx: &mut PgConnection,
+    tenant: TenantId,
+    step: Step,
+    failure: &Failure,
+) -> sqlx::Result<()> {
     sqlx::query(
         "insert into provisioning_steps (tenant_id, step, state, finished_at, error_code, error)
          values ($1, $2, 'failed', now(), $3, $4)
@@ -133,5 +148,12 @@ pub async fn fail(tx: &mut PgConnection, tenant: TenantId, step: Step, failure: 
 }
 
 fn fenced(claim: &Claim, rows: u64) -> Result<(), queue::Error> {
-    if rows == 1 { Ok(()) } else { Err(queue::Error::LostClaim { id: claim.id, attempt: claim.attempt }) }
+    if rows == 1 {
+        Ok(())
+    } else {
+        Err(queue::Error::LostClaim {
+            id: claim.id,
+            attempt: claim.attempt,
+        })
+    }
 }

@@ -35,7 +35,11 @@ pub struct TemplateRecord {
 }
 
 /// The record of a sealed template.
-pub async fn find(connection: &mut PgConnection, cluster: &str, hash: &str) -> sqlx::Result<Option<TemplateRecord>> {
+pub async fn find(
+    connection: &mut PgConnection,
+    cluster: &str,
+    hash: &str,
+) -> sqlx::Result<Option<TemplateRecord>> {
     sqlx::query_as("select version, fingerprint from templates where cluster = $1 and hash = $2")
         .bind(cluster)
         .bind(hash)
@@ -44,15 +48,22 @@ pub async fn find(connection: &mut PgConnection, cluster: &str, hash: &str) -> s
 }
 
 /// Makes sure that the blueprint's template is there.
-pub async fn ensure(provisioner: &Provisioner, cluster: &Cluster, blueprint: &Blueprint) -> Result<Template, StepError> {
+pub async fn ensure(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    blueprint: &Blueprint,
+) -> Result<Template, StepError> {
     let hash = blueprint.hash();
-    let database = Ident::new(&format!("{}template_{}", cluster.prefix, &hash[..16])).map_err(tenant_db::Error::from)?;
+    let database = Ident::new(&format!("{}template_{}", cluster.prefix, &hash[..16]))
+        .map_err(tenant_db::Error::from)?;
     let template = Template { hash, database };
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }
     check_history(&provisioner.db, cluster, blueprint).await?;
-    cluster.run(async |connection| roles::ensure_shared(connection, cluster).await).await?;
+    cluster
+        .run(async |connection| roles::ensure_shared(connection, cluster).await)
+        .await?;
     // its own session: the lock lives and dies with it, and a statement that outlives us with it
     let mut builder = cluster.connect_for_maintenance().await?;
     lock(&mut builder, &template.database).await?;
@@ -68,14 +79,32 @@ pub async fn ensure(provisioner: &Provisioner, cluster: &Cluster, blueprint: &Bl
 }
 
 /// Sealed, ours, and on record.
-async fn is_sealed(provisioner: &Provisioner, cluster: &Cluster, template: &Template) -> Result<bool, StepError> {
+async fn is_sealed(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    template: &Template,
+) -> Result<bool, StepError> {
     let name = template.database.as_str();
-    let Some(facts) = cluster.run(async |connection| databases::find(connection, name).await).await? else { return Ok(false) };
+    let Some(facts) = cluster
+        .run(async |connection| databases::find(connection, name).await)
+        .await?
+    else {
+        return Ok(false);
+    };
     if facts.owner != cluster.owner.as_str() {
-        return Err(tenant_db::Error::ForeignDatabase { name: name.to_owned(), found: facts.describe() }.into());
+        return Err(tenant_db::Error::ForeignDatabase {
+            name: name.to_owned(),
+            found: facts.describe(),
+        }
+        .into());
     }
-    let sealed = facts.is_template && !facts.allows_connections && facts.comment == Some(databases::template_comment(&template.hash));
-    let recorded = provisioner.db.run(async |connection| find(connection, &cluster.name, &template.hash).await).await?;
+    let sealed = facts.is_template
+        && !facts.allows_connections
+        && facts.comment == Some(databases::template_comment(&template.hash));
+    let recorded = provisioner
+        .db
+        .run(async |connection| find(connection, &cluster.name, &template.hash).await)
+        .await?;
     Ok(sealed && recorded.is_some())
 }
 
@@ -83,10 +112,12 @@ async fn is_sealed(provisioner: &Provisioner, cluster: &Cluster, template: &Temp
 async fn check_history(db: &Db, cluster: &Cluster, blueprint: &Blueprint) -> Result<(), StepError> {
     let applied: Vec<Json<Vec<(String, String)>>> = db
         .run(async |connection| {
-            sqlx::query_scalar("select migrations from templates where cluster = $1 order by sealed_at desc")
-                .bind(&cluster.name)
-                .fetch_all(connection)
-                .await
+            sqlx::query_scalar(
+                "select migrations from templates where cluster = $1 order by sealed_at desc",
+            )
+            .bind(&cluster.name)
+            .fetch_all(connection)
+            .await
         })
         .await?;
     for Json(applied) in applied {
@@ -98,11 +129,12 @@ async fn check_history(db: &Db, cluster: &Cluster, blueprint: &Blueprint) -> Res
 /// Waits its turn with a try-lock: a waiting one would hold a snapshot while the other builds.
 async fn lock(session: &mut PgConnection, database: &Ident) -> Result<(), StepError> {
     loop {
-        let locked: bool = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
-            .bind(database.as_str())
-            .fetch_one(&mut *session)
-            .await
-            .map_err(tenant_db::Error::sql("locking the template"))?;
+        let locked: bool =
+            sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
+                .bind(database.as_str())
+                .fetch_one(&mut *session)
+                .await
+                .map_err(tenant_db::Error::sql("locking the template"))?;
         if locked {
             return Ok(());
         }
@@ -148,9 +180,19 @@ async fn build(
 }
 
 /// Migrations, shared seed and grants; returns the fingerprint.
-async fn fill(connection: &mut PgConnection, cluster: &Cluster, blueprint: &Blueprint) -> Result<String, StepError> {
+async fn fill(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    blueprint: &Blueprint,
+) -> Result<String, StepError> {
     let (owner, app) = (&cluster.owner, &cluster.app);
-    run_sql(connection, "the ledger", "migration_failed", &ledger(&owner.to_string())).await?;
+    run_sql(
+        connection,
+        "the ledger",
+        "migration_failed",
+        &ledger(&owner.to_string()),
+    )
+    .await?;
     let timeouts = format!(
         "set statement_timeout = {}; set lock_timeout = {}",
         blueprint.settings.statement_timeout_ms, blueprint.settings.lock_timeout_ms
@@ -162,29 +204,65 @@ async fn fill(connection: &mut PgConnection, cluster: &Cluster, blueprint: &Blue
     for file in &blueprint.shared_seed {
         apply(connection, &owner.to_string(), file, "seed_failed").await?;
     }
-    run_sql(connection, "the grants", "migration_failed", &grants(&owner.to_string(), &app.to_string())).await?;
+    run_sql(
+        connection,
+        "the grants",
+        "migration_failed",
+        &grants(&owner.to_string(), &app.to_string()),
+    )
+    .await?;
     Ok(fingerprint::of(connection).await?)
 }
 
 /// One file, one transaction, as the owner role, with its line in the ledger.
-async fn apply(connection: &mut PgConnection, owner: &str, file: &SqlFile, code: &'static str) -> Result<(), StepError> {
-    let failed = |source| StepError::File { code, file: file.name.clone(), source };
-    sqlx::raw_sql("begin").execute(&mut *connection).await.map_err(failed)?;
+async fn apply(
+    connection: &mut PgConnection,
+    owner: &str,
+    file: &SqlFile,
+    code: &'static str,
+) -> Result<(), StepError> {
+    let failed = |source| StepError::File {
+        code,
+        file: file.name.clone(),
+        source,
+    };
+    sqlx::raw_sql("begin")
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
     seed::run_as_owner(connection, owner).await?;
-    sqlx::raw_sql(AssertSqlSafe(file.sql.clone())).execute(&mut *connection).await.map_err(failed)?;
+    sqlx::raw_sql(AssertSqlSafe(file.sql.clone()))
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
     sqlx::query("insert into tenantry.migrations (name, sha256) values ($1, $2)")
         .bind(&file.name)
         .bind(&file.sha256)
         .execute(&mut *connection)
         .await
         .map_err(failed)?;
-    sqlx::raw_sql("commit").execute(&mut *connection).await.map_err(failed)?;
+    sqlx::raw_sql("commit")
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
-async fn run_sql(connection: &mut PgConnection, what: &str, code: &'static str, sql: &str) -> Result<(), StepError> {
-    let failed = |source| StepError::File { code, file: what.to_owned(), source };
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map_err(failed)?;
+async fn run_sql(
+    connection: &mut PgConnection,
+    what: &str,
+    code: &'static str,
+    sql: &str,
+) -> Result<(), StepError> {
+    let failed = |source| StepError::File {
+        code,
+        file: what.to_owned(),
+        source,
+    };
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(connection)
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -236,9 +314,18 @@ fn grants(owner: &str, app: &str) -> String {
     )
 }
 
-async fn record(db: &Db, cluster: &Cluster, blueprint: &Blueprint, template: &Template, fingerprint: &str) -> Result<(), StepError> {
-    let migrations: Vec<(&str, &str)> =
-        blueprint.migrations.iter().map(|file| (file.name.as_str(), file.sha256.as_str())).collect();
+async fn record(
+    db: &Db,
+    cluster: &Cluster,
+    blueprint: &Blueprint,
+    template: &Template,
+    fingerprint: &str,
+) -> Result<(), StepError> {
+    let migrations: Vec<(&str, &str)> = blueprint
+        .migrations
+        .iter()
+        .map(|file| (file.name.as_str(), file.sha256.as_str()))
+        .collect();
     db.run(async |connection| {
         sqlx::query(
             "insert into templates (cluster, hash, database, version, migrations, fingerprint)

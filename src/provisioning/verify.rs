@@ -4,7 +4,7 @@
 //! PUBLIC has no right on the database; the tenant's role logs in with its password, is a member of
 //! the application group only, cannot create tables, and can connect to no other tenant's database.
 
-use sqlx::{Column, Executor, PgConnection, Row, AssertSqlSafe};
+use sqlx::{AssertSqlSafe, Column, Executor, PgConnection, Row};
 
 use super::{StepContext, StepError, seed, template};
 use crate::{
@@ -21,19 +21,33 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 fn not_verified(problem: impl Into<String>) -> StepError {
-    StepError::NotVerified { problem: problem.into() }
+    StepError::NotVerified {
+        problem: problem.into(),
+    }
 }
 
 async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
     let hash = tenant.blueprint_hash.clone().unwrap_or_default();
     let cluster = cx.cluster().await?;
-    let expected = cx.provisioner.db.run(async |connection| template::find(connection, &cluster.name, &hash).await).await?;
-    let expected = expected.ok_or(StepError::TemplateUnknown { hash })?.fingerprint;
-    let actual = cx.in_tenant(async |connection| Ok(fingerprint::of(connection).await?)).await?;
+    let expected = cx
+        .provisioner
+        .db
+        .run(async |connection| template::find(connection, &cluster.name, &hash).await)
+        .await?;
+    let expected = expected
+        .ok_or(StepError::TemplateUnknown { hash })?
+        .fingerprint;
+    let actual = cx
+        .in_tenant(async |connection| Ok(fingerprint::of(connection).await?))
+        .await?;
     if actual == expected {
         return Ok(());
     }
-    Err(not_verified(format!("its structure ({}) differs from its template's ({})", &actual[..12], expected.get(..12).unwrap_or("?"))))
+    Err(not_verified(format!(
+        "its structure ({}) differs from its template's ({})",
+        &actual[..12],
+        expected.get(..12).unwrap_or("?")
+    )))
 }
 
 async fn check_rows(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -41,12 +55,25 @@ async fn check_rows(cx: &StepContext<'_>) -> Result<(), StepError> {
     for file in &cx.blueprint.verify {
         let wrong = cx
             .in_tenant(async |connection| {
-                let failed = |source| StepError::File { code: "verify_query_failed", file: file.name.clone(), source };
-                sqlx::raw_sql("begin read only").execute(&mut *connection).await.map_err(failed)?;
+                let failed = |source| StepError::File {
+                    code: "verify_query_failed",
+                    file: file.name.clone(),
+                    source,
+                };
+                sqlx::raw_sql("begin read only")
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(failed)?;
                 seed::run_as_owner(connection, &owner).await?;
-                let row = sqlx::query(AssertSqlSafe(file.sql.clone())).fetch_optional(&mut *connection).await.map_err(failed)?;
+                let row = sqlx::query(AssertSqlSafe(file.sql.clone()))
+                    .fetch_optional(&mut *connection)
+                    .await
+                    .map_err(failed)?;
                 let wrong = row.map(|row| describe(&row));
-                sqlx::raw_sql("rollback").execute(&mut *connection).await.map_err(failed)?;
+                sqlx::raw_sql("rollback")
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(failed)?;
                 Ok(wrong)
             })
             .await?;
@@ -61,30 +88,65 @@ async fn check_rows(cx: &StepContext<'_>) -> Result<(), StepError> {
 fn describe(row: &sqlx::postgres::PgRow) -> String {
     let column = |column: &sqlx::postgres::PgColumn| {
         let value = row.try_get::<Option<String>, _>(column.ordinal()).ok()?;
-        Some(format!("{} = {}", column.name(), value.unwrap_or_else(|| "null".to_owned())))
+        Some(format!(
+            "{} = {}",
+            column.name(),
+            value.unwrap_or_else(|| "null".to_owned())
+        ))
     };
-    row.columns().iter().filter_map(column).collect::<Vec<_>>().join(", ")
+    row.columns()
+        .iter()
+        .filter_map(column)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
-    let facts = cx.cluster().await?.find_database(&cx.tag, &tenant.database).await?;
+    let facts = cx
+        .cluster()
+        .await?
+        .find_database(&cx.tag, &tenant.database)
+        .await?;
     match facts {
-        None => Err(not_verified(format!("database {} is gone", tenant.database))),
-        Some(facts) if facts.is_public => Err(not_verified(format!("PUBLIC has rights on database {}", tenant.database))),
+        None => Err(not_verified(format!(
+            "database {} is gone",
+            tenant.database
+        ))),
+        Some(facts) if facts.is_public => Err(not_verified(format!(
+            "PUBLIC has rights on database {}",
+            tenant.database
+        ))),
         Some(_) => Ok(()),
     }
 }
 
 async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
-    let sealed = cx.provisioner.db.run(async |connection| tenants::find_credential(connection, tenant.id).await).await?;
-    let password = cx.provisioner.keyring.open(tenant.id.0, &sealed.unwrap_or_default())?;
+    let sealed = cx
+        .provisioner
+        .db
+        .run(async |connection| tenants::find_credential(connection, tenant.id).await)
+        .await?;
+    let password = cx
+        .provisioner
+        .keyring
+        .open(tenant.id.0, &sealed.unwrap_or_default())?;
     let cluster = cx.cluster().await?;
-    let mut session = cluster.connect_as_tenant(&tenant.database, &tenant.username, &password, &cx.tag).await?;
+    let mut session = cluster
+        .connect_as_tenant(&tenant.database, &tenant.username, &password, &cx.tag)
+        .await?;
     let problem = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
     let problem = match problem {
-        Ok(None) => match session.execute("create table public.tenantry_probe ()").await {
+        Ok(None) => match session
+            .execute("create table public.tenantry_probe ()")
+            .await
+        {
             Err(error) if crate::db::sqlstate(&error).as_deref() == Some("42501") => None,
-            Err(error) => return Err(tenant_db::Error::sql("trying to create a table as the tenant's role")(error).into()),
+            Err(error) => {
+                return Err(
+                    tenant_db::Error::sql("trying to create a table as the tenant's role")(error)
+                        .into(),
+                );
+            }
             Ok(_) => {
                 // leave nothing behind of a probe that should have been refused
                 let _ = session.execute("drop table public.tenantry_probe").await;
@@ -92,14 +154,22 @@ async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepEr
             }
         },
         Ok(problem) => problem,
-        Err(error) => return Err(tenant_db::Error::sql("checking the rights of the tenant's role")(error).into()),
+        Err(error) => {
+            return Err(
+                tenant_db::Error::sql("checking the rights of the tenant's role")(error).into(),
+            );
+        }
     };
     drop(session);
     problem.map_or(Ok(()), |problem| Err(not_verified(problem)))
 }
 
 /// What the role of this session may do beyond its own database, asked of the server as that role.
-async fn find_excess_right(session: &mut PgConnection, prefix: &str, app: &str) -> sqlx::Result<Option<String>> {
+async fn find_excess_right(
+    session: &mut PgConnection,
+    prefix: &str,
+    app: &str,
+) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar(
         "select 'its role has an attribute beyond login'
          from pg_roles

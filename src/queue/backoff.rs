@@ -17,7 +17,9 @@ const FLOOR: Duration = Duration::from_millis(50);
 /// The delay before the attempt after `attempt` (counted from 1); `random` is in `0.0..1.0`.
 pub fn delay(attempt: i32, random: f64) -> Duration {
     let doublings = attempt.clamp(1, 32).unsigned_abs() - 1;
-    let bound = BASE.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(CAP);
+    let bound = BASE
+        .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX))
+        .min(CAP);
     bound.mul_f64(random.clamp(0.0, 1.0)).max(FLOOR)
 }
 
@@ -41,7 +43,9 @@ mod tests {
 
     #[test]
     fn doubles_up_to_an_hour() {
-        let bounds: Vec<u64> = [1, 2, 3, 12, 13, 99].map(|attempt| delay(attempt, 1.0).as_secs()).to_vec();
+        let bounds: Vec<u64> = [1, 2, 3, 12, 13, 99]
+            .map(|attempt| delay(attempt, 1.0).as_secs())
+            .to_vec();
         assert_eq!(bounds, [1, 2, 4, 2048, 3600, 3600]);
     }
 }

@@ -199,7 +199,12 @@ pub async fn complete(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error>
 }
 
 /// Puts the job back, to run after `delay`.
-pub async fn retry(tx: &mut PgConnection, claim: &Claim, failure: &Failure, delay: Duration) -> Result<(), Error> {
+pub async fn retry(
+    tx: &mut PgConnection,
+    claim: &Claim,
+    failure: &Failure,
+    delay: Duration,
+) -> Result<(), Error> {
     settle(tx, claim, "available", "retried", Some(failure), delay).await
 }
 
@@ -210,7 +215,15 @@ pub async fn release(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> 
 
 /// Ends the job as a dead letter.
 pub async fn bury(tx: &mut PgConnection, claim: &Claim, failure: &Failure) -> Result<(), Error> {
-    settle(tx, claim, "dead", "discarded", Some(failure), Duration::ZERO).await
+    settle(
+        tx,
+        claim,
+        "dead",
+        "discarded",
+        Some(failure),
+        Duration::ZERO,
+    )
+    .await
 }
 
 async fn settle(
@@ -256,7 +269,10 @@ async fn settle(
     if settled.rows_affected() == 1 {
         Ok(())
     } else {
-        Err(Error::LostClaim { id: claim.id, attempt: claim.attempt })
+        Err(Error::LostClaim {
+            id: claim.id,
+            attempt: claim.attempt,
+        })
     }
 }
 
@@ -274,7 +290,10 @@ pub async fn assert_held(tx: &mut PgConnection, claim: &Claim) -> Result<(), Err
     .bind(claim.attempt)
     .fetch_optional(tx)
     .await?;
-    held.map(|_| ()).ok_or(Error::LostClaim { id: claim.id, attempt: claim.attempt })
+    held.map(|_| ()).ok_or(Error::LostClaim {
+        id: claim.id,
+        attempt: claim.attempt,
+    })
 }
 
 /// Takes back every job whose lease has run out; returns how many.

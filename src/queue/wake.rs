@@ -49,7 +49,10 @@ impl Waker {
                 }
                 let sent = db
                     .run(async |connection| {
-                        sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await
+                        sqlx::query("select pg_notify($1, '')")
+                            .bind(CHANNEL)
+                            .execute(connection)
+                            .await
                     })
                     .await;
                 if let Err(error) = sent {
@@ -79,7 +82,9 @@ impl Waker {
 }
 
 async fn listen(waker: &Waker, db: &Db) {
-    let Ok(mut listener) = db.listen(CHANNEL).await else { return };
+    let Ok(mut listener) = db.listen(CHANNEL).await else {
+        return;
+    };
     while listener.recv().await.is_ok() {
         waker.wake_here();
     }

@@ -69,7 +69,11 @@ pub struct Lease {
 
 impl Lease {
     fn new(lease: Duration, claimed_at: Instant) -> Self {
-        let this = Self { start: claimed_at, valid_until_ms: Arc::default(), lost: CancellationToken::new() };
+        let this = Self {
+            start: claimed_at,
+            valid_until_ms: Arc::default(),
+            lost: CancellationToken::new(),
+        };
         this.extend(claimed_at, lease);
         this
     }
@@ -77,7 +81,10 @@ impl Lease {
     fn extend(&self, asked_at: Instant, lease: Duration) {
         // counted from before the database was asked: never later than the server's own reckoning
         let until = asked_at.duration_since(self.start) + lease;
-        self.valid_until_ms.store(i64::try_from(until.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.valid_until_ms.store(
+            i64::try_from(until.as_millis()).unwrap_or(i64::MAX),
+            Ordering::SeqCst,
+        );
     }
 
     /// Whether an effect may still be begun. False after a stop of this process that was longer than the lease.
@@ -93,12 +100,24 @@ type Running = Arc<Mutex<HashMap<JobId, (i32, Lease)>>>;
 /// Runs jobs until the tasks drain, then waits for those that run.
 ///
 /// `run` is what jobs mean; it is called with the claim and its lease.
-pub async fn work<F, R>(db: Db, waker: Waker, tasks: Tasks, settings: Settings, metrics: Metrics, run: R)
-where
+pub async fn work<F, R>(
+    db: Db,
+    waker: Waker,
+    tasks: Tasks,
+    settings: Settings,
+    metrics: Metrics,
+    run: R,
+) where
     R: Fn(Claim, Lease) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
-    let worker = Worker { db, settings, metrics, running: Running::default(), name: worker_name() };
+    let worker = Worker {
+        db,
+        settings,
+        metrics,
+        running: Running::default(),
+        name: worker_name(),
+    };
     waker.spawn_listener(&tasks, worker.db.clone());
     tasks.spawn(worker.clone().keep_leases(tasks.clone()));
     tasks.spawn(worker.clone().rescue_lost(tasks.clone(), waker.clone()));
@@ -106,7 +125,9 @@ where
     while !tasks.is_draining() {
         let claims = worker.claim(&slots).await;
         for (claim, lease) in claims {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
             let (worker, run, waker) = (worker.clone(), run.clone(), waker.clone());
             tasks.spawn(async move {
                 worker.run_one(claim, lease, run).await;
@@ -135,7 +156,12 @@ struct Worker {
 /// Host, process id and a random part: unique, and an operator can find the process.
 fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}:{}:{:04x}", host.trim(), std::process::id(), rand::random::<u16>())
+    format!(
+        "{}:{}:{:04x}",
+        host.trim(),
+        std::process::id(),
+        rand::random::<u16>()
+    )
 }
 
 impl Worker {
@@ -146,33 +172,53 @@ impl Worker {
         }
         let asked_at = Instant::now();
         let lease = self.settings.lease;
-        let claimed = self.db.run(async |connection| super::claim(connection, &self.name, lease, free).await).await;
+        let claimed = self
+            .db
+            .run(async |connection| super::claim(connection, &self.name, lease, free).await)
+            .await;
         let claims = match claimed {
             Ok(claims) => claims,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot claim jobs; trying again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot claim jobs; trying again"
+                );
                 return Vec::new();
             }
         };
         let hold = |claim: Claim| {
             let held = Lease::new(lease, asked_at);
-            self.running().insert(claim.id, (claim.attempt, held.clone()));
+            self.running()
+                .insert(claim.id, (claim.attempt, held.clone()));
             (claim, held)
         };
         claims.into_iter().map(hold).collect()
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, (i32, Lease)>> {
-        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.running
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// How long to sleep when nobody calls: until the next retry is due, at most a poll interval.
     async fn pause(&self) -> Duration {
-        let due = self.db.run(async |connection| super::next_due(connection).await).await;
-        due.ok().flatten().unwrap_or(self.settings.poll_interval).min(self.settings.poll_interval)
+        let due = self
+            .db
+            .run(async |connection| super::next_due(connection).await)
+            .await;
+        due.ok()
+            .flatten()
+            .unwrap_or(self.settings.poll_interval)
+            .min(self.settings.poll_interval)
     }
 
-    async fn run_one<F: Future<Output = Outcome>>(&self, claim: Claim, lease: Lease, run: impl Fn(Claim, Lease) -> F) {
+    async fn run_one<F: Future<Output = Outcome>>(
+        &self,
+        claim: Claim,
+        lease: Lease,
+        run: impl Fn(Claim, Lease) -> F,
+    ) {
         let (kind, id, attempt) = (claim.payload.kind(), claim.id, claim.attempt);
         if self.settings.faults.hit("queue.claimed").await.is_err() {
             self.running().remove(&id);
@@ -223,7 +269,11 @@ impl Worker {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
-            let held: Vec<_> = self.running().iter().map(|(id, (attempt, _))| (*id, *attempt)).collect();
+            let held: Vec<_> = self
+                .running()
+                .iter()
+                .map(|(id, (attempt, _))| (*id, *attempt))
+                .collect();
             if held.is_empty() {
                 if tasks.is_draining() {
                     return;
@@ -232,12 +282,17 @@ impl Worker {
             }
             let asked_at = Instant::now();
             let lease = self.settings.lease;
-            let kept = self.db.run(async |connection| super::heartbeat(connection, &held, lease).await).await;
+            let kept = self
+                .db
+                .run(async |connection| super::heartbeat(connection, &held, lease).await)
+                .await;
             let Ok(kept) = kept else { continue };
             let running = self.running();
             for (id, attempt) in held {
                 match running.get(&id) {
-                    Some((running, lease_of)) if *running == attempt && kept.contains(&id) => lease_of.extend(asked_at, lease),
+                    Some((running, lease_of)) if *running == attempt && kept.contains(&id) => {
+                        lease_of.extend(asked_at, lease)
+                    }
                     Some((running, lease_of)) if *running == attempt => lease_of.lost.cancel(),
                     _ => {}
                 }
@@ -247,14 +302,21 @@ impl Worker {
 
     /// Takes back the jobs of processes that died.
     async fn rescue_lost(self, tasks: Tasks, waker: Waker) {
-        let mut sweep = tokio::time::interval((self.settings.lease / 6).min(Duration::from_secs(2)));
+        let mut sweep =
+            tokio::time::interval((self.settings.lease / 6).min(Duration::from_secs(2)));
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !tasks.is_draining() {
             tokio::select! {
                 _ = sweep.tick() => {}
                 () = tasks.draining() => return,
             }
-            let Ok(jobs) = self.db.run(async |connection| super::rescue(connection).await).await else { continue };
+            let Ok(jobs) = self
+                .db
+                .run(async |connection| super::rescue(connection).await)
+                .await
+            else {
+                continue;
+            };
             if jobs > 0 {
                 tracing::warn!(jobs, "took back jobs whose worker showed no sign of life");
                 self.metrics.job_rescues.inc_by(jobs);

@@ -47,7 +47,10 @@ impl Mark {
     pub fn parse(comment: &str) -> Option<Self> {
         let rest = comment.strip_prefix("tenantry tenant=")?;
         let (tenant, template) = rest.split_once(" template=")?;
-        Some(Self { tenant: tenant.parse().ok()?, template: template.to_owned() })
+        Some(Self {
+            tenant: tenant.parse().ok()?,
+            template: template.to_owned(),
+        })
     }
 }
 
@@ -97,20 +100,46 @@ pub fn unnamed(prefix: &str, tenant: Uuid) -> Result<Ident, Error> {
 /// Clones a sealed template under `name`, closed to connections.
 ///
 /// True when there is such a database now, whoever created it in the same moment (42P04, 23505).
-pub async fn clone_template(connection: &mut PgConnection, cluster: &Cluster, template: &Ident, name: &Ident) -> Result<(), Error> {
+pub async fn clone_template(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    template: &Ident,
+    name: &Ident,
+) -> Result<(), Error> {
     let owner = &cluster.owner;
     // WAL_LOG: two checkpoints cheaper than FILE_COPY for templates below a gigabyte; 14 knows no choice
-    let strategy = if version(connection).await? >= 150_000 { "strategy wal_log" } else { "" };
-    let statement = format!("create database {name} template {template} owner {owner} allow_connections false {strategy}");
-    let created = sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await;
-    exists_is_fine(created).map_err(Error::sql(format!("cloning {} as {}", template.as_str(), name.as_str())))
+    let strategy = if version(connection).await? >= 150_000 {
+        "strategy wal_log"
+    } else {
+        ""
+    };
+    let statement = format!(
+        "create database {name} template {template} owner {owner} allow_connections false {strategy}"
+    );
+    let created = sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(connection)
+        .await;
+    exists_is_fine(created).map_err(Error::sql(format!(
+        "cloning {} as {}",
+        template.as_str(),
+        name.as_str()
+    )))
 }
 
 /// Creates an empty database that belongs to the owner role.
-pub async fn create_empty(connection: &mut PgConnection, cluster: &Cluster, name: &Ident) -> Result<(), Error> {
+pub async fn create_empty(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    name: &Ident,
+) -> Result<(), Error> {
     // template0: what somebody put into template1 must not come along
-    let statement = format!("create database {name} template template0 owner {} encoding 'UTF8'", cluster.owner);
-    let created = sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await;
+    let statement = format!(
+        "create database {name} template template0 owner {} encoding 'UTF8'",
+        cluster.owner
+    );
+    let created = sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(connection)
+        .await;
     exists_is_fine(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
 }
 
@@ -118,13 +147,25 @@ fn exists_is_fine<T>(created: sqlx::Result<T>) -> sqlx::Result<()> {
     match created {
         Ok(_) => Ok(()),
         // the loser of a race gets a unique violation of pg_database_datname_index
-        Err(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("42P04" | "23505")) => Ok(()),
+        Err(error)
+            if matches!(
+                crate::db::sqlstate(&error).as_deref(),
+                Some("42P04" | "23505")
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
 
 /// One commit: marked, closed to PUBLIC, opened to connections, and under its own name.
-pub async fn hand_over(connection: &mut PgConnection, from: &Ident, to: &Ident, mark: &Mark) -> Result<(), Error> {
+pub async fn hand_over(
+    connection: &mut PgConnection,
+    from: &Ident,
+    to: &Ident,
+    mark: &Mark,
+) -> Result<(), Error> {
     let comment = literal(&mark.comment());
     // several statements in one simple query are one transaction
     let statements = format!(
@@ -136,7 +177,11 @@ pub async fn hand_over(connection: &mut PgConnection, from: &Ident, to: &Ident, 
     sqlx::raw_sql(AssertSqlSafe(statements))
         .execute(connection)
         .await
-        .map_err(Error::sql(format!("handing over database {} as {}", from.as_str(), to.as_str())))?;
+        .map_err(Error::sql(format!(
+            "handing over database {} as {}",
+            from.as_str(),
+            to.as_str()
+        )))?;
     Ok(())
 }
 
@@ -165,7 +210,9 @@ pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Resul
     let unseal = format!("alter database {name} is_template false");
     let drop = format!("drop database if exists {name} with (force)");
     // an unusable database refuses to be altered, and is no template
-    let _ = sqlx::raw_sql(AssertSqlSafe(unseal)).execute(&mut *connection).await;
+    let _ = sqlx::raw_sql(AssertSqlSafe(unseal))
+        .execute(&mut *connection)
+        .await;
     sqlx::raw_sql(AssertSqlSafe(drop))
         .execute(connection)
         .await
@@ -183,13 +230,17 @@ pub async fn version(connection: &mut PgConnection) -> Result<i32, Error> {
 
 /// A text as an SQL literal. Ours hold no quote and no backslash; the check makes it certain.
 pub(super) fn literal(text: &str) -> String {
-    let safe: String = text.chars().filter(|c| !matches!(c, '\'' | '\\' | '\0')).collect();
+    let safe: String = text
+        .chars()
+        .filter(|c| !matches!(c, '\'' | '\\' | '\0'))
+        .collect();
     format!("'{safe}'")
 }
 
 impl Cluster {
     /// Looks a database up, as an attempt on a tenant.
     pub async fn find_database(&self, tag: &Tag, name: &str) -> Result<Option<Facts>, Error> {
-        self.run_as(tag, async |connection| find(connection, name).await).await
+        self.run_as(tag, async |connection| find(connection, name).await)
+            .await
     }
 }

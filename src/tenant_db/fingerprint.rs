@@ -83,5 +83,8 @@ from facts";
 
 /// The fingerprint of the database that `connection` is in.
 pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
-    sqlx::query_scalar(FINGERPRINT).fetch_one(connection).await.map_err(Error::sql("taking the structural fingerprint"))
+    sqlx::query_scalar(FINGERPRINT)
+        .fetch_one(connection)
+        .await
+        .map_err(Error::sql("taking the structural fingerprint"))
 }

@@ -55,7 +55,17 @@ mod tests {
 
     #[test]
     fn hostile_and_long_texts_are_refused() {
-        for text in ["", "a\"b", "a;b", "A", "1a", "a b", "ä", "a\0", &"a".repeat(64)] {
+        for text in [
+            "",
+            "a\"b",
+            "a;b",
+            "A",
+            "1a",
+            "a b",
+            "ä",
+            "a\0",
+            &"a".repeat(64),
+        ] {
             assert!(Ident::new(text).is_err(), "{text:?}");
         }
         assert!(Ident::new(&"a".repeat(63)).is_ok());

@@ -106,7 +106,10 @@ impl Error {
 /// For `Db::run`, whose own errors are those of getting a connection.
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
-        Self::Sql { doing: "using the cluster's maintenance database".to_owned(), source }
+        Self::Sql {
+            doing: "using the cluster's maintenance database".to_owned(),
+            source,
+        }
     }
 }
 
@@ -120,7 +123,10 @@ pub struct Tag {
 impl Tag {
     /// The tag of one attempt of one job on a tenant.
     pub fn new(tenant: Uuid, job: i64, attempt: i32) -> Self {
-        Self { tenant, text: format!("tenantry {tenant} {job}.{attempt}") }
+        Self {
+            tenant,
+            text: format!("tenantry {tenant} {job}.{attempt}"),
+        }
     }
 }
 
@@ -148,13 +154,23 @@ pub struct Clusters(Arc<BTreeMap<String, Cluster>>);
 impl Clusters {
     /// Pools for every cluster of the configuration; connects when first used.
     pub fn new(config: &config::Config) -> Result<Self, Error> {
-        let cluster = |at: config::Cluster| Cluster::new(&at, &config.tenants.prefix).map(|cluster| (at.name, cluster));
-        Ok(Self(Arc::new(config.effective_clusters().into_iter().map(cluster).collect::<Result<_, _>>()?)))
+        let cluster = |at: config::Cluster| {
+            Cluster::new(&at, &config.tenants.prefix).map(|cluster| (at.name, cluster))
+        };
+        Ok(Self(Arc::new(
+            config
+                .effective_clusters()
+                .into_iter()
+                .map(cluster)
+                .collect::<Result<_, _>>()?,
+        )))
     }
 
     /// A cluster by its name.
     pub fn get(&self, name: &str) -> Result<&Cluster, Error> {
-        self.0.get(name).ok_or_else(|| Error::UnknownCluster(name.to_owned()))
+        self.0
+            .get(name)
+            .ok_or_else(|| Error::UnknownCluster(name.to_owned()))
     }
 
     /// All of them, by name.
@@ -173,9 +189,14 @@ impl Clusters {
 impl Cluster {
     fn new(cluster: &config::Cluster, prefix: &str) -> Result<Self, Error> {
         let options = db::connect_options(&cluster.url)
-            .map_err(|source| Error::Url { cluster: cluster.name.clone(), source })?
+            .map_err(|source| Error::Url {
+                cluster: cluster.name.clone(),
+                source,
+            })?
             .statement_cache_capacity(32);
-        let maintenance = options.clone().options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
+        let maintenance = options
+            .clone()
+            .options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
         Ok(Self {
             name: cluster.name.clone(),
             capacity: cluster.capacity,
@@ -188,12 +209,19 @@ impl Cluster {
     }
 
     /// Runs `work` on the maintenance database, as nobody's attempt.
-    pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+    pub async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.maintenance.run(work).await
     }
 
     /// Runs `work` on the maintenance database in a session that carries `tag`.
-    pub async fn run_as<T>(&self, tag: &Tag, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+    pub async fn run_as<T>(
+        &self,
+        tag: &Tag,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.maintenance
             .run(async |connection| {
                 sessions::set_name(connection, &tag.text).await?;
@@ -206,27 +234,66 @@ impl Cluster {
 
     /// A session of its own in the maintenance database, for what must end with the session.
     pub async fn connect_for_maintenance(&self) -> Result<PgConnection, Error> {
-        let options = self.options.clone().options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
-        connect(options).await.map_err(Error::sql("connecting to the cluster's maintenance database"))
+        let options = self
+            .options
+            .clone()
+            .options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
+        connect(options).await.map_err(Error::sql(
+            "connecting to the cluster's maintenance database",
+        ))
     }
 
     /// A session of our own role in a tenant's database (or a template under construction).
-    pub async fn connect(&self, database: &Ident, tag: Option<&Tag>) -> Result<PgConnection, Error> {
+    pub async fn connect(
+        &self,
+        database: &Ident,
+        tag: Option<&Tag>,
+    ) -> Result<PgConnection, Error> {
         let name = tag.map_or("tenantry", |tag| tag.text.as_str());
-        let options = self.options.clone().database(database.as_str()).application_name(name);
-        connect(options).await.map_err(Error::sql(format!("connecting to database {}", database.as_str())))
+        let options = self
+            .options
+            .clone()
+            .database(database.as_str())
+            .application_name(name);
+        connect(options).await.map_err(Error::sql(format!(
+            "connecting to database {}",
+            database.as_str()
+        )))
     }
 
     /// A session of a tenant's role.
-    pub async fn connect_as_tenant(&self, database: &str, role: &str, password: &SecretString, tag: &Tag) -> Result<PgConnection, Error> {
-        let options = self.options.clone().database(database).application_name(&tag.text).username(role).password(password.expose_secret());
-        connect(options).await.map_err(Error::sql(format!("connecting to database {database} as {role}")))
+    pub async fn connect_as_tenant(
+        &self,
+        database: &str,
+        role: &str,
+        password: &SecretString,
+        tag: &Tag,
+    ) -> Result<PgConnection, Error> {
+        let options = self
+            .options
+            .clone()
+            .database(database)
+            .application_name(&tag.text)
+            .username(role)
+            .password(password.expose_secret());
+        connect(options).await.map_err(Error::sql(format!(
+            "connecting to database {database} as {role}"
+        )))
     }
 
     /// The URL with which a tenant's role connects.
-    pub fn tenant_url(&self, database: &str, role: &str, password: Option<&SecretString>) -> String {
+    pub fn tenant_url(
+        &self,
+        database: &str,
+        role: &str,
+        password: Option<&SecretString>,
+    ) -> String {
         let host = self.options.get_host();
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
         let password = password.map_or("***", ExposeSecret::expose_secret);
         let tls = match self.options.get_ssl_mode() {
             PgSslMode::Require => "?sslmode=require",
@@ -234,12 +301,20 @@ impl Cluster {
             PgSslMode::VerifyFull => "?sslmode=verify-full",
             PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer => "",
         };
-        format!("postgresql://{role}:{password}@{host}:{}/{database}{tls}", self.options.get_port())
+        format!(
+            "postgresql://{role}:{password}@{host}:{}/{database}{tls}",
+            self.options.get_port()
+        )
     }
 }
 
 async fn connect(options: PgConnectOptions) -> sqlx::Result<PgConnection> {
-    match tokio::time::timeout(Duration::from_secs(10), PgConnection::connect_with(&options)).await {
+    match tokio::time::timeout(
+        Duration::from_secs(10),
+        PgConnection::connect_with(&options),
+    )
+    .await
+    {
         Ok(connected) => connected,
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }

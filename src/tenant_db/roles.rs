@@ -41,7 +41,9 @@ pub async fn ensure_shared(connection: &mut PgConnection, cluster: &Cluster) -> 
 
 async fn ensure_group(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
     match find(connection, name.as_str()).await? {
-        Some(facts) if !facts.can_login && facts.comment.as_deref() == Some(SHARED_MARK) => return Ok(()),
+        Some(facts) if !facts.can_login && facts.comment.as_deref() == Some(SHARED_MARK) => {
+            return Ok(());
+        }
         Some(facts) => {
             return Err(Error::ForeignRole {
                 name: name.as_str().to_owned(),
@@ -50,12 +52,27 @@ async fn ensure_group(connection: &mut PgConnection, name: &Ident) -> Result<(),
         }
         None => {}
     }
-    let statements = format!("create role {name} nologin; comment on role {name} is {}", literal(SHARED_MARK));
-    match sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *connection).await {
+    let statements = format!(
+        "create role {name} nologin; comment on role {name} is {}",
+        literal(SHARED_MARK)
+    );
+    match sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(&mut *connection)
+        .await
+    {
         Ok(_) => Ok(()),
         // another replica, in the same moment
-        Err(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("42710" | "23505")) => Ok(()),
-        Err(error) => Err(Error::sql(format!("creating role {}", name.as_str()))(error)),
+        Err(error)
+            if matches!(
+                crate::db::sqlstate(&error).as_deref(),
+                Some("42710" | "23505")
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(Error::sql(format!("creating role {}", name.as_str()))(
+            error,
+        )),
     }
 }
 
@@ -75,16 +92,33 @@ async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(),
     .map_err(Error::sql("looking up our own memberships"))?;
     let version = super::databases::version(connection).await?;
     // from 16 on the creator is a member that may administer, but neither inherits nor becomes the role
-    let options = if version >= 160_000 { " with inherit true, set true" } else { "" };
+    let options = if version >= 160_000 {
+        " with inherit true, set true"
+    } else {
+        ""
+    };
     if member && version < 160_000 {
         return Ok(());
     }
     let grant = format!("grant {owner} to current_user{options}");
-    match sqlx::raw_sql(AssertSqlSafe(grant)).execute(connection).await {
+    match sqlx::raw_sql(AssertSqlSafe(grant))
+        .execute(connection)
+        .await
+    {
         Ok(_) => Ok(()),
         // two replicas at once: "tuple concurrently updated"
-        Err(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("XX000" | "23505")) => Ok(()),
-        Err(error) => Err(Error::sql(format!("becoming a member of {}", owner.as_str()))(error)),
+        Err(error)
+            if matches!(
+                crate::db::sqlstate(&error).as_deref(),
+                Some("XX000" | "23505")
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(Error::sql(format!(
+            "becoming a member of {}",
+            owner.as_str()
+        ))(error)),
     }
 }
 
@@ -104,8 +138,17 @@ pub struct TenantRole<'a> {
 }
 
 /// Makes sure that the role exists, has this password, and may connect to its database. One commit.
-pub async fn ensure_tenant_role(connection: &mut PgConnection, cluster: &Cluster, role: &TenantRole<'_>) -> Result<(), Error> {
-    let TenantRole { name, database, connection_limit, .. } = role;
+pub async fn ensure_tenant_role(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    role: &TenantRole<'_>,
+) -> Result<(), Error> {
+    let TenantRole {
+        name,
+        database,
+        connection_limit,
+        ..
+    } = role;
     let mark = format!("tenantry tenant={}", role.tenant);
     let verb = match find(connection, name.as_str()).await? {
         None => "create",
@@ -134,7 +177,11 @@ pub async fn ensure_tenant_role(connection: &mut PgConnection, cluster: &Cluster
 }
 
 /// Drops a tenant's role if it carries this tenant's mark.
-pub async fn drop_tenant_role(connection: &mut PgConnection, tenant: Uuid, name: &Ident) -> Result<(), Error> {
+pub async fn drop_tenant_role(
+    connection: &mut PgConnection,
+    tenant: Uuid,
+    name: &Ident,
+) -> Result<(), Error> {
     let mark = format!("tenantry tenant={tenant}");
     match find(connection, name.as_str()).await? {
         Some(facts) if facts.comment.as_deref() == Some(mark.as_str()) => {}

@@ -26,12 +26,17 @@ impl Cluster {
     pub async fn end_stale_sessions(&self, tag: &Tag) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let left = self.run(async |connection| terminate(connection, tag).await).await?;
+            let left = self
+                .run(async |connection| terminate(connection, tag).await)
+                .await?;
             if left == 0 {
                 return Ok(());
             }
             if started.elapsed() > PATIENCE {
-                return Err(Error::StaleSessions { count: left, tenant: tag.tenant });
+                return Err(Error::StaleSessions {
+                    count: left,
+                    tenant: tag.tenant,
+                });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -50,5 +55,8 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag) -> Result<i64, Erro
     .bind(&tag.text)
     .fetch_one(connection)
     .await
-    .map_err(Error::sql(format!("ending sessions of earlier attempts on tenant {}", tag.tenant)))
+    .map_err(Error::sql(format!(
+        "ending sessions of earlier attempts on tenant {}",
+        tag.tenant
+    )))
 }

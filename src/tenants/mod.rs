@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-pub use transitions::{mark_cloned, mark_failed, mark_pending, mark_placed, mark_provisioning, mark_ready, mark_suspended, note_failure};
+pub use transitions::{
+    mark_cloned, mark_failed, mark_pending, mark_placed, mark_provisioning, mark_ready,
+    mark_suspended, note_failure,
+};
 
 use crate::{config, secrets};
 
@@ -143,7 +146,10 @@ macro_rules! select_tenant {
 
 /// A tenant by its id.
 pub async fn find(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Tenant>> {
-    sqlx::query_as(select_tenant!("where id = $1")).bind(id).fetch_optional(connection).await
+    sqlx::query_as(select_tenant!("where id = $1"))
+        .bind(id)
+        .fetch_optional(connection)
+        .await
 }
 
 /// A tenant by whatever a person has at hand: id, organization id, host, database.
@@ -159,7 +165,11 @@ pub async fn find_by_any(connection: &mut PgConnection, text: &str) -> sqlx::Res
 }
 
 /// The newest tenants first.
-pub async fn list(connection: &mut PgConnection, state: Option<TenantState>, limit: i64) -> sqlx::Result<Vec<Tenant>> {
+pub async fn list(
+    connection: &mut PgConnection,
+    state: Option<TenantState>,
+    limit: i64,
+) -> sqlx::Result<Vec<Tenant>> {
     sqlx::query_as(select_tenant!(
         "where $1::text is null or state = $1
          order by created_at desc, id desc
@@ -172,8 +182,14 @@ pub async fn list(connection: &mut PgConnection, state: Option<TenantState>, lim
 }
 
 /// The sealed password of a tenant's role.
-pub async fn find_credential(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Vec<u8>>> {
-    sqlx::query_scalar("select credential from tenants where id = $1").bind(id).fetch_optional(connection).await
+pub async fn find_credential(
+    connection: &mut PgConnection,
+    id: TenantId,
+) -> sqlx::Result<Option<Vec<u8>>> {
+    sqlx::query_scalar("select credential from tenants where id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
 }
 
 /// How many tenants each cluster holds.
@@ -191,7 +207,9 @@ pub async fn count_by_cluster(connection: &mut PgConnection) -> sqlx::Result<Vec
 
 /// How many tenants are in each state.
 pub async fn count_by_state(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
-    sqlx::query_as("select state, count(*) from tenants group by state").fetch_all(connection).await
+    sqlx::query_as("select state, count(*) from tenants group by state")
+        .fetch_all(connection)
+        .await
 }
 
 /// What a new tenant is made from.
@@ -275,7 +293,12 @@ async fn exists(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Resu
 }
 
 /// The tenant follows its organization's name; host, database and role names stay.
-pub async fn rename(tx: &mut PgConnection, source: &str, org_id: &str, name: &str) -> sqlx::Result<()> {
+pub async fn rename(
+    tx: &mut PgConnection,
+    source: &str,
+    org_id: &str,
+    name: &str,
+) -> sqlx::Result<()> {
     sqlx::query(
         "update tenants
          set name = $3,

@@ -17,8 +17,26 @@ const SHORT_ID: usize = 10;
 
 /// Hosts that must not be given away under the base domain.
 const RESERVED_SLUGS: [&str; 20] = [
-    "admin", "api", "app", "assets", "auth", "billing", "cdn", "console", "dashboard", "docs", "ftp", "help", "internal",
-    "login", "mail", "ns", "root", "status", "support", "www",
+    "admin",
+    "api",
+    "app",
+    "assets",
+    "auth",
+    "billing",
+    "cdn",
+    "console",
+    "dashboard",
+    "docs",
+    "ftp",
+    "help",
+    "internal",
+    "login",
+    "mail",
+    "ns",
+    "root",
+    "status",
+    "support",
+    "www",
 ];
 
 /// The names of a tenant, given once.
@@ -35,7 +53,14 @@ pub struct Names {
 /// Names for a tenant. `attempt` counts from 0: later ones avoid a host that is taken.
 pub fn names(config: &Tenants, organization: &str, tenant: Uuid, attempt: usize) -> Names {
     let slug = slug(organization);
-    let id = short_id(tenant, if config.names == NameStyle::Opaque { 2 * SHORT_ID } else { SHORT_ID });
+    let id = short_id(
+        tenant,
+        if config.names == NameStyle::Opaque {
+            2 * SHORT_ID
+        } else {
+            SHORT_ID
+        },
+    );
     let database = match config.names {
         NameStyle::Readable => format!("{}{}_{id}", config.prefix, slug.replace('-', "_")),
         NameStyle::Opaque => format!("{}{id}", config.prefix),
@@ -47,14 +72,22 @@ pub fn names(config: &Tenants, organization: &str, tenant: Uuid, attempt: usize)
         NameStyle::Readable if taken => format!("{slug}-{id}"),
         NameStyle::Readable => slug,
     };
-    Names { url: format!("{label}.{}", config.base_domain), role: database.clone(), database }
+    Names {
+        url: format!("{label}.{}", config.base_domain),
+        role: database.clone(),
+        database,
+    }
 }
 
 /// `Acme Corp!` → `acme-corp`; a name without a letter or digit → `tenant`.
 pub fn slug(name: &str) -> String {
     let mut slug = String::with_capacity(MAX_SLUG);
     // four times the length is plenty: one character of another script becomes a few of ours
-    let ascii = name.chars().take(4 * MAX_SLUG).map(|c| deunicode::deunicode_char(c).unwrap_or("-")).collect::<Vec<_>>();
+    let ascii = name
+        .chars()
+        .take(4 * MAX_SLUG)
+        .map(|c| deunicode::deunicode_char(c).unwrap_or("-"))
+        .collect::<Vec<_>>();
     for c in ascii.iter().flat_map(|text| text.chars()) {
         if slug.len() >= MAX_SLUG {
             break;
@@ -66,7 +99,11 @@ pub fn slug(name: &str) -> String {
         }
     }
     let slug = slug.trim_end_matches('-');
-    if slug.is_empty() { "tenant".to_owned() } else { slug.to_owned() }
+    if slug.is_empty() {
+        "tenant".to_owned()
+    } else {
+        slug.to_owned()
+    }
 }
 
 /// The last `length` characters of the id in base 32 (Crockford, lower case): its random part.
@@ -87,13 +124,20 @@ mod tests {
     use proptest::prelude::*;
 
     fn config(names: NameStyle) -> Tenants {
-        Tenants { prefix: "tn_".into(), names, base_domain: "app.example.com".into(), connection_limit: 50 }
+        Tenants {
+            prefix: "tn_".into(),
+            names,
+            base_domain: "app.example.com".into(),
+            connection_limit: 50,
+        }
     }
 
     fn is_legal_identifier(name: &str) -> bool {
         name.len() <= MAX_IDENTIFIER_BYTES
             && name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     }
 
     fn is_legal_host(host: &str) -> bool {
@@ -101,7 +145,9 @@ mod tests {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+                && label
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         })
     }
 
@@ -133,14 +179,42 @@ mod tests {
 
     #[test]
     fn readable_names_show_the_organization() {
-        let slugs = ["Acme Corp", "acme-corp!", "  --  ", "", "日本株式会社", "Ünïcode Straße", "O'Brien & Sons", "🚀🚀", "'; drop database x; --"];
-        let expected = ["acme-corp", "acme-corp", "tenant", "tenant", "ri-ben-zhu-shi-hui-she", "unicode-strasse", "obrien-sons", "rocket-rocket", "drop-database-x"];
+        let slugs = [
+            "Acme Corp",
+            "acme-corp!",
+            "  --  ",
+            "",
+            "日本株式会社",
+            "Ünïcode Straße",
+            "O'Brien & Sons",
+            "🚀🚀",
+            "'; drop database x; --",
+        ];
+        let expected = [
+            "acme-corp",
+            "acme-corp",
+            "tenant",
+            "tenant",
+            "ri-ben-zhu-shi-hui-she",
+            "unicode-strasse",
+            "obrien-sons",
+            "rocket-rocket",
+            "drop-database-x",
+        ];
         assert_eq!(slugs.map(slug), expected);
     }
 
     #[test]
     fn a_reserved_or_taken_host_gets_the_id() {
-        let host = |name, attempt| names(&config(NameStyle::Readable), name, Uuid::from_u128(7), attempt).url;
+        let host = |name, attempt| {
+            names(
+                &config(NameStyle::Readable),
+                name,
+                Uuid::from_u128(7),
+                attempt,
+            )
+            .url
+        };
         assert_eq!(host("Acme", 0), "acme.app.example.com");
         assert_eq!(host("Acme", 1), "acme-0000000007.app.example.com");
         assert_eq!(host("WWW", 0), "www-0000000007.app.example.com");

@@ -73,11 +73,19 @@ pub async fn upsert(tx: &mut PgConnection, new: &Description<'_>) -> sqlx::Resul
     .bind(new.org_id)
     .fetch_one(tx)
     .await?;
-    Ok(if deleted { Upserted::Deleted } else { Upserted::Stale })
+    Ok(if deleted {
+        Upserted::Deleted
+    } else {
+        Upserted::Stale
+    })
 }
 
 /// Leaves the tombstone; the description of the deletion counts like any other.
-pub async fn delete(tx: &mut PgConnection, last: &Description<'_>, deleted_at: DateTime<Utc>) -> sqlx::Result<()> {
+pub async fn delete(
+    tx: &mut PgConnection,
+    last: &Description<'_>,
+    deleted_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
     upsert(tx, last).await?;
     sqlx::query(
         "update organizations
@@ -95,7 +103,11 @@ pub async fn delete(tx: &mut PgConnection, last: &Description<'_>, deleted_at: D
 }
 
 /// The organization's full name; the tenant's row has only 255 characters.
-pub async fn find_name(connection: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<Option<String>> {
+pub async fn find_name(
+    connection: &mut PgConnection,
+    source: &str,
+    org_id: &str,
+) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar("select name from organizations where source = $1 and org_id = $2")
         .bind(source)
         .bind(org_id)

@@ -29,11 +29,21 @@ pub async fn mark_placed(tx: &mut PgConnection, id: TenantId, cluster: &str) -> 
            and state = 'provisioning'
            and cluster is null",
     );
-    Ok(marked.bind(id).bind(cluster).execute(tx).await?.rows_affected() == 1)
+    Ok(marked
+        .bind(id)
+        .bind(cluster)
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
 }
 
 /// The tenant's database was cloned from this blueprint's template.
-pub async fn mark_cloned(tx: &mut PgConnection, id: TenantId, blueprint_hash: &str) -> sqlx::Result<bool> {
+pub async fn mark_cloned(
+    tx: &mut PgConnection,
+    id: TenantId,
+    blueprint_hash: &str,
+) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update tenants
          set blueprint_hash = $2,
@@ -41,11 +51,22 @@ pub async fn mark_cloned(tx: &mut PgConnection, id: TenantId, blueprint_hash: &s
          where id = $1
            and state = 'provisioning'",
     );
-    Ok(marked.bind(id).bind(blueprint_hash).execute(tx).await?.rows_affected() == 1)
+    Ok(marked
+        .bind(id)
+        .bind(blueprint_hash)
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
 }
 
 /// provisioning → ready. From here on requests may be routed to it.
-pub async fn mark_ready(tx: &mut PgConnection, id: TenantId, version: &str, blueprint_hash: &str) -> sqlx::Result<bool> {
+pub async fn mark_ready(
+    tx: &mut PgConnection,
+    id: TenantId,
+    version: &str,
+    blueprint_hash: &str,
+) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update tenants
          set state = 'ready',
@@ -58,11 +79,22 @@ pub async fn mark_ready(tx: &mut PgConnection, id: TenantId, version: &str, blue
          where id = $1
            and state = 'provisioning'",
     );
-    Ok(marked.bind(id).bind(version).bind(blueprint_hash).execute(tx).await?.rows_affected() == 1)
+    Ok(marked
+        .bind(id)
+        .bind(version)
+        .bind(blueprint_hash)
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
 }
 
 /// provisioning → failed, with the reason.
-pub async fn mark_failed(tx: &mut PgConnection, id: TenantId, failure: &TenantFailure) -> sqlx::Result<bool> {
+pub async fn mark_failed(
+    tx: &mut PgConnection,
+    id: TenantId,
+    failure: &TenantFailure,
+) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update tenants
          set state = 'failed',
@@ -71,11 +103,21 @@ pub async fn mark_failed(tx: &mut PgConnection, id: TenantId, failure: &TenantFa
          where id = $1
            and state in ('pending', 'provisioning')",
     );
-    Ok(marked.bind(id).bind(stored(failure)).execute(tx).await?.rows_affected() == 1)
+    Ok(marked
+        .bind(id)
+        .bind(stored(failure))
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
 }
 
 /// Stays provisioning, and says why it waits.
-pub async fn note_failure(tx: &mut PgConnection, id: TenantId, failure: &TenantFailure) -> sqlx::Result<bool> {
+pub async fn note_failure(
+    tx: &mut PgConnection,
+    id: TenantId,
+    failure: &TenantFailure,
+) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update tenants
          set failure = $2,
@@ -83,7 +125,13 @@ pub async fn note_failure(tx: &mut PgConnection, id: TenantId, failure: &TenantF
          where id = $1
            and state = 'provisioning'",
     );
-    Ok(marked.bind(id).bind(stored(failure)).execute(tx).await?.rows_affected() == 1)
+    Ok(marked
+        .bind(id)
+        .bind(stored(failure))
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
 }
 
 /// failed → pending, for a retry.
@@ -99,7 +147,11 @@ pub async fn mark_pending(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<b
 }
 
 /// anything alive → suspended, because its organization was deleted. The database stays.
-pub async fn mark_suspended(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<bool> {
+pub async fn mark_suspended(
+    tx: &mut PgConnection,
+    source: &str,
+    org_id: &str,
+) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update tenants
          set state = 'suspended',
@@ -108,5 +160,11 @@ pub async fn mark_suspended(tx: &mut PgConnection, source: &str, org_id: &str) -
            and org_id = $2
            and state in ('pending', 'provisioning', 'ready', 'failed')",
     );
-    Ok(marked.bind(source).bind(org_id).execute(tx).await?.rows_affected() == 1)
+    Ok(marked
+        .bind(source)
+        .bind(org_id)
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
 }

@@ -47,6 +47,16 @@ pub enum IdentityEvent {
     OrganizationDeleted(Organization),
 }
 
+impl IdentityEvent {
+    /// The name for metrics: a few values, whatever a sender calls its types.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::OrganizationUpserted(_) => "organization.upserted",
+            Self::OrganizationDeleted(_) => "organization.deleted",
+        }
+    }
+}
+
 /// An organization as the provider last saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Organization {

@@ -1,0 +1,87 @@
+//! `/livez`, `/readyz`, `/metrics`.
+//!
+//! Guarantees: liveness never asks Postgres; readiness answers within two seconds; metrics are served
+//! while the database is away, without the figures that only it knows.
+
+use std::time::Duration;
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{AppState, Problem};
+use crate::{inbox, metrics::Backlog, queue, tenants};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) async fn livez() -> &'static str {
+    "live\n"
+}
+
+pub(super) async fn readyz(State(state): State<AppState>) -> Response {
+    let not_ready = |code, detail: &str, fix: &str| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail, fix)
+            .retry_after(1)
+            .into_response()
+    };
+    if state.tasks.is_draining() {
+        return not_ready("draining", "this process is ending", "use another replica");
+    }
+    match tokio::time::timeout(PATIENCE, state.db.is_migrated()).await {
+        Ok(Ok(true)) => "ready\n".into_response(),
+        Ok(Ok(false)) => not_ready(
+            "not_migrated",
+            "the control database is being migrated",
+            "wait a moment",
+        ),
+        Ok(Err(_)) | Err(_) => not_ready(
+            "database_unavailable",
+            "the control database does not answer",
+            "run `tenantry doctor`",
+        ),
+    }
+}
+
+pub(super) async fn metrics(State(state): State<AppState>) -> Response {
+    let backlog = tokio::time::timeout(PATIENCE, backlog(&state)).await;
+    state.metrics.backlog(backlog.ok().and_then(Result::ok));
+    state.metrics.connections(state.db.connections());
+    match state.metrics.render() {
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
+    state
+        .db
+        .run(async |connection| {
+            let (inbox_pending, inbox_oldest_s, failed_events) = inbox::count(connection).await?;
+            let jobs = queue::count(connection).await?;
+            Ok(Backlog {
+                inbox_pending,
+                inbox_oldest_s,
+                failed_events,
+                jobs_past_due: jobs.iter().map(|count| count.past_due).sum(),
+                oldest_due_s: jobs
+                    .iter()
+                    .map(|count| count.oldest_due_s)
+                    .fold(0.0, f64::max),
+                jobs: jobs
+                    .into_iter()
+                    .map(|count| (count.state, count.jobs))
+                    .collect(),
+                tenants: tenants::count_by_state(connection).await?,
+            })
+        })
+        .await
+}

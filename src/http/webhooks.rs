@@ -1,0 +1,246 @@
+//! `POST /webhooks/{source}`: verify the bytes, record them, then answer.
+//!
+//! Guarantees: nothing is parsed before the signature holds; 2xx only after the commit; a body that
+//! is not signed is not kept; whatever is signed is kept, and never answered with an error that would
+//! make the sender retry in vain.
+
+use std::time::Instant;
+
+use axum::{
+    Extension, Json,
+    body::{Body, Bytes, to_bytes},
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+use super::{AppState, Problem, observe::RequestId};
+use crate::{
+    config::Source,
+    inbox::{Disposition, NewEvent, Recorded},
+    provisioning::chain,
+    secrets,
+    webhooks::{self, Headers, Meaning, Reading, VerifyError},
+};
+
+/// Bytes of a body; more are answered 413.
+const MAX_BODY: usize = 1 << 20;
+
+/// What a sender is told to wait when storage is away, in seconds.
+const RETRY_AFTER_S: u32 = 5;
+
+pub(super) async fn receive(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let started = Instant::now();
+    let Some(source) = state.sources.get(&name) else {
+        return super::problem::not_found().await.into_response();
+    };
+    let delivered = deliver(&state, &name, source, &headers, body).await;
+    state.metrics.delivery(
+        &name,
+        delivered.event_type,
+        delivered.outcome,
+        started.elapsed(),
+    );
+    tracing::debug!(request.id = %request_id, source = name, event.id = delivered.event_id, outcome = delivered.outcome, "delivery");
+    if let Some(reason) = &delivered.reason {
+        tracing::warn!(request.id = %request_id, source = name, outcome = delivered.outcome, error = reason, "delivery not accepted");
+    }
+    delivered.response
+}
+
+/// A delivery's answer, and what is logged and counted of it.
+struct Delivered {
+    response: Response,
+    outcome: &'static str,
+    event_type: &'static str,
+    event_id: Option<String>,
+    reason: Option<String>,
+}
+
+impl Delivered {
+    fn refused(problem: Problem, outcome: &'static str, reason: String) -> Self {
+        Self {
+            response: problem.into_response(),
+            outcome,
+            event_type: "other",
+            event_id: None,
+            reason: Some(reason),
+        }
+    }
+}
+
+async fn deliver(
+    state: &AppState,
+    name: &str,
+    source: &Source,
+    headers: &HeaderMap,
+    body: Body,
+) -> Delivered {
+    let body = match read_body(headers, body).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let now = DateTime::<Utc>::from(std::time::SystemTime::now());
+    let tolerance = TimeDelta::seconds(source.tolerance_s.into());
+    let pairs: Headers<'_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    if let Err(error) =
+        webhooks::verify(source.kind, &pairs, &body, &source.secrets, now, tolerance)
+    {
+        return refuse(&error);
+    }
+    let reading = webhooks::read(source.kind, &body);
+    let event_type = known_type(&reading);
+    let event = new_event(name, reading, &body);
+    let event_id = Some(event.event_id.clone());
+    let disposition = event.disposition.clone();
+    match state.inbox.record(event).await {
+        Ok(recorded) => {
+            let outcome = outcome(recorded, &disposition);
+            let reason = match (recorded, disposition) {
+                (Recorded::Conflict, _) => {
+                    Some("this id was delivered before with another body".to_owned())
+                }
+                (_, Disposition::Fail(reason)) => Some(reason),
+                _ => None,
+            };
+            Delivered {
+                response: Json(json!({ "status": outcome })).into_response(),
+                outcome,
+                event_type,
+                event_id,
+                reason,
+            }
+        }
+        Err(error) => {
+            let problem = Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "storage_unavailable",
+                "the event was not recorded",
+                "deliver it again after Retry-After",
+            );
+            let refused = Delivered::refused(
+                problem.retry_after(RETRY_AFTER_S),
+                "unavailable",
+                chain(&error),
+            );
+            Delivered {
+                event_type,
+                event_id,
+                ..refused
+            }
+        }
+    }
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Delivered> {
+    let too_large = || {
+        let problem = Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is larger than {MAX_BODY} bytes"),
+            "no event of a provider is that large: look at what was sent",
+        );
+        Delivered::refused(
+            problem,
+            "too_large",
+            format!("body larger than {MAX_BODY} bytes"),
+        )
+    };
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|declared| declared > MAX_BODY) {
+        return Err(too_large());
+    }
+    to_bytes(body, MAX_BODY).await.map_err(|error| {
+        if error.to_string().contains("length limit") {
+            return too_large();
+        }
+        let problem = Problem::new(
+            StatusCode::BAD_REQUEST,
+            "body_incomplete",
+            "the body did not arrive whole",
+            "deliver it again",
+        );
+        Delivered::refused(problem, "incomplete", error.to_string())
+    })
+}
+
+/// One body for every 401: which of signature and age it was is for our log, not for a forger.
+fn refuse(error: &VerifyError) -> Delivered {
+    let reason = format!("{}: {error}", error.code());
+    if error.is_malformed() {
+        let problem = Problem::new(
+            StatusCode::BAD_REQUEST,
+            error.code(),
+            error.to_string(),
+            "send the signature header as the provider documents it",
+        );
+        return Delivered::refused(problem, "malformed", reason);
+    }
+    let outcome = match error {
+        VerifyError::TooOld { .. } | VerifyError::InFuture { .. } => "stale",
+        _ => "bad_signature",
+    };
+    let problem = Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "signature_refused",
+        "the signature does not hold",
+        "check the signing secret and the clocks; the log of tenantry says which of them it was",
+    );
+    Delivered::refused(problem, outcome, reason)
+}
+
+/// A label that no sender can invent.
+fn known_type(reading: &Reading) -> &'static str {
+    match &reading.meaning {
+        Meaning::Event(event) => event.name(),
+        Meaning::Ignored | Meaning::Unreadable(_) => "other",
+    }
+}
+
+fn outcome(recorded: Recorded, disposition: &Disposition) -> &'static str {
+    match (recorded, disposition) {
+        (Recorded::Duplicate, _) => "duplicate",
+        (Recorded::Conflict, _) => "conflict",
+        (Recorded::New, Disposition::Process) => "accepted",
+        (Recorded::New, Disposition::Ignore) => "ignored",
+        (Recorded::New, Disposition::Fail(_)) => "failed",
+    }
+}
+
+fn new_event(source: &str, reading: Reading, body: &Bytes) -> NewEvent {
+    let body_sha256 = secrets::sha256(body);
+    NewEvent {
+        source: source.to_owned(),
+        // an event without a usable id is still recorded once: by what it is
+        event_id: reading
+            .event_id
+            .unwrap_or_else(|| format!("sha256:{}", hex::encode(body_sha256))),
+        event_type: if reading.event_type.is_empty() {
+            "unknown".to_owned()
+        } else {
+            reading.event_type
+        },
+        organization_id: reading.organization_id,
+        occurred_at: reading.occurred_at,
+        body: body.to_vec(),
+        body_sha256,
+        disposition: match reading.meaning {
+            Meaning::Event(_) => Disposition::Process,
+            Meaning::Ignored => Disposition::Ignore,
+            Meaning::Unreadable(reason) => Disposition::Fail(chain(&reason)),
+        },
+    }
+}

@@ -1,0 +1,63 @@
+//! provision_tenant: the plan of `provisioning`, and what a failed step tells the operator.
+
+use super::{JobContext, JobError};
+use crate::{
+    provisioning::{self, Ended, Failed, StepError, chain, steps},
+    queue::{
+        self, Claim, Failure,
+        worker::{Lease, Outcome, Settled},
+    },
+    tenants::{self, TenantFailure, TenantId},
+};
+
+pub(super) async fn run(
+    cx: &JobContext,
+    claim: &Claim,
+    lease: &Lease,
+    tenant: TenantId,
+) -> Result<Outcome, JobError> {
+    match provisioning::provision(&cx.provisioner, claim, lease, &cx.tasks, tenant).await {
+        Ok(Ended::Ready) => Ok(Outcome::Settled(Settled::Completed)),
+        Ok(Ended::NothingToDo) => Ok(Outcome::Done),
+        Ok(Ended::Draining) => Ok(Outcome::Released),
+        Err(Failed {
+            error: StepError::LostClaim,
+            ..
+        }) => Err(JobError::Lost),
+        Err(failed) => Err(record(cx, claim, tenant, failed).await),
+    }
+}
+
+/// Records where and why; says whether to try again.
+async fn record(
+    cx: &JobContext,
+    claim: &Claim,
+    tenant: TenantId,
+    Failed { step, error }: Failed,
+) -> JobError {
+    let failure = Failure {
+        code: error.code(),
+        error: chain(&error),
+    };
+    let told = TenantFailure {
+        step: step.name().to_owned(),
+        code: error.code().to_owned(),
+        cause: failure.error.clone(),
+        fix: error.fix().replace("<tenant>", &tenant.to_string()),
+    };
+    let noted = cx
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, claim).await?;
+            steps::fail(tx, tenant, step, &failure).await?;
+            tenants::note_failure(tx, tenant, &told).await?;
+            Ok::<_, JobError>(())
+        })
+        .await;
+    match noted {
+        Err(JobError::Lost) => JobError::Lost,
+        // a database that is away cannot take the note; the attempt keeps the error all the same
+        _ if error.is_retryable() && !claim.is_last_attempt() => JobError::Retry(failure),
+        _ => JobError::Discard(failure, Some(told)),
+    }
+}

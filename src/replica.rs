@@ -1,0 +1,228 @@
+//! One replica of tenantry: the stations wired together.
+//!
+//! Guarantees: the parts that answer requests work while the database is away (and say so); work
+//! begins once the control database is migrated; any number of replicas share one database.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    config::Config,
+    db::{self, Db},
+    http,
+    inbox::Inbox,
+    jobs::{self, JobContext},
+    metrics::Metrics,
+    provisioning::{BlueprintSource, Provisioner, StepError, chain, template},
+    queue::{Waker, worker},
+    secrets::{self, Keyring},
+    shutdown::Tasks,
+    tenant_db::{self, Clusters},
+};
+
+/// Pause between two looks for a database that is away.
+const DATABASE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Why a replica cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The control database.
+    #[error(transparent)]
+    Db(#[from] db::Error),
+    /// The clusters.
+    #[error(transparent)]
+    Clusters(#[from] tenant_db::Error),
+    /// The keys.
+    #[error("secrets.keys cannot be used")]
+    Keys(#[from] secrets::Error),
+    /// The blueprint, or the template made from it.
+    #[error(transparent)]
+    Blueprint(#[from] StepError),
+    /// The port.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A replica, wired and not yet working.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// Control database.
+    pub db: Db,
+    /// Where tenants live.
+    pub clusters: Clusters,
+    /// The way into the inbox.
+    pub inbox: Inbox,
+    /// Wakes workers.
+    pub waker: Waker,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Makes tenants ready.
+    pub provisioner: Arc<Provisioner>,
+    /// Everything that runs.
+    pub tasks: Tasks,
+    config: Arc<Config>,
+}
+
+impl Replica {
+    /// Wires the stations; connects to nothing yet.
+    pub fn new(config: Config, blueprint: BlueprintSource) -> Result<Self, Error> {
+        let tasks = Tasks::new();
+        let db = Db::new(&config.database.url, config.database.max_connections)?;
+        let clusters = Clusters::new(&config)?;
+        let (waker, metrics) = (Waker::default(), Metrics::new());
+        let inbox = Inbox::start(
+            &db,
+            &waker,
+            &tasks,
+            config.queue.max_attempts,
+            &config.faults,
+        );
+        let provisioner = Provisioner {
+            db: db.clone(),
+            clusters: clusters.clone(),
+            keyring: Keyring::parse(&config.secrets.keys)?,
+            names: config.tenants.clone(),
+            blueprint,
+            metrics: metrics.clone(),
+            faults: config.faults.clone(),
+        };
+        waker.spawn_notifier(&tasks, db.clone());
+        Ok(Self {
+            db,
+            clusters,
+            inbox,
+            waker,
+            metrics,
+            provisioner: Arc::new(provisioner),
+            tasks,
+            config: Arc::new(config),
+        })
+    }
+
+    /// Listens and answers requests until the tasks drain; returns the address at once.
+    pub async fn serve_http(&self) -> Result<std::net::SocketAddr, Error> {
+        let address = &self.config.server.listen;
+        let failed = |source| Error::Listen {
+            address: address.clone(),
+            source,
+        };
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let state = http::AppState {
+            inbox: self.inbox.clone(),
+            db: self.db.clone(),
+            metrics: self.metrics.clone(),
+            tasks: self.tasks.clone(),
+            sources: Arc::new(
+                self.config
+                    .routed_sources()
+                    .map(|(name, source)| (name.clone(), source.clone()))
+                    .collect(),
+            ),
+        };
+        self.tasks.spawn(http::serve(listener, state));
+        Ok(local)
+    }
+
+    /// Waits for the control database and migrates it.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let mut told = false;
+        loop {
+            match self.db.migrate().await {
+                Ok(()) => return Ok(()),
+                Err(db::Error::Sql(error)) if db::is_unavailable(&error) => {
+                    if !told {
+                        tracing::warn!(
+                            error = chain(&error),
+                            "the control database is away; waiting for it"
+                        );
+                        told = true;
+                    }
+                    tokio::time::sleep(DATABASE_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Builds the template of every cluster, so that the first tenant does not wait for it.
+    ///
+    /// An error is one of the blueprint itself. A cluster that is away, or a migration that fails,
+    /// is logged: tenants say so when they are provisioned, and are retried.
+    pub async fn build_templates(&self) -> Result<(), Error> {
+        let blueprint = self.provisioner.blueprint.load()?;
+        for cluster in self.clusters.iter() {
+            match template::ensure(&self.provisioner, cluster, &blueprint).await {
+                Ok(_) => {}
+                Err(error @ StepError::Blueprint(_)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::error!(
+                        cluster = cluster.name,
+                        error.code = error.code(),
+                        error = chain(&error),
+                        "the template was not built"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the worker.
+    pub fn work(&self) {
+        let queue = &self.config.queue;
+        let settings = worker::Settings {
+            concurrency: queue.concurrency,
+            lease: queue.lease(),
+            poll_interval: Duration::from_millis(queue.poll_interval_ms),
+            faults: self.config.faults.clone(),
+        };
+        let sources: BTreeMap<_, _> = self
+            .config
+            .sources
+            .iter()
+            .map(|(name, source)| (name.clone(), source.kind))
+            .collect();
+        let cx = JobContext {
+            db: self.db.clone(),
+            provisioner: Arc::clone(&self.provisioner),
+            waker: self.waker.clone(),
+            tasks: self.tasks.clone(),
+            sources: Arc::new(sources),
+            max_attempts: queue.max_attempts,
+        };
+        let run = move |claim, lease| {
+            let cx = cx.clone();
+            async move { jobs::run(&cx, claim, lease).await }
+        };
+        let worker = worker::work(
+            self.db.clone(),
+            self.waker.clone(),
+            self.tasks.clone(),
+            settings,
+            self.metrics.clone(),
+            run,
+        );
+        self.tasks.spawn(worker);
+    }
+
+    /// Finishes what runs, at most for the drain time, and closes all connections.
+    pub async fn finish(&self) {
+        self.tasks.drain();
+        if !self
+            .tasks
+            .finish(Duration::from_secs(self.config.server.drain_timeout_s))
+            .await
+        {
+            tracing::warn!("cut off what did not finish in time; its leases run out");
+        }
+        self.clusters.close().await;
+        self.db.close().await;
+    }
+}
