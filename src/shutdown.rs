@@ -12,7 +12,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The tasks of a process and the two ways to end them.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
-    tracker: TaskTracker,
+    /// What a drain waits for.
+    work: TaskTracker,
+    /// What work stands on, and ends after it.
+    ground: TaskTracker,
     drain: CancellationToken,
     stop: CancellationToken,
 }
@@ -23,10 +26,10 @@ impl Tasks {
         Self::default()
     }
 
-    /// Runs `task`; a hard stop drops it where it is.
+    /// Runs work that a drain waits for; a hard stop drops it where it is.
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is the one place that spawns"
+        reason = "one of the two places that spawn"
     )]
     pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<Option<F::Output>>
     where
@@ -34,10 +37,21 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let stop = self.stop.clone();
-        tokio::spawn(
-            self.tracker
-                .track_future(async move { stop.run_until_cancelled(task).await }),
-        )
+        let task = async move { stop.run_until_cancelled(task).await };
+        tokio::spawn(self.work.track_future(task))
+    }
+
+    /// Runs what work stands on: it goes on through a drain, and ends when all work has.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one of the two places that spawn"
+    )]
+    pub fn spawn_ground(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        let task = async move {
+            stop.run_until_cancelled(task).await;
+        };
+        tokio::spawn(self.ground.track_future(task));
     }
 
     /// Asks everything to finish what it does and take nothing new.
@@ -61,14 +75,14 @@ impl Tasks {
         self.drain.cancelled().await;
     }
 
-    /// Waits for every task, at most `limit`; then ends the rest. True when all ended by themselves.
+    /// Waits for all work, at most `limit`, then ends the rest. True when all ended by itself.
     pub async fn finish(&self, limit: Duration) -> bool {
-        self.tracker.close();
-        let in_time = tokio::time::timeout(limit, self.tracker.wait())
-            .await
-            .is_ok();
+        self.work.close();
+        let in_time = tokio::time::timeout(limit, self.work.wait()).await.is_ok();
         self.stop_now();
-        self.tracker.wait().await;
+        self.work.wait().await;
+        self.ground.close();
+        self.ground.wait().await;
         in_time
     }
 
@@ -84,7 +98,7 @@ impl Tasks {
         tracing::info!("stopping: finishing running steps; a second signal ends at once");
         self.drain();
         let stop = self.stop.clone();
-        self.spawn(async move {
+        self.spawn_ground(async move {
             tokio::select! {
                 second = next_signal(&mut signals) => if second.is_ok() { stop.cancel() },
                 () = stop.cancelled() => {}

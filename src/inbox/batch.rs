@@ -54,7 +54,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Starts the writers; they end when the last `Inbox` is dropped.
+    /// Starts the writers; they go on through a drain, because open requests need them.
     pub fn start(
         db: &Db,
         waker: &Waker,
@@ -72,7 +72,7 @@ impl Inbox {
                 max_attempts,
                 faults: faults.clone(),
             };
-            tasks.spawn(writer.run());
+            tasks.spawn_ground(writer.run());
         }
         Self { waiting: sender }
     }

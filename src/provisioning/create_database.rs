@@ -4,7 +4,7 @@
 //! clones. A database of the tenant's name that does not carry the tenant's mark is an error; it is
 //! neither adopted nor dropped.
 
-use super::{FAULT_POINTS, Step, StepContext, StepError, template};
+use super::{Step, StepContext, StepError, template};
 use crate::{
     tenant_db::{
         self, Ident,
@@ -34,13 +34,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             template: template.hash.clone(),
         };
         match cluster.find_database(&cx.tag, unnamed.as_str()).await? {
-            None => clone(cx, &template.database, &unnamed).await?,
-            Some(facts) if facts.usable && facts.owner == cluster.owner.as_str() => {
-                // a lost attempt's clone: of which template is not known before it is marked, so it goes
-                drop_database(cx, &unnamed).await?;
-                continue;
-            }
-            Some(facts) if !facts.usable => {
+            // another session's, of whatever template: look again
+            None if !clone(cx, &template.database, &unnamed).await? => continue,
+            None => {}
+            // what a lost attempt left, of whichever template: the name holds the tenant's whole id,
+            // and nobody was told of it
+            Some(facts) if facts.owner == cluster.owner.as_str() => {
                 drop_database(cx, &unnamed).await?;
                 continue;
             }
@@ -55,7 +54,6 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             .await;
         match handed {
             Ok(()) => {
-                cx.fault(Step::CreateDatabase, HANDED_OVER).await?;
                 return record_template(cx, &mark.template).await;
             }
             // the name was taken a moment ago, or the clone is gone: look again
@@ -69,10 +67,8 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     })
 }
 
-/// Fault points between the parts of this step.
-pub(super) const CLONED: &str = "create_database.cloned";
-const HANDED_OVER: &str = "handed_over";
-const _: [&str; 3] = FAULT_POINTS;
+/// Fault point between the parts of this step: cloned, not handed over.
+pub const CLONED: &str = "create_database.cloned";
 
 /// The mark of a database that is this tenant's; `None` after an unusable one of ours was dropped.
 async fn ours(
@@ -99,15 +95,15 @@ fn foreign(name: &Ident, facts: &Facts) -> StepError {
     .into()
 }
 
-async fn clone(cx: &StepContext<'_>, template: &Ident, name: &Ident) -> Result<(), StepError> {
+async fn clone(cx: &StepContext<'_>, template: &Ident, name: &Ident) -> Result<bool, StepError> {
     cx.check_lease()?;
     let cluster = cx.cluster().await?;
-    cluster
+    let cloned = cluster
         .run_as(&cx.tag, async |connection| {
             databases::clone_template(connection, cluster, template, name).await
         })
         .await?;
-    Ok(())
+    Ok(cloned)
 }
 
 async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {

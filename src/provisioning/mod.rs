@@ -71,6 +71,14 @@ pub const PLAN: [Step; 6] = [
 /// Where a test can make a step fail: before its effect, after it, after its record.
 pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
 
+/// Points between the parts of a step.
+pub const INNER_FAULT_POINTS: [&str; 4] = [
+    create_database::CLONED,
+    "template.created",
+    "template.filled",
+    "template.sealed",
+];
+
 impl Step {
     /// The name as it is stored, logged and counted.
     pub const fn name(self) -> &'static str {

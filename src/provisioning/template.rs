@@ -153,7 +153,11 @@ async fn build(
     let name = &template.database;
     // what a lost builder left; the name is ours by its owner, and it is not sealed
     databases::drop_database(session, name).await?;
-    databases::create_empty(session, cluster, name).await?;
+    if !databases::create_empty(session, cluster, name).await? {
+        let found = "it appeared while the template was being built".to_owned();
+        let name = name.as_str().to_owned();
+        return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
+    }
     provisioner.faults.hit("template.created").await?;
     let mut connection = cluster.connect(name, None).await?;
     let built = fill(&mut connection, cluster, blueprint).await;

@@ -119,7 +119,7 @@ pub async fn work<F, R>(
         name: worker_name(),
     };
     waker.spawn_listener(&tasks, worker.db.clone());
-    tasks.spawn(worker.clone().keep_leases(tasks.clone()));
+    tasks.spawn_ground(worker.clone().keep_leases());
     tasks.spawn(worker.clone().rescue_lost(tasks.clone(), waker.clone()));
     let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
     while !tasks.is_draining() {
@@ -264,7 +264,7 @@ impl Worker {
     }
 
     /// The heartbeat of everything that runs here.
-    async fn keep_leases(self, tasks: Tasks) {
+    async fn keep_leases(self) {
         let mut beat = tokio::time::interval(self.settings.lease / 4);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -275,9 +275,6 @@ impl Worker {
                 .map(|(id, (attempt, _))| (*id, *attempt))
                 .collect();
             if held.is_empty() {
-                if tasks.is_draining() {
-                    return;
-                }
                 continue;
             }
             let asked_at = Instant::now();

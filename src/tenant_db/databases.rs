@@ -99,13 +99,13 @@ pub fn unnamed(prefix: &str, tenant: Uuid) -> Result<Ident, Error> {
 
 /// Clones a sealed template under `name`, closed to connections.
 ///
-/// True when there is such a database now, whoever created it in the same moment (42P04, 23505).
+/// False when another session created a database of that name in the same moment (42P04, 23505).
 pub async fn clone_template(
     connection: &mut PgConnection,
     cluster: &Cluster,
     template: &Ident,
     name: &Ident,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let owner = &cluster.owner;
     // WAL_LOG: two checkpoints cheaper than FILE_COPY for templates below a gigabyte; 14 knows no choice
     let strategy = if version(connection).await? >= 150_000 {
@@ -119,7 +119,7 @@ pub async fn clone_template(
     let created = sqlx::raw_sql(AssertSqlSafe(statement))
         .execute(connection)
         .await;
-    exists_is_fine(created).map_err(Error::sql(format!(
+    is_new(created).map_err(Error::sql(format!(
         "cloning {} as {}",
         template.as_str(),
         name.as_str()
@@ -131,7 +131,7 @@ pub async fn create_empty(
     connection: &mut PgConnection,
     cluster: &Cluster,
     name: &Ident,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     // template0: what somebody put into template1 must not come along
     let statement = format!(
         "create database {name} template template0 owner {} encoding 'UTF8'",
@@ -140,12 +140,12 @@ pub async fn create_empty(
     let created = sqlx::raw_sql(AssertSqlSafe(statement))
         .execute(connection)
         .await;
-    exists_is_fine(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
+    is_new(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
 }
 
-fn exists_is_fine<T>(created: sqlx::Result<T>) -> sqlx::Result<()> {
+fn is_new<T>(created: sqlx::Result<T>) -> sqlx::Result<bool> {
     match created {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         // the loser of a race gets a unique violation of pg_database_datname_index
         Err(error)
             if matches!(
@@ -153,7 +153,7 @@ fn exists_is_fine<T>(created: sqlx::Result<T>) -> sqlx::Result<()> {
                 Some("42P04" | "23505")
             ) =>
         {
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error),
     }

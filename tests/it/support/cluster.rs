@@ -1,0 +1,81 @@
+//! The private Postgres of a test run: started by the first test that needs it, gone with the process.
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, OnceLock},
+};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tenantry::private_postgres::{self, PrivatePostgres, Settings};
+
+/// The shared cluster; tests that stop or crash a server start one of their own.
+pub struct SharedCluster {
+    postgres: Mutex<PrivatePostgres>,
+}
+
+/// Where clusters of tests live. Leftovers of runs that were killed go first.
+pub fn parent() -> PathBuf {
+    let parent = std::env::temp_dir();
+    static SWEPT: OnceLock<usize> = OnceLock::new();
+    SWEPT.get_or_init(|| private_postgres::sweep(&parent));
+    parent
+}
+
+/// Settings of a quick cluster that goes away with this process.
+pub fn settings() -> Settings {
+    let parent = parent();
+    Settings {
+        max_connections: 400,
+        ..Settings::ephemeral(&parent, parent.join("tenantry-test-cache"))
+    }
+}
+
+/// The shared cluster.
+pub fn shared() -> &'static SharedCluster {
+    static CLUSTER: OnceLock<SharedCluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        // a thread and a runtime of its own: the runtime of the test that came first ends before the others
+        let started = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(PrivatePostgres::start(&settings(), |_| {}))
+        });
+        let postgres = started.join().unwrap().expect("a private Postgres");
+        SharedCluster {
+            postgres: Mutex::new(postgres),
+        }
+    })
+}
+
+impl SharedCluster {
+    /// URL of a database of the cluster, as superuser.
+    pub fn url(&self, database: &str) -> String {
+        self.postgres.lock().unwrap().url(database)
+    }
+}
+
+/// Runs statements in a database.
+pub async fn execute(url: &str, sql: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection.close().await.unwrap();
+}
+
+/// The single value of a query.
+pub async fn ask<T>(url: &str, sql: &str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let value = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(&mut connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection.close().await.unwrap();
+    value
+}
