@@ -19,6 +19,7 @@
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
 pub mod blueprint;
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod faults;
