@@ -10,6 +10,7 @@
 
 mod support;
 
+mod architecture;
 mod blueprint;
 mod path;
 mod private_postgres;
