@@ -78,7 +78,11 @@ impl Faults {
         }
         match found.action {
             Action::Kill => signal_self(Signal::KILL),
-            Action::Stop => signal_self(Signal::STOP),
+            Action::Stop => {
+                signal_self(Signal::STOP);
+                // the signal may reach another thread first: do nothing until all of them have stopped
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             Action::Error => return Err(Injected(point.to_owned())),
             Action::Stall(time) => tokio::time::sleep(time).await,
         }

@@ -83,6 +83,26 @@ impl Deployment {
         ask(&self.control_url, &sql).await
     }
 
+    /// Drops everything that carries the prefix, and the control database.
+    pub async fn discard(&self) {
+        let server = self.url("postgres");
+        let of_prefix = format!(
+            "from pg_database where starts_with(datname, '{}')",
+            self.prefix
+        );
+        let names: String = ask(
+            &server,
+            &format!("select coalesce(string_agg(datname::text, ' '), '') {of_prefix}"),
+        )
+        .await;
+        for name in names.split_whitespace() {
+            execute(&server, &format!("alter database {name} is_template false")).await;
+            execute(&server, &format!("drop database {name} with (force)")).await;
+        }
+        let (_, control) = self.control_url.rsplit_once('/').unwrap();
+        execute(&server, &format!("drop database {control} with (force)")).await;
+    }
+
     /// How many login roles carry the prefix.
     pub async fn tenant_roles(&self) -> i64 {
         let sql = format!(
@@ -91,6 +111,17 @@ impl Deployment {
         );
         ask(&self.control_url, &sql).await
     }
+}
+
+/// What `GET` answers, as text.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// A running replica.

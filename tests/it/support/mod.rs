@@ -3,5 +3,6 @@
 pub mod app;
 pub mod cluster;
 pub mod events;
+pub mod process;
 
 pub use app::App;
