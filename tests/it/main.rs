@@ -12,6 +12,7 @@ mod support;
 
 mod architecture;
 mod blueprint;
+mod cli;
 mod crash;
 mod path;
 mod private_postgres;
