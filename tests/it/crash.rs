@@ -185,7 +185,7 @@ async fn a_zombie_writes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_inside_the_last_transaction_opens_nothing() {
-    stopped_at("activate.after_effect").await;
+    Box::pin(stopped_at("activate.after_effect")).await;
 }
 
 async fn metric(process: &Process, name: &str) -> f64 {

@@ -4,6 +4,10 @@
     reason = "one binary: what is public is public to its modules"
 )]
 #![expect(
+    clippy::print_stdout,
+    reason = "the harness shows it when a test fails"
+)]
+#![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should say where"
 )]

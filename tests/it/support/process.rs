@@ -12,9 +12,15 @@ use serde_json::Value;
 
 use super::app::{Deployment, wait_for, wait_until};
 
+/// Where the program is: beside this binary, or where a copy of it was put.
+pub fn program() -> std::path::PathBuf {
+    let copied = std::env::var_os("TENANTRY_TEST_BINARY").map(std::path::PathBuf::from);
+    copied.unwrap_or_else(|| env!("CARGO_BIN_EXE_tenantry").into())
+}
+
 /// The program under test.
 pub fn tenantry() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
+    let mut command = Command::new(program());
     // what the developer has configured must not decide a test
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -61,14 +67,9 @@ impl Process {
                     tell.take().unwrap().send(address).unwrap();
                 }
                 // shown only when the test fails
-                print!(
-                    "{}",
-                    if entry["level"] == "WARN" || entry["level"] == "ERROR" {
-                        format!("{line}\n")
-                    } else {
-                        String::new()
-                    }
-                );
+                if entry["level"] == "WARN" || entry["level"] == "ERROR" {
+                    println!("{line}");
+                }
             }
         });
         let address = told.await.expect("the replica listens");
