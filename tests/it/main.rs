@@ -18,6 +18,7 @@ mod architecture;
 mod blueprint;
 mod cli;
 mod crash;
+mod docs;
 mod path;
 mod private_postgres;
 mod webhooks;
