@@ -177,7 +177,7 @@ async fn a_zombie_writes_nothing() {
         "verify.after_effect",
         "activate.before",
     ];
-    stream::iter(points.map(stopped_at))
+    stream::iter(points.map(|point| Box::pin(stopped_at(point))))
         .buffer_unordered(3)
         .collect::<Vec<_>>()
         .await;
