@@ -13,6 +13,7 @@ mod support;
 mod architecture;
 mod blueprint;
 mod crash;
+mod inbox;
 mod path;
 mod private_postgres;
 mod webhooks;
