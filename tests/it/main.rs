@@ -16,4 +16,6 @@ mod crash;
 mod inbox;
 mod path;
 mod private_postgres;
+mod queue;
+mod queue_model;
 mod webhooks;
