@@ -14,6 +14,7 @@ mod architecture;
 mod blueprint;
 mod crash;
 mod inbox;
+mod organizations;
 mod path;
 mod private_postgres;
 mod queue;

@@ -78,7 +78,7 @@ impl Deployment {
     /// How many databases carry the prefix, templates apart.
     pub async fn tenant_databases(&self) -> i64 {
         let sql = format!(
-            "select count(*) from pg_database where starts_with(datname, '{0}') and not starts_with(datname, '{0}template_')",
+            "select count(*) from pg_database where starts_with(datname, '{0}') and datname !~ '^{0}template_[0-9a-f]{{16}}$'",
             self.prefix
         );
         ask(&self.control_url, &sql).await
