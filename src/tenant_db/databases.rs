@@ -130,21 +130,34 @@ pub async fn clone_template(
     )))
 }
 
-/// Creates an empty database that belongs to the owner role.
+/// Creates an empty database that belongs to the owner role and is open to nobody else.
 pub async fn create_empty(
     connection: &mut PgConnection,
     cluster: &Cluster,
     name: &Ident,
 ) -> Result<bool, Error> {
     // template0: what somebody put into template1 must not come along
-    let statement = format!(
-        "create database {name} template template0 owner {} encoding 'UTF8'",
+    let create = format!(
+        "create database {name} template template0 owner {} encoding 'UTF8' allow_connections false",
         cluster.owner
     );
-    let created = sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(connection)
+    // one commit: a new database lets PUBLIC in, so it is opened when that is taken away
+    let open = format!(
+        "revoke all on database {name} from public;
+         alter database {name} allow_connections true"
+    );
+    let failed = || Error::sql(format!("creating database {}", name.as_str()));
+    let created = sqlx::raw_sql(AssertSqlSafe(create))
+        .execute(&mut *connection)
         .await;
-    is_new(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
+    if !is_new(created).map_err(failed())? {
+        return Ok(false);
+    }
+    sqlx::raw_sql(AssertSqlSafe(open))
+        .execute(connection)
+        .await
+        .map_err(failed())?;
+    Ok(true)
 }
 
 /// Creates a control database on a private cluster.
