@@ -235,16 +235,31 @@ pub fn template_comment(hash: &str) -> String {
 
 /// Drops a database, ending its sessions. The caller has checked whose it is.
 pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
-    let unseal = format!("alter database {name} is_template false");
+    let failed = || Error::sql(format!("dropping database {}", name.as_str()));
+    // never of an unusable database: that is no template, and the server answers "alter database"
+    // by ending the session (FATAL: cannot alter invalid database)
+    let sealed: bool = sqlx::query_scalar(
+        "select exists (
+             select
+             from pg_database
+             where datname = $1
+               and datistemplate
+               and datconnlimit <> -2
+         )",
+    )
+    .bind(name.as_str())
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(failed())?;
+    let unseal = sealed.then(|| format!("alter database {name} is_template false"));
+    // one by one: "drop database" cannot run in a transaction
     let drop = format!("drop database if exists {name} with (force)");
-    // an unusable database refuses to be altered, and is no template
-    let _ = sqlx::raw_sql(AssertSqlSafe(unseal))
-        .execute(&mut *connection)
-        .await;
-    sqlx::raw_sql(AssertSqlSafe(drop))
-        .execute(connection)
-        .await
-        .map_err(Error::sql(format!("dropping database {}", name.as_str())))?;
+    for statement in unseal.into_iter().chain([drop]) {
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut *connection)
+            .await
+            .map_err(failed())?;
+    }
     Ok(())
 }
 
