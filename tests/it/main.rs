@@ -12,11 +12,13 @@ mod support;
 
 mod architecture;
 mod blueprint;
+mod blueprint_changes;
 mod crash;
 mod inbox;
 mod organizations;
 mod path;
 mod private_postgres;
+mod provisioning;
 mod queue;
 mod queue_model;
 mod webhooks;

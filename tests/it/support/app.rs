@@ -359,7 +359,15 @@ impl TenantOf<'_> {
 
     /// Waits until it is ready.
     pub async fn is_ready(&self) -> Tenant {
-        self.is_in("ready").await
+        let what = format!("tenant of {} is ready", self.org);
+        wait_for(&what, async || {
+            let tenant = self.find().await?;
+            let state = tenant.state.name();
+            // nobody but an operator gets it out of there
+            assert_ne!(state, "failed", "{:?}", tenant.failure);
+            (state == "ready").then_some(tenant)
+        })
+        .await
     }
 
     /// Waits until it is in a state.
