@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
-use tenantry::provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN};
+use tenantry::provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN, Step};
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
@@ -50,7 +50,7 @@ async fn heals_after_a_failure_at(point: &str) {
     assert_eq!(tenant.failure, None, "{point}");
     assert_eq!(
         app.tenant(&org).steps().await,
-        PLAN.map(|step| step.name()),
+        PLAN.map(Step::name),
         "{point}"
     );
     assert_eq!(

@@ -223,7 +223,9 @@ async fn apply(
                 .filter(|job| job.state == expired)
                 .collect();
             prop_assert_eq!(queue.rescue().await, lost.len() as u64);
-            lost.into_iter().for_each(|job| job.state = State::Due);
+            for job in lost {
+                job.state = State::Due;
+            }
         }
         Operation::AnHourPasses => {
             queue.an_hour_passes().await;
@@ -243,7 +245,7 @@ async fn settle(queue: &Queue, claim: &Claim, how: How) -> Result<(), Error> {
     match how {
         How::Complete => queue.complete(claim).await,
         How::RetryNow => queue.retry(claim, Duration::ZERO).await,
-        How::RetryInAnHour => queue.retry(claim, Duration::from_secs(3600)).await,
+        How::RetryInAnHour => queue.retry(claim, Duration::from_hours(1)).await,
         How::Release => queue.release(claim).await,
         How::Bury => queue.bury(claim).await,
     }

@@ -349,11 +349,13 @@ pub struct TenantOf<'a> {
 impl TenantOf<'_> {
     /// Its row, if there is one.
     pub async fn find(&self) -> Option<Tenant> {
-        let db = &self.app.replica.db;
-        let found = db
-            .run(async |connection| tenants::find_by_any(connection, self.org).await)
+        // not by the replica's pool: that may hold what a crashed server left behind
+        let url = &self.app.deployment.control_url;
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        let found = tenants::find_by_any(&mut connection, self.org)
             .await
             .unwrap();
+        connection.close().await.unwrap();
         found.into_iter().next()
     }
 
