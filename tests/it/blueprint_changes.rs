@@ -93,6 +93,139 @@ async fn a_seed_that_fails_names_its_file_and_leaves_no_row() {
         cause.contains(more) && cause.contains("null value"),
         "{cause}"
     );
+    assert_eq!(
+        story
+            .app
+            .tenant(&story.org)
+            .ask::<i64>("select count(*) from notes")
+            .await,
+        0
+    );
+
+    story.blueprint.remove(more);
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verify_query_that_returns_a_row_keeps_the_tenant_closed_and_says_why() {
+    let story = Story::with(VERIFY, "select 'the coffee is cold' as problem").await;
+    let (step, code, cause) = story.fails().await;
+    assert_eq!((&*step, &*code), ("verify", "not_verified"));
+    assert!(
+        cause.contains(VERIFY) && cause.contains("problem = the coffee is cold"),
+        "{cause}"
+    );
+    assert!(
+        !story
+            .app
+            .tenant(&story.org)
+            .find()
+            .await
+            .unwrap()
+            .initialize
+    );
+
+    story.blueprint.remove(VERIFY);
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verify_query_that_cannot_run_is_told_from_one_that_found_something() {
+    let story = Story::with(VERIFY, "select * from nowhere").await;
+    let (step, code, cause) = story.fails().await;
+    assert_eq!((&*step, &*code), ("verify", "verify_query_failed"));
+    assert!(
+        cause.contains(VERIFY) && cause.contains("nowhere"),
+        "{cause}"
+    );
+    story.blueprint.remove(VERIFY);
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verify_query_cannot_write() {
+    let sql = "with gone as (delete from notes returning id) select 'gone' as problem from gone";
+    let story = Story::with(VERIFY, sql).await;
+    let (_, code, cause) = story.fails().await;
+    assert_eq!(code, "verify_query_failed");
+    assert!(cause.contains("read-only transaction"), "{cause}");
+    story.blueprint.remove(VERIFY);
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_database_that_was_opened_to_public_is_not_verified() {
+    let opening = "do $$ begin execute format('grant connect on database %I to public', current_database()); end $$";
+    let story = Story::with("seed/tenant/02_open.sql", opening).await;
+    let (step, code, cause) = story.fails().await;
+    assert_eq!((&*step, &*code), ("verify", "not_verified"));
+    assert!(cause.contains("PUBLIC has rights on database"), "{cause}");
+    let tenant = story.app.tenant(&story.org).find().await.unwrap();
+    let revoke = format!("revoke connect on database {} from public", tenant.database);
+    execute(&story.app.deployment.control_url, &revoke).await;
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_structure_differs_from_its_template_is_not_verified() {
+    let story = Story::with(
+        "seed/tenant/02_odd.sql",
+        "alter table notes add column odd int",
+    )
+    .await;
+    let (step, code, cause) = story.fails().await;
+    assert_eq!((&*step, &*code), ("verify", "not_verified"));
+    assert!(cause.contains("its structure"), "{cause}");
+    let drop = "alter table notes drop column odd";
+    let url = story
+        .app
+        .deployment
+        .url(&story.app.tenant(&story.org).find().await.unwrap().database);
+    execute(&url, drop).await;
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_was_edited_after_it_was_applied_is_refused_by_name() {
+    let story = Story::with(SEED, "insert into notes (body) values ('x')").await;
+    story.app.tenant(&story.org).is_ready().await;
+
+    story.blueprint.write(
+        MIGRATION,
+        "create table notes (id int, body text, extra text)",
+    );
+    let late = new_org();
+    story
+        .app
+        .accepts(&[&events::created(&late, "Umbrella")])
+        .await;
+    let failure = story.app.tenant(&late).fails().await;
+    assert_eq!(failure.code, "blueprint_migration_edited");
+    assert!(failure.cause.contains(MIGRATION), "{}", failure.cause);
+    let build = story.app.replica.build_templates().await;
+    assert!(build.is_err(), "a replica does not start with it either");
+    story.app.tenant(&story.org).is_ready().await;
+    story.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_migration_makes_a_new_template_and_old_tenants_stay_as_they_are() {
+    let story = Story::with(SEED, "insert into notes (body) values ('x')").await;
+    let old = story.app.tenant(&story.org).is_ready().await;
+    story
+        .blueprint
+        .write("migrations/0002_more.sql", "create table more (id int)");
+    let late = new_org();
+    story
+        .app
+        .accepts(&[&events::created(&late, "Umbrella")])
+        .await;
+    let new = story.app.tenant(&late).is_ready().await;
+    assert_eq!(
+        (&*old.alembic_version, &*new.alembic_version),
+        ("0001_notes", "0002_more")
+    );
+    assert_ne!(old.blueprint_hash, new.blueprint_hash);
     let unchanged = "select to_regclass('more') is null";
     assert!(story.app.tenant(&story.org).ask::<bool>(unchanged).await);
     story.app.stop().await;

@@ -83,7 +83,7 @@ async fn a_hundred_organizations_of_any_name_become_a_hundred_tenants() {
     app.is_idle().await;
     let deployment = app.deployment.clone();
     app.stop().await;
-    deployment.drop_databases().await;
+    deployment.discard().await;
 }
 
 fn is_legal(name: &str, longest: usize, separator: char) -> bool {

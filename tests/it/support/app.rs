@@ -9,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tenantry::{
     config::{Config, Environment},
     jobs,
@@ -86,22 +87,28 @@ impl Deployment {
 
     /// Drops everything that carries the prefix, and the control database.
     pub async fn discard(&self) {
-        let server = self.url("postgres");
-        let of_prefix = format!(
-            "from pg_database where starts_with(datname, '{}')",
-            self.prefix
-        );
-        let names: String = ask(
-            &server,
-            &format!("select coalesce(string_agg(datname::text, ' '), '') {of_prefix}"),
-        )
-        .await;
-        for name in names.split_whitespace() {
-            execute(&server, &format!("alter database {name} is_template false")).await;
-            execute(&server, &format!("drop database {name} with (force)")).await;
-        }
+        let mut session = PgConnection::connect(&self.url("postgres")).await.unwrap();
         let (_, control) = self.control_url.rsplit_once('/').unwrap();
-        execute(&server, &format!("drop database {control} with (force)")).await;
+        let ours =
+            "select datname::text from pg_database where starts_with(datname, $1) or datname = $2";
+        let names: Vec<String> = sqlx::query_scalar(ours)
+            .bind(&self.prefix)
+            .bind(control)
+            .fetch_all(&mut session)
+            .await
+            .unwrap();
+        for name in names {
+            for sql in [
+                format!("alter database {name} is_template false"),
+                format!("drop database {name} with (force)"),
+            ] {
+                sqlx::raw_sql(AssertSqlSafe(sql))
+                    .execute(&mut session)
+                    .await
+                    .unwrap();
+            }
+        }
+        session.close().await.unwrap();
     }
 
     /// A replica's environment with this fault in it.
