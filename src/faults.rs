@@ -68,6 +68,12 @@ impl Faults {
         Self(Arc::new(plan.split(';').filter_map(point).collect()))
     }
 
+    /// Whether the plan names the point and it was reached.
+    pub fn was_hit(&self, point: &str) -> bool {
+        let point = self.0.get(point);
+        point.is_some_and(|point| point.used.load(Ordering::SeqCst))
+    }
+
     /// A point of the product was reached. Each acts once.
     pub async fn hit(&self, point: &str) -> Result<(), Injected> {
         let Some(found) = self.0.get(point) else {

@@ -16,9 +16,17 @@ mod support;
 
 mod architecture;
 mod blueprint;
+mod blueprint_changes;
 mod cli;
 mod crash;
 mod docs;
+mod inbox;
+mod isolation;
+mod organizations;
+mod outage;
 mod path;
 mod private_postgres;
+mod provisioning;
+mod queue;
+mod queue_model;
 mod webhooks;
