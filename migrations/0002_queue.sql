@@ -29,6 +29,8 @@ create index jobs_by_concurrency_key on jobs (concurrency_key, id) where state i
 create index jobs_by_lease on jobs (lease_expires_at) where state = 'running';
 create index jobs_by_state on jobs (state, id);
 
+create index jobs_dead_by_unique_key on jobs (unique_key, id) where state = 'dead';
+
 -- One organization at a time. The claim already sees to it; this index makes it impossible to be wrong.
 create unique index jobs_one_running_per_key on jobs (concurrency_key) where state = 'running';
 

@@ -193,6 +193,13 @@ impl Db {
         .await
     }
 
+    /// Whether our user may create tables in the control database.
+    pub async fn may_create_tables(&self) -> Result<bool, Error> {
+        let may = "select has_schema_privilege('public', 'create')";
+        self.run(async |connection| Ok(sqlx::query_scalar(may).fetch_one(connection).await?))
+            .await
+    }
+
     /// Whether the schema is exactly the one that this binary knows.
     pub async fn is_migrated(&self) -> Result<bool, Error> {
         self.run(async |connection| {

@@ -54,6 +54,10 @@ one_label! {
     KindLabel { kind: &'static str }
 }
 
+/// For figures without labels that are left out when nobody knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NoLabels {}
+
 /// Seconds; the buckets of OpenTelemetry's `http.server.request.duration`, and 1 ms before them.
 const BUCKETS: [f64; 15] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -96,11 +100,11 @@ pub struct Metrics {
     pub fenced_writes: Counter,
     provision_seconds: Family<PathLabel, Histogram, fn() -> Histogram>,
     step_seconds: Family<StepLabel, Histogram, fn() -> Histogram>,
-    inbox_pending: Gauge,
-    inbox_oldest: FloatGauge,
+    inbox_pending: Family<NoLabels, Gauge>,
+    inbox_oldest: Family<NoLabels, FloatGauge>,
     jobs: Family<StateLabel, Gauge>,
-    jobs_past_due: Gauge,
-    oldest_due: FloatGauge,
+    jobs_past_due: Family<NoLabels, Gauge>,
+    oldest_due: Family<NoLabels, FloatGauge>,
     tenants: Family<StatusLabel, Gauge>,
     dead_letters: Family<KindLabel, Gauge>,
     pool: Family<StateLabel, Gauge>,
@@ -125,11 +129,11 @@ impl Metrics {
             fenced_writes: Counter::default(),
             provision_seconds: Family::new_with_constructor(histogram),
             step_seconds: Family::new_with_constructor(histogram),
-            inbox_pending: Gauge::default(),
-            inbox_oldest: FloatGauge::default(),
+            inbox_pending: Family::default(),
+            inbox_oldest: Family::default(),
             jobs: Family::default(),
-            jobs_past_due: Gauge::default(),
-            oldest_due: FloatGauge::default(),
+            jobs_past_due: Family::default(),
+            oldest_due: Family::default(),
             tenants: Family::default(),
             dead_letters: Family::default(),
             pool: Family::default(),
@@ -290,14 +294,26 @@ impl Metrics {
 
     /// What the database said. `None`: it does not answer, and its gauges are left out rather than stale.
     pub fn backlog(&self, backlog: Option<Backlog>) {
+        self.inbox_pending.clear();
+        self.inbox_oldest.clear();
+        self.jobs_past_due.clear();
+        self.oldest_due.clear();
         self.jobs.clear();
         self.tenants.clear();
         self.dead_letters.clear();
         let Some(backlog) = backlog else { return };
-        self.inbox_pending.set(backlog.inbox_pending);
-        self.inbox_oldest.set(backlog.inbox_oldest_s);
-        self.jobs_past_due.set(backlog.jobs_past_due);
-        self.oldest_due.set(backlog.oldest_due_s);
+        self.inbox_pending
+            .get_or_create(&NoLabels {})
+            .set(backlog.inbox_pending);
+        self.inbox_oldest
+            .get_or_create(&NoLabels {})
+            .set(backlog.inbox_oldest_s);
+        self.jobs_past_due
+            .get_or_create(&NoLabels {})
+            .set(backlog.jobs_past_due);
+        self.oldest_due
+            .get_or_create(&NoLabels {})
+            .set(backlog.oldest_due_s);
         let mut dead_jobs = 0;
         for (state, jobs) in backlog.jobs {
             dead_jobs += if state == "dead" { jobs } else { 0 };

@@ -3,7 +3,7 @@
 //! Guarantees: the parts that answer requests work while the database is away (and say so); work
 //! begins once the control database is migrated; any number of replicas share one database.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     config::Config,
@@ -45,6 +45,15 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// Whether a process takes webhooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sources {
+    /// Every source that has a secret.
+    Routed,
+    /// None.
+    None,
 }
 
 /// A replica, wired and not yet working.
@@ -104,7 +113,9 @@ impl Replica {
     }
 
     /// Listens and answers requests until the tasks drain; returns the address at once.
-    pub async fn serve_http(&self) -> Result<std::net::SocketAddr, Error> {
+    ///
+    /// A process that only works answers for its health and metrics, and routes no source.
+    pub async fn serve_http(&self, sources: Sources) -> Result<std::net::SocketAddr, Error> {
         let address = &self.config.server.listen;
         let failed = |source| Error::Listen {
             address: address.clone(),
@@ -114,17 +125,20 @@ impl Replica {
             .await
             .map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
+        let routed = match sources {
+            Sources::Routed => self
+                .config
+                .routed_sources()
+                .map(|(name, source)| (name.clone(), source.clone()))
+                .collect(),
+            Sources::None => BTreeMap::new(),
+        };
         let state = http::AppState {
             inbox: self.inbox.clone(),
             db: self.db.clone(),
             metrics: self.metrics.clone(),
             tasks: self.tasks.clone(),
-            sources: Arc::new(
-                self.config
-                    .routed_sources()
-                    .map(|(name, source)| (name.clone(), source.clone()))
-                    .collect(),
-            ),
+            sources: Arc::new(routed),
         };
         self.tasks.spawn(http::serve(listener, state));
         Ok(local)

@@ -21,10 +21,10 @@ pub struct Settings {
     /// How long one statement may wait for a lock.
     #[serde(deserialize_with = "milliseconds")]
     pub lock_timeout_ms: u32,
-    /// How long all migrations of one database may take.
+    /// How long all migrations and the shared seed of one database may take.
     #[serde(deserialize_with = "milliseconds")]
     pub migrate_timeout_ms: u32,
-    /// How long the shared seed, and the tenant seed, may take each.
+    /// How long the tenant seed may take.
     #[serde(deserialize_with = "milliseconds")]
     pub seed_timeout_ms: u32,
     /// How long all verify queries of one tenant may take.

@@ -50,7 +50,7 @@ impl Failure {
     }
 
     /// An error for which no better hint is known.
-    pub(crate) fn unexpected(error: &dyn std::error::Error) -> Self {
+    pub(crate) fn unexpected(error: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(
             Exit::Unexpected,
             chain(error),

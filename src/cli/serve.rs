@@ -8,7 +8,12 @@ use clap::ValueEnum;
 use secrecy::ExposeSecret;
 
 use super::{Exit, Failure, Globals};
-use crate::{config::Config, provisioning::BlueprintSource, replica::Replica, telemetry};
+use crate::{
+    config::Config,
+    provisioning::BlueprintSource,
+    replica::{Replica, Sources},
+    telemetry,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -48,7 +53,15 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
         blueprint.load().map_err(crate::replica::Error::from)?;
     }
     let replica = Replica::new(config, blueprint)?;
-    let address = replica.serve_http().await?;
+    let address = {
+        let takes = options.roles.contains(&Role::Api);
+        let sources = if takes {
+            Sources::Routed
+        } else {
+            Sources::None
+        };
+        replica.serve_http(sources).await?
+    };
     tracing::info!(%address, "listening");
     let ended = tokio::select! {
         ended = prepare(&replica, works) => ended,

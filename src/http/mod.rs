@@ -31,7 +31,7 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Says whether the process drains.
     pub tasks: Tasks,
-    /// The sources that are routed.
+    /// The sources that are routed; none in a process that only works.
     pub sources: Arc<BTreeMap<String, Source>>,
 }
 

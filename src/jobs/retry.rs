@@ -19,7 +19,11 @@ pub async fn retry_tenant(
         if !tenants::mark_pending(tx, tenant.id).await? {
             return Ok(false);
         }
-        queue::enqueue(tx, &provision(tenant, max_attempts)).await?;
+        let job = provision(tenant, max_attempts);
+        // the dead job goes on, with its history; a new one only where it was pruned
+        if !queue::revive(tx, &job).await? {
+            queue::enqueue(tx, &job).await?;
+        }
         Ok(true)
     })
     .await

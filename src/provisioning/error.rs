@@ -4,7 +4,12 @@
 
 use std::time::Duration;
 
-use crate::{blueprint, db, faults, queue, secrets, tenant_db};
+use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
+
+use crate::{
+    blueprint::{self, SqlFile},
+    db, faults, queue, secrets, tenant_db,
+};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -75,19 +80,40 @@ impl From<queue::Error> for StepError {
 }
 
 impl StepError {
+    /// The error of a file of the blueprint, with the line where the server tells one.
+    pub(super) fn file(code: &'static str, file: &SqlFile, source: sqlx::Error) -> Self {
+        let position = match &source {
+            sqlx::Error::Database(error) => error
+                .try_downcast_ref::<PgDatabaseError>()
+                .and_then(PgDatabaseError::position),
+            _ => None,
+        };
+        let file = match position {
+            // counted in characters from 1
+            Some(PgErrorPosition::Original(at)) => {
+                let line = file.sql.chars().take(at).filter(|c| *c == '\n').count() + 1;
+                format!("{}:{line}", file.name)
+            }
+            _ => file.name.clone(),
+        };
+        Self::File { code, file, source }
+    }
+
     /// Stable code; docs/errors.md has an entry for each.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Control(_) => "control_database_unavailable",
             Self::Cluster(tenant_db::Error::ForeignDatabase { .. }) => "foreign_database",
             Self::Cluster(tenant_db::Error::ForeignRole { .. }) => "foreign_role",
+            Self::Cluster(tenant_db::Error::UnknownCluster(_)) => "cluster_unknown",
             Self::Cluster(error) => match error.sqlstate().as_deref() {
                 Some("42501") => "missing_privilege",
                 Some("53100") => "disk_full",
                 Some("53300") => "too_many_connections",
                 Some("3D000") => "database_missing",
                 Some("28P01" | "28000") => "login_refused",
-                _ => "cluster_unavailable",
+                _ if self.is_retryable() => "cluster_unavailable",
+                _ => "cluster_refused",
             },
             Self::Blueprint(error) => error.code(),
             Self::File { code, .. } => code,
@@ -124,6 +150,9 @@ impl StepError {
             | "injected_fault" => {
                 "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
             }
+            "cluster_unknown" => {
+                "configure the cluster in [[clusters]] again; then: tenantry tenants retry <tenant>"
+            }
             "foreign_database" => {
                 "rename or drop that database, if you know whose it is; then: tenantry tenants retry <tenant>"
             }
@@ -131,7 +160,7 @@ impl StepError {
                 "rename or drop that role, if you know whose it is; then: tenantry tenants retry <tenant>"
             }
             "missing_privilege" => {
-                "`tenantry doctor` prints the grant that is missing; then: tenantry tenants retry <tenant>"
+                "`tenantry doctor` prints the grant that is missing (or another deployment uses this tenants.prefix on the cluster); then: tenantry tenants retry <tenant>"
             }
             "disk_full" => "free or add disk space on the cluster; it is tried again by itself",
             "too_many_connections" => {
@@ -195,15 +224,38 @@ fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 /// An error and its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = told(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
+        let cause_text = told(cause);
         if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
-        source = cause.source();
+        // the driver's error repeats the server's below it
+        source = if cause.is::<sqlx::Error>() && is_of_server(cause) {
+            None
+        } else {
+            cause.source()
+        };
     }
     text
+}
+
+fn is_of_server(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref::<sqlx::Error>(),
+        Some(sqlx::Error::Database(_))
+    )
+}
+
+/// The server's own message and SQLSTATE; the driver would add a line of the server's source code.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(error)) => match error.code() {
+            Some(code) => format!("{} (SQLSTATE {code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        _ => error.to_string(),
+    }
 }

@@ -212,6 +212,7 @@ pub async fn provision(
             .await
             .map_err(|error| first(error.into()))?;
     }
+    let done = cx.still_done(done).await.map_err(first)?;
     for step in PLAN {
         if done.iter().any(|name| name == step.name()) {
             continue;
@@ -299,6 +300,29 @@ impl StepContext<'_> {
         Ok(self.provisioner.clusters.get(&name)?)
     }
 
+    /// The records of steps that still hold: without its database a tenant begins again where it was placed.
+    async fn still_done(&self, done: Vec<String>) -> Result<Vec<String>, StepError> {
+        if !done.iter().any(|name| name == Step::CreateDatabase.name()) {
+            return Ok(done);
+        }
+        let tenant = self.tenant().await;
+        let found = self
+            .cluster()
+            .await?
+            .find_database(&self.tag, &tenant.database)
+            .await?;
+        if found.is_some_and(|facts| facts.usable) {
+            return Ok(done);
+        }
+        tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is gone or unusable; it is made again");
+        let forget = async |tx: &mut sqlx::PgConnection| {
+            crate::queue::assert_held(tx, self.claim).await?;
+            Ok::<_, StepError>(steps::forget_database(tx, tenant.id).await?)
+        };
+        self.provisioner.db.transaction(forget).await?;
+        Ok(vec![Step::Place.name().to_owned()])
+    }
+
     /// Fails when this process was stopped for longer than its lease: then nothing may be begun.
     fn check_lease(&self) -> Result<(), StepError> {
         if self.lease.is_held() {
@@ -318,8 +342,11 @@ impl StepContext<'_> {
 
     fn limit(&self, step: Step) -> Duration {
         match step {
-            // the first tenant of a blueprint builds the template in this step
-            Step::CreateDatabase => Duration::from_mins(10),
+            // the first tenant of a blueprint builds the template in this step, or waits for its builder
+            Step::CreateDatabase => {
+                Duration::from_millis(self.blueprint.settings.migrate_timeout_ms.into())
+                    + Duration::from_mins(5)
+            }
             Step::Place | Step::CreateRole | Step::Activate => Duration::from_mins(1),
             Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),
             Step::Verify => Duration::from_millis(self.blueprint.settings.verify_timeout_ms.into()),
@@ -338,7 +365,9 @@ impl StepContext<'_> {
             let database = Ident::new(&self.tenant.lock().await.database)
                 .map_err(crate::tenant_db::Error::from)?;
             let cluster = self.cluster().await?;
-            cluster.connect(&database, Some(&self.tag)).await?
+            let mut connection = cluster.connect(&database, Some(&self.tag)).await?;
+            template::blueprint_timeouts(&mut connection, &self.blueprint).await?;
+            connection
         };
         let result = work(&mut connection).await?;
         // only after success: a failed one may be inside a transaction

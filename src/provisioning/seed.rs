@@ -11,14 +11,7 @@ use crate::tenants::{Tenant, organizations};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
-    let name = cx
-        .provisioner
-        .db
-        .run(async |connection| {
-            organizations::find_name(connection, &tenant.source, &tenant.org_id).await
-        })
-        .await?
-        .unwrap_or_else(|| tenant.name.clone());
+    let name = organization_name(cx, &tenant).await?;
     let owner = cx.cluster().await?.owner.clone();
     cx.check_lease()?;
     cx.in_tenant(async |connection| {
@@ -29,11 +22,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         run_as_owner(connection, &owner.to_string()).await?;
         set_values(connection, &tenant, &name).await?;
         for file in &cx.blueprint.tenant_seed {
-            let failed = |source| StepError::File {
-                code: "seed_failed",
-                file: file.name.clone(),
-                source,
-            };
+            let failed = |source| StepError::file("seed_failed", file, source);
             sqlx::raw_sql(AssertSqlSafe(file.sql.clone()))
                 .execute(&mut *connection)
                 .await
@@ -86,8 +75,20 @@ pub(super) async fn run_as_owner(
     Ok(())
 }
 
-/// What a seed file may ask for.
-async fn set_values(
+/// The organization's name in full; the tenant's row has 255 characters of it.
+pub(super) async fn organization_name(
+    cx: &StepContext<'_>,
+    tenant: &Tenant,
+) -> Result<String, StepError> {
+    let find = async |connection: &mut PgConnection| {
+        organizations::find_name(connection, &tenant.source, &tenant.org_id).await
+    };
+    let found = cx.provisioner.db.run(find).await?;
+    Ok(found.unwrap_or_else(|| tenant.name.clone()))
+}
+
+/// What a seed file or a verify query may ask for.
+pub(super) async fn set_values(
     connection: &mut PgConnection,
     tenant: &Tenant,
     organization_name: &str,

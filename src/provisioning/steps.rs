@@ -59,6 +59,16 @@ pub async fn list(
     .await
 }
 
+/// Forgets every step that was done in, or to, a database that is gone.
+pub async fn forget_database(tx: &mut PgConnection, tenant: TenantId) -> sqlx::Result<()> {
+    sqlx::query("delete from provisioning_steps where tenant_id = $1 and step <> $2")
+        .bind(tenant)
+        .bind(Step::Place.name())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// The step begins.
 pub async fn start(
     connection: &mut PgConnection,

@@ -160,9 +160,11 @@ async fn build(
     }
     provisioner.faults.hit("template.created").await?;
     let mut connection = cluster.connect(name, None).await?;
+    let limit = Duration::from_millis(blueprint.settings.migrate_timeout_ms.into());
     let built = tokio::select! {
         built = fill(&mut connection, cluster, blueprint) => built,
         lost = keep_alive(session) => Err(lost),
+        () = tokio::time::sleep(limit) => Err(StepError::TimedOut { step: "template", limit }),
     };
     let _ = connection.close().await;
     let fingerprint = match built {
@@ -210,11 +212,7 @@ async fn fill(
         &ledger(&owner.to_string()),
     )
     .await?;
-    let timeouts = format!(
-        "set statement_timeout = {}; set lock_timeout = {}",
-        blueprint.settings.statement_timeout_ms, blueprint.settings.lock_timeout_ms
-    );
-    run_sql(connection, "the timeouts", "migration_failed", &timeouts).await?;
+    blueprint_timeouts(connection, blueprint).await?;
     for file in &blueprint.migrations {
         apply(connection, &owner.to_string(), file, "migration_failed").await?;
     }
@@ -231,6 +229,23 @@ async fn fill(
     Ok(fingerprint::of(connection).await?)
 }
 
+/// The session's statements are bounded as the blueprint says.
+pub(super) async fn blueprint_timeouts(
+    connection: &mut PgConnection,
+    blueprint: &Blueprint,
+) -> Result<(), StepError> {
+    let settings = &blueprint.settings;
+    sqlx::query(
+        "select set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false)",
+    )
+    .bind(settings.statement_timeout_ms.to_string())
+    .bind(settings.lock_timeout_ms.to_string())
+    .execute(connection)
+    .await
+    .map_err(tenant_db::Error::sql("setting the blueprint's timeouts"))?;
+    Ok(())
+}
+
 /// One file, one transaction, as the owner role, with its line in the ledger.
 async fn apply(
     connection: &mut PgConnection,
@@ -238,11 +253,7 @@ async fn apply(
     file: &SqlFile,
     code: &'static str,
 ) -> Result<(), StepError> {
-    let failed = |source| StepError::File {
-        code,
-        file: file.name.clone(),
-        source,
-    };
+    let failed = |source| StepError::file(code, file, source);
     sqlx::raw_sql("begin")
         .execute(&mut *connection)
         .await

@@ -15,7 +15,7 @@ use crate::{
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
     check_structure(cx, &tenant).await?;
-    check_rows(cx).await?;
+    check_rows(cx, &tenant).await?;
     check_rights(cx, &tenant).await?;
     check_login(cx, &tenant).await
 }
@@ -50,37 +50,35 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
     )))
 }
 
-async fn check_rows(cx: &StepContext<'_>) -> Result<(), StepError> {
+async fn check_rows(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
     let owner = cx.cluster().await?.owner.to_string();
-    for file in &cx.blueprint.verify {
-        let wrong = cx
-            .in_tenant(async |connection| {
-                let failed = |source| StepError::File {
-                    code: "verify_query_failed",
-                    file: file.name.clone(),
-                    source,
-                };
-                sqlx::raw_sql("begin read only")
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                seed::run_as_owner(connection, &owner).await?;
-                let row = sqlx::query(AssertSqlSafe(file.sql.clone()))
-                    .fetch_optional(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                let wrong = row.map(|row| describe(&row));
-                sqlx::raw_sql("rollback")
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                Ok(wrong)
-            })
-            .await?;
-        if let Some(row) = wrong {
-            return Err(not_verified(format!("{} returned a row: {row}", file.name)));
+    let name = seed::organization_name(cx, tenant).await?;
+    cx.in_tenant(async |connection| {
+        statement(connection, "begin read only").await?;
+        seed::run_as_owner(connection, &owner).await?;
+        seed::set_values(connection, tenant, &name).await?;
+        for file in &cx.blueprint.verify {
+            let failed = |source| StepError::file("verify_query_failed", file, source);
+            let query = sqlx::query(AssertSqlSafe(file.sql.clone()));
+            if let Some(row) = query
+                .fetch_optional(&mut *connection)
+                .await
+                .map_err(failed)?
+            {
+                let row = describe(&row);
+                return Err(not_verified(format!("{} returned a row: {row}", file.name)));
+            }
         }
-    }
+        statement(connection, "rollback").await
+    })
+    .await
+}
+
+async fn statement(connection: &mut PgConnection, sql: &'static str) -> Result<(), StepError> {
+    sqlx::query(sql)
+        .execute(connection)
+        .await
+        .map_err(tenant_db::Error::sql(sql))?;
     Ok(())
 }
 

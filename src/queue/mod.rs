@@ -111,10 +111,41 @@ pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId
     Ok(id)
 }
 
+/// Brings the newest dead job of the unique key back, with as many further attempts as a new one has.
+///
+/// False when there is none, or when a live one has the key.
+pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> {
+    let revived = sqlx::query(
+        "update jobs
+         set state = 'available',
+             run_at = now(),
+             finished_at = null,
+             max_attempts = attempt + $2
+         where id = (
+             select max(id)
+             from jobs
+             where unique_key = $1
+               and state = 'dead'
+         )
+           and not exists (
+               select
+               from jobs live
+               where live.unique_key = $1
+                 and live.state in ('available', 'running')
+           )",
+    )
+    .bind(&job.unique_key)
+    .bind(job.max_attempts)
+    .execute(tx)
+    .await?;
+    Ok(revived.rows_affected() == 1)
+}
+
 /// Claims up to `limit` jobs for `worker`.
 ///
-/// A unique violation of `jobs_one_running_per_key` means that another replica took a job of the
-/// same key in the same instant: nothing was claimed, the caller tries again.
+/// A unique violation of `jobs_one_running_per_key` (23505), or a deadlock with another claim (40P01),
+/// means that another replica took a job of the same key in the same instant: nothing was claimed,
+/// the caller tries again.
 pub async fn claim(
     connection: &mut PgConnection,
     worker: &str,
@@ -164,7 +195,9 @@ pub async fn claim(
     .await;
     match claimed {
         Ok(claims) => Ok(claims),
-        Err(error) if db::sqlstate(&error).as_deref() == Some("23505") => Ok(Vec::new()),
+        Err(error) if matches!(db::sqlstate(&error).as_deref(), Some("23505" | "40P01")) => {
+            Ok(Vec::new())
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     private_postgres::{BinarySource, PrivatePostgres, Settings},
     provisioning::BlueprintSource,
-    replica::Replica,
+    replica::{Replica, Sources},
     telemetry,
     webhooks::SourceKind,
 };
@@ -163,7 +163,7 @@ async fn until_first_tenant(
     replica: &Replica,
     mut instance: Instance,
 ) -> Result<(Screen, access::Announced), Failure> {
-    let address = replica.serve_http().await?;
+    let address = replica.serve_http(Sources::Routed).await?;
     instance.config.server.listen = address.to_string();
     replica.migrate().await?;
     globals

@@ -68,6 +68,15 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
             "check the rights of the user in DATABASE_URL",
         ),
     });
+    if let Ok(false) = db.may_create_tables().await {
+        let fix =
+            "grant create on schema public to that user, or make it the owner of the database";
+        checks.push(Check::fail(
+            "control rights",
+            "the user in DATABASE_URL may not create tables",
+            fix,
+        ));
+    }
     db.close().await;
     checks
 }

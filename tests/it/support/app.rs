@@ -14,7 +14,7 @@ use tenantry::{
     config::{Config, Environment},
     jobs,
     provisioning::{BlueprintSource, steps},
-    replica::Replica,
+    replica::{Replica, Sources},
     tenants::{self, Tenant, TenantFailure},
     webhooks::{self, SourceKind},
 };
@@ -180,7 +180,7 @@ impl App {
     /// A replica that answers requests and does nothing else yet.
     pub async fn listening(deployment: Deployment, blueprint: BlueprintSource) -> Self {
         let replica = Replica::new(deployment.config(), blueprint).unwrap();
-        let address = replica.serve_http().await.unwrap();
+        let address = replica.serve_http(Sources::Routed).await.unwrap();
         Self {
             deployment,
             replica,
