@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 pub use error::{StepError, chain};
+pub(crate) use verify::EXCESS_RIGHT;
 
 use crate::{
     blueprint::Blueprint,
