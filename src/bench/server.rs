@@ -37,8 +37,6 @@ pub(super) struct Server {
     pub config: Config,
     /// What tenants are made of.
     pub blueprint: Blueprint,
-    /// A part of every name, unlike that of any other run.
-    pub run: String,
     control: String,
     postgres: Option<PrivatePostgres>,
     maintenance: PgConnectOptions,
@@ -80,7 +78,6 @@ impl Server {
             blueprint: Blueprint::bundled()?,
             scratch,
             variables,
-            run,
             control,
             postgres,
         };
@@ -230,7 +227,7 @@ fn variables(run: &str, control_url: &str, scratch: &Path) -> Vec<(&'static str,
     vec![
         ("DATABASE_URL", control_url.to_owned()),
         ("WORKOS_WEBHOOK_SECRET", SECRET.to_owned()),
-        ("TENANTRY__TENANTS__PREFIX", format!("bench_{run}_")),
+        ("TENANTRY__TENANTS__PREFIX", format!("b{run}_")),
         (
             "TENANTRY__BLUEPRINT__DIRECTORY",
             scratch.join("blueprint").display().to_string(),
