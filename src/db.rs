@@ -183,6 +183,16 @@ impl Db {
         .await
     }
 
+    /// The server's clock.
+    pub async fn server_clock(&self) -> Result<chrono::DateTime<chrono::Utc>, Error> {
+        self.run(async |connection| {
+            Ok(sqlx::query_scalar("select now()")
+                .fetch_one(connection)
+                .await?)
+        })
+        .await
+    }
+
     /// Whether the schema is exactly the one that this binary knows.
     pub async fn is_migrated(&self) -> Result<bool, Error> {
         self.run(async |connection| {

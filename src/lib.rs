@@ -20,6 +20,7 @@
 
 pub mod bench;
 pub mod blueprint;
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod faults;

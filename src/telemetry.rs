@@ -2,13 +2,18 @@
 //!
 //! Guarantees: never a body, a token or a password; panics are logged like errors.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::config::{Log, LogFormat};
 
 /// Starts logging; the first call of a process wins.
 pub fn init(log: &Log) {
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // the driver repeats the server's notices; whoever wants them asks for them
+    let filter = EnvFilter::try_new(format!("sqlx=warn,{}", log.level))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
     let _ = match log.format {
         LogFormat::Text => registry

@@ -122,6 +122,26 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// Sets a variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// The same with more variables; those that are set already win.
+    #[must_use]
+    pub fn with(&self, more: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut all: BTreeMap<String, String> = more.into_iter().collect();
+        all.extend(
+            self.0
+                .iter()
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        Self(all)
+    }
+}
+
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         Self(

@@ -8,8 +8,11 @@
 
 mod process_event;
 mod provision_tenant;
+mod retry;
 
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use retry::retry_tenant;
 
 use crate::{
     db::Db,

@@ -111,6 +111,25 @@ impl Directory {
             .map_err(Error::io(format!("write to {}", self.path.display())))
     }
 
+    /// Removes the data and what belongs to it; the lock is held, so nothing runs on it.
+    pub(super) fn clear(&self) -> Result<(), Error> {
+        for name in ["data", "data.unfinished", "password", "prepared"] {
+            let path = self.path.join(name);
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("remove {}", path.display()))(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The lock, to be held by a child as well.
     pub(super) fn share_lock(&self) -> Result<File, Error> {
         self.lock

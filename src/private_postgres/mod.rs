@@ -103,6 +103,14 @@ impl PrivatePostgres {
         Ok(cluster)
     }
 
+    /// Removes the data of a cluster that does not run; the next start makes a new one.
+    pub async fn discard(dir: &Path) -> Result<(), Error> {
+        if !dir.join("data").exists() {
+            return Ok(());
+        }
+        Directory::claim(dir).await?.clear()
+    }
+
     /// The address of a database for the superuser; contains the password.
     pub fn url(&self, database: &str) -> String {
         let (password, port) = (self.password.expose_secret(), self.port);

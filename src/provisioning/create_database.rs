@@ -45,7 +45,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             }
             Some(facts) => return Err(foreign(&unnamed, &facts)),
         }
-        cx.provisioner.faults.hit(CLONED).await?;
+        cx.provisioner.faults.hit("create_database.cloned").await?;
         cx.check_lease()?;
         let handed = cluster
             .run_as(&cx.tag, async |connection| {
@@ -66,9 +66,6 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         limit: cx.limit(Step::CreateDatabase),
     })
 }
-
-/// Fault point between the parts of this step: cloned, not handed over.
-pub const CLONED: &str = "create_database.cloned";
 
 /// The mark of a database that is this tenant's; `None` after an unusable one of ours was dropped.
 async fn ours(

@@ -74,7 +74,7 @@ pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
 
 /// Points between the parts of a step.
 pub const INNER_FAULT_POINTS: [&str; 4] = [
-    create_database::CLONED,
+    "create_database.cloned",
     "template.created",
     "template.filled",
     "template.sealed",

@@ -143,6 +143,17 @@ pub async fn create_empty(
     is_new(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
 }
 
+/// Creates a control database on a private cluster.
+pub async fn create_control(connection: &mut PgConnection, name: &str) -> Result<(), Error> {
+    let name = Ident::new(name)?;
+    let statement = format!("create database {name} template template0 encoding 'UTF8'");
+    let created = sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(connection)
+        .await;
+    is_new(created).map_err(Error::sql(format!("creating database {}", name.as_str())))?;
+    Ok(())
+}
+
 fn is_new<T>(created: sqlx::Result<T>) -> sqlx::Result<bool> {
     match created {
         Ok(_) => Ok(true),

@@ -11,6 +11,7 @@
 pub mod databases;
 pub mod fingerprint;
 mod ident;
+pub mod probe;
 pub mod roles;
 mod sessions;
 

@@ -1,0 +1,201 @@
+//! `tenantry doctor`: everything that tenantry needs, each check with its fix.
+//!
+//! Guarantees: changes nothing; goes on after a failed check as far as the next ones make sense.
+
+mod clusters;
+mod control;
+
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+use serde::Serialize;
+
+use super::{Failure, Globals, access};
+use crate::{blueprint::Blueprint, config::Config, provisioning::chain, secrets::Keyring};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Verdict {
+    /// As it should be.
+    Pass,
+    /// Works, and should be looked at.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// A check, what it found and what to do.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) verdict: Verdict,
+    pub(super) name: &'static str,
+    pub(super) found: String,
+    pub(super) fix: String,
+}
+
+impl Check {
+    pub(super) fn pass(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Pass,
+            name,
+            found: found.into(),
+            fix: String::new(),
+        }
+    }
+
+    pub(super) fn warn(
+        name: &'static str,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            verdict: Verdict::Warn,
+            name,
+            found: found.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub(super) fn fail(
+        name: &'static str,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            verdict: Verdict::Fail,
+            name,
+            found: found.into(),
+            fix: fix.into(),
+        }
+    }
+}
+
+pub(super) async fn run(globals: &Globals, options: &Options) -> Result<(), Failure> {
+    let config = access::config(globals)?;
+    let mut checks = vec![Check::pass(
+        "configuration",
+        "every setting is known and fits",
+    )];
+    checks.extend(sources(&config));
+    checks.push(keys(&config));
+    checks.push(blueprint(&config.blueprint.directory));
+    checks.extend(control::check(&config).await);
+    if config.database.url.expose_secret().is_empty() {
+        checks.push(Check::fail(
+            "clusters",
+            "not looked at: there is no control database",
+            "set DATABASE_URL, or start `tenantry dev`",
+        ));
+    } else {
+        checks.extend(clusters::check(&config).await);
+    }
+    print(globals, options, &checks)?;
+    let failed = checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Fail)
+        .count();
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Failure::failed(
+            format!("{failed} check(s) failed"),
+            "do what the fix lines say, then run `tenantry doctor` again",
+        ))
+    }
+}
+
+fn print(globals: &Globals, options: &Options, checks: &[Check]) -> Result<(), Failure> {
+    if options.json {
+        return globals.printer.json(&checks);
+    }
+    for Check {
+        verdict,
+        name,
+        found,
+        fix,
+    } in checks
+    {
+        let word = match verdict {
+            Verdict::Pass => "PASS",
+            Verdict::Warn => "WARN",
+            Verdict::Fail => "FAIL",
+        };
+        globals.printer.data(format!("{word}  {name:<22} {found}"));
+        if !fix.is_empty() {
+            globals.printer.data(format!("      {:<22} fix: {fix}", ""));
+        }
+    }
+    Ok(())
+}
+
+/// Secrets shorter than this can be guessed (bytes).
+const SHORT_SECRET: usize = 16;
+
+fn sources(config: &Config) -> Vec<Check> {
+    if config.routed_sources().next().is_none() {
+        let fix = "set WORKOS_WEBHOOK_SECRET, or a [sources.<name>] section with secrets";
+        return vec![Check::warn(
+            "sources",
+            "no source has a secret: no webhook is routed",
+            fix,
+        )];
+    }
+    let check = |(name, source): (&String, &crate::config::Source)| {
+        let short = source
+            .secrets
+            .iter()
+            .any(|secret| secret.expose_secret().len() < SHORT_SECRET);
+        match (source.secrets.len(), short) {
+            (0, _) => Check::warn(
+                "sources",
+                format!("{name} has no secret: POST /webhooks/{name} is 404"),
+                "give it secrets",
+            ),
+            (_, true) => Check::warn(
+                "sources",
+                format!("a secret of {name} is shorter than {SHORT_SECRET} bytes"),
+                "use the one that the provider generated",
+            ),
+            (count, false) => Check::pass(
+                "sources",
+                format!(
+                    "POST /webhooks/{name} ({}, {count} secret(s))",
+                    source.kind.name()
+                ),
+            ),
+        }
+    };
+    config.sources.iter().map(check).collect()
+}
+
+fn keys(config: &Config) -> Check {
+    match Keyring::parse(&config.secrets.keys) {
+        Ok(_) => Check::pass(
+            "secrets.keys",
+            format!("{} key(s)", config.secrets.keys.len()),
+        ),
+        Err(error) => Check::fail(
+            "secrets.keys",
+            error.to_string(),
+            "TENANTRY__SECRETS__KEYS=\"k1:$(openssl rand -base64 32)\"",
+        ),
+    }
+}
+
+fn blueprint(directory: &Path) -> Check {
+    match Blueprint::load(directory) {
+        Ok(blueprint) => Check::pass(
+            "blueprint",
+            format!("{} at version {}", directory.display(), blueprint.version()),
+        ),
+        Err(error) => Check::fail("blueprint", chain(&error), error.fix()),
+    }
+}

@@ -1,0 +1,164 @@
+//! Checks of the clusters that hold tenants: version, rights, what PUBLIC may do, templates, disk.
+
+use super::Check;
+use crate::{
+    config::Config,
+    provisioning::chain,
+    tenant_db::{
+        Cluster, Clusters, Error,
+        probe::{self, Findings},
+    },
+};
+
+/// Oldest Postgres that works.
+const OLDEST: i32 = 140_000;
+
+pub(super) async fn check(config: &Config) -> Vec<Check> {
+    let clusters = match Clusters::new(config) {
+        Ok(clusters) => clusters,
+        Err(error) => {
+            return vec![Check::fail(
+                "clusters",
+                chain(&error),
+                "check [[clusters]] and DATABASE_URL",
+            )];
+        }
+    };
+    let mut checks = Vec::new();
+    for cluster in clusters.iter() {
+        match look(cluster).await {
+            Ok(findings) => checks.extend(judge(cluster, &findings)),
+            Err(error) => checks.push(Check::fail(
+                "cluster",
+                format!("{}: {}", cluster.name, chain(&error)),
+                "check its URL and that it runs",
+            )),
+        }
+    }
+    clusters.close().await;
+    checks
+}
+
+async fn look(cluster: &Cluster) -> Result<Findings, Error> {
+    cluster
+        .run(async |connection| probe::look(connection, &cluster.prefix).await)
+        .await
+}
+
+fn judge(cluster: &Cluster, findings: &Findings) -> Vec<Check> {
+    let name = &cluster.name;
+    let version = format!(
+        "{}.{}",
+        findings.version / 10_000,
+        findings.version % 10_000
+    );
+    let mut checks = vec![if findings.version < OLDEST {
+        Check::fail(
+            "server version",
+            format!("{name}: {version}"),
+            "Postgres 14 or newer is needed",
+        )
+    } else {
+        Check::pass("server version", format!("{name}: {version}"))
+    }];
+    checks.push(rights(name, findings));
+    checks.push(match findings.public_databases.as_slice() {
+        [] => Check::pass(
+            "PUBLIC",
+            format!("{name}: PUBLIC can connect to no other database"),
+        ),
+        open => Check::warn(
+            "PUBLIC",
+            format!("{name}: tenants' roles can connect to {}", open.join(", ")),
+            open.iter()
+                .map(|database| format!("revoke connect on database \"{database}\" from public;"))
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
+    });
+    if !findings.unusable_databases.is_empty() {
+        let fix = "a `drop database` was interrupted: drop them again";
+        checks.push(Check::warn(
+            "databases",
+            format!(
+                "{name}: unusable: {}",
+                findings.unusable_databases.join(", ")
+            ),
+            fix,
+        ));
+    }
+    checks.push(
+        match (findings.sealed_templates, findings.unsealed_templates) {
+            (0, 0) => Check::pass(
+                "template",
+                format!("{name}: none yet; the first tenant or `serve` builds it"),
+            ),
+            (sealed, 0) => Check::pass("template", format!("{name}: {sealed} sealed")),
+            (_, unsealed) => Check::warn(
+                "template",
+                format!("{name}: {unsealed} not sealed"),
+                "nothing: a builder is at work, or the next one rebuilds it",
+            ),
+        },
+    );
+    let free = findings.max_connections - findings.connections;
+    checks.push(if free < 20 {
+        Check::warn(
+            "connections",
+            format!("{name}: {free} of {} free", findings.max_connections),
+            "raise max_connections",
+        )
+    } else {
+        Check::pass(
+            "connections",
+            format!("{name}: {free} of {} free", findings.max_connections),
+        )
+    });
+    checks.extend(disk(name, findings));
+    checks
+}
+
+fn rights(name: &str, findings: &Findings) -> Check {
+    let user = &findings.user;
+    if findings.superuser {
+        return Check::pass(
+            "rights",
+            format!("{name}: {user} is a superuser; CREATEDB and CREATEROLE would do"),
+        );
+    }
+    let missing: Vec<&str> = [
+        (findings.createdb, "createdb"),
+        (findings.createrole, "createrole"),
+    ]
+    .into_iter()
+    .filter_map(|(has, right)| (!has).then_some(right))
+    .collect();
+    if missing.is_empty() {
+        return Check::pass(
+            "rights",
+            format!("{name}: {user} may create databases and roles"),
+        );
+    }
+    let fix = format!("alter role \"{user}\" {};", missing.join(" "));
+    Check::fail(
+        "rights",
+        format!("{name}: {user} lacks {}", missing.join(" and ")),
+        fix,
+    )
+}
+
+/// Free space, where the data directory is on this machine.
+fn disk(name: &str, findings: &Findings) -> Option<Check> {
+    let directory = findings.data_directory.as_deref()?;
+    let space = rustix::fs::statvfs(directory).ok()?;
+    let free_mib = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
+    Some(if free_mib < 1024 {
+        Check::warn(
+            "disk",
+            format!("{name}: {free_mib} MiB free"),
+            "a tenant needs 10 MiB and more: free or add space",
+        )
+    } else {
+        Check::pass("disk", format!("{name}: {} GiB free", free_mib >> 10))
+    })
+}

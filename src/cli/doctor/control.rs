@@ -1,0 +1,86 @@
+//! Checks of the control database.
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+
+use super::Check;
+use crate::{
+    config::Config,
+    db::{Db, Error},
+    provisioning::chain,
+};
+
+/// A clock this far off makes signatures look old or from the future (seconds).
+const CLOCK_WARN_S: i64 = 60;
+
+pub(super) async fn check(config: &Config) -> Vec<Check> {
+    if config.database.url.expose_secret().is_empty() {
+        return vec![Check::fail(
+            "control database",
+            "DATABASE_URL is not set",
+            "set it, or start `tenantry dev`",
+        )];
+    }
+    let db = match Db::new(&config.database.url, 4) {
+        Ok(db) => db,
+        Err(error) => {
+            return vec![Check::fail(
+                "control database",
+                chain(&error),
+                "postgresql://user:password@host:port/database",
+            )];
+        }
+    };
+    let mut checks = Vec::new();
+    match db.server_clock().await {
+        Ok(clock) => {
+            checks.push(Check::pass("control database", "answers"));
+            checks.push(clock_check(
+                clock,
+                DateTime::from(std::time::SystemTime::now()),
+            ));
+        }
+        Err(error) => {
+            return vec![Check::fail(
+                "control database",
+                chain(&error),
+                "check DATABASE_URL and that Postgres runs",
+            )];
+        }
+    }
+    checks.push(match db.is_migrated().await {
+        Ok(true) => Check::pass("control schema", "is this version's"),
+        Ok(false) => Check::warn(
+            "control schema",
+            "is another version's",
+            "start `tenantry serve`: it migrates, or says that this binary is too old",
+        ),
+        Err(Error::Sql(error)) if crate::db::sqlstate(&error).as_deref() == Some("42P01") => {
+            Check::warn(
+                "control schema",
+                "is not there yet",
+                "start `tenantry serve`: it migrates",
+            )
+        }
+        Err(error) => Check::fail(
+            "control schema",
+            chain(&error),
+            "check the rights of the user in DATABASE_URL",
+        ),
+    });
+    db.close().await;
+    checks
+}
+
+fn clock_check(server: DateTime<Utc>, here: DateTime<Utc>) -> Check {
+    let off = (server - here).num_seconds().abs();
+    if off < CLOCK_WARN_S {
+        Check::pass("clock", format!("{off} s from the database's"))
+    } else {
+        Check::warn(
+            "clock",
+            format!("{off} s from the database's"),
+            "synchronise the clocks (NTP): signatures are checked against this one",
+        )
+    }
+}

@@ -1,0 +1,135 @@
+//! The command line, and the composition root: one file a command.
+//!
+//! Guarantees: data goes to standard output, talk to standard error; every error says what, why and
+//! what to do next; exit codes are those of [`Exit`].
+
+mod access;
+mod config;
+mod dev;
+mod doctor;
+mod events;
+mod failure;
+mod health;
+mod init;
+mod printer;
+mod sample;
+mod serve;
+mod tenants;
+mod timeline;
+mod trigger;
+mod webhook;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::Environment;
+
+pub(crate) use failure::{Exit, Failure};
+use printer::Printer;
+
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 refused or failed · 2 unexpected · 3 not ready in time · 64 usage or configuration";
+
+/// Identity events in, ready Postgres tenants out.
+#[derive(Debug, Parser)]
+#[command(name = "tenantry", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Arguments {
+    /// Configuration file [default: tenantry.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on a private Postgres: no configuration needed
+    Dev(dev::Options),
+    /// Serve webhooks and provision tenants, against DATABASE_URL
+    Serve(serve::Options),
+    /// Write a starting blueprint and a tenantry.toml
+    Init(init::Options),
+    /// Check or print the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Check everything that tenantry needs, each with its fix
+    Doctor(doctor::Options),
+    /// Send a signed sample event
+    Trigger(trigger::Options),
+    /// Sign or verify a webhook
+    #[command(subcommand)]
+    Webhook(webhook::Command),
+    /// Look at tenants, retry one
+    #[command(subcommand)]
+    Tenants(tenants::Command),
+    /// Look at received events
+    #[command(subcommand)]
+    Events(events::Command),
+    /// Ask a running instance whether it is live or ready
+    Health(health::Options),
+    /// Print a completion script
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every command gets.
+#[derive(Debug, Clone)]
+struct Globals {
+    config: Option<PathBuf>,
+    environment: Environment,
+    printer: Printer,
+}
+
+/// Runs the command that the arguments name.
+pub async fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: Environment,
+) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // help and version are no errors
+            let code = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let globals = Globals {
+        config: arguments.config,
+        environment,
+        printer: Printer,
+    };
+    let result = match arguments.command {
+        Command::Dev(options) => dev::run(&globals, options).await,
+        Command::Serve(options) => serve::run(&globals, options).await,
+        Command::Init(options) => init::run(&globals, &options),
+        Command::Config(command) => config::run(&globals, &command),
+        Command::Doctor(options) => doctor::run(&globals, &options).await,
+        Command::Trigger(options) => trigger::run(&globals, options).await,
+        Command::Webhook(command) => webhook::run(&globals, &command),
+        Command::Tenants(command) => tenants::run(&globals, command).await,
+        Command::Events(command) => events::run(&globals, command).await,
+        Command::Health(options) => health::run(&globals, &options).await,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "tenantry", &mut script);
+            globals
+                .printer
+                .data(String::from_utf8_lossy(&script).trim_end());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            globals.printer.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What a cluster allows us and its tenants; changes nothing.
+
+use sqlx::{FromRow, PgConnection};
+
+use super::Error;
+
+/// What was found.
+#[derive(Debug, Clone, FromRow)]
+pub struct Findings {
+    /// 150018 is 15.18.
+    pub version: i32,
+    /// Whom we are.
+    pub user: String,
+    /// May do everything.
+    pub superuser: bool,
+    /// May create databases.
+    pub createdb: bool,
+    /// May create roles.
+    pub createrole: bool,
+    /// Databases, other than tenants', to which PUBLIC may connect.
+    pub public_databases: Vec<String>,
+    /// Databases that an interrupted drop left unusable.
+    pub unusable_databases: Vec<String>,
+    /// Templates that can be cloned.
+    pub sealed_templates: i64,
+    /// Templates that are being built, or were left half-built.
+    pub unsealed_templates: i64,
+    /// Connections there may be.
+    pub max_connections: i32,
+    /// Connections there are.
+    pub connections: i32,
+    /// Where the data is; only some users may know.
+    pub data_directory: Option<String>,
+}
+
+/// Looks at the cluster.
+pub async fn look(connection: &mut PgConnection, prefix: &str) -> Result<Findings, Error> {
+    sqlx::query_as(
+        "select current_setting('server_version_num')::integer as version,
+                current_user::text as user,
+                rolsuper as superuser,
+                rolcreatedb as createdb,
+                rolcreaterole as createrole,
+                array(
+                    select datname::text
+                    from pg_database
+                    where datallowconn
+                      and (datacl is null
+                           or exists (
+                               select
+                               from aclexplode(datacl) acl
+                               where acl.grantee = 0
+                                 and acl.privilege_type = 'CONNECT'
+                           ))
+                    order by datname
+                ) as public_databases,
+                array(
+                    select datname::text from pg_database where datconnlimit = -2 order by datname
+                ) as unusable_databases,
+                (select count(*) from pg_database where starts_with(datname, $1 || 'template_') and datistemplate) as sealed_templates,
+                (select count(*) from pg_database where starts_with(datname, $1 || 'template_') and not datistemplate) as unsealed_templates,
+                current_setting('max_connections')::integer as max_connections,
+                (select coalesce(sum(numbackends), 0) from pg_stat_database)::integer as connections,
+                case when pg_has_role('pg_read_all_settings', 'usage') then current_setting('data_directory') end as data_directory
+         from pg_roles
+         where rolname = current_user",
+    )
+    .bind(prefix)
+    .fetch_one(connection)
+    .await
+    .map_err(Error::sql("looking at the cluster"))
+}
