@@ -5,6 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -128,8 +129,10 @@ impl Server {
 
     /// Drops every tenant, keeps the template.
     pub(super) async fn drop_tenants(&self) -> Result<(), Error> {
-        self.drop_databases("datname not like '%template\\_%'")
-            .await?;
+        self.set_fsync("off").await?;
+        let dropped = self.drop_databases("not datistemplate").await;
+        self.set_fsync("on").await?;
+        dropped?;
         self.drop_roles("rolcanlogin").await?;
         let tables = "truncate organizations, tenants, provisioning_steps";
         execute(&mut self.control().await?, tables.to_owned()).await?;
@@ -138,13 +141,32 @@ impl Server {
 
     /// So that no phase pays for what the one before wrote.
     async fn checkpoint(&self) -> Result<(), Error> {
+        let mut maintenance = self.maintenance().await?;
+        execute(&mut maintenance, "set statement_timeout = 0".to_owned()).await?;
         // needs a right that a managed server may not give: then it is only less exact
-        let _ = execute(&mut self.maintenance().await?, "checkpoint".to_owned()).await;
+        let _ = execute(&mut maintenance, "checkpoint".to_owned()).await;
+        Ok(())
+    }
+
+    /// Dropping a database waits for a checkpoint, and the disk of every file of every other one: on
+    /// our own cluster that is not measured, so it need not be waited for.
+    async fn set_fsync(&self, to: &'static str) -> Result<(), Error> {
+        if self.postgres.is_none() {
+            return Ok(());
+        }
+        let mut maintenance = self.maintenance().await?;
+        execute(&mut maintenance, format!("alter system set fsync = {to}")).await?;
+        execute(&mut maintenance, "select pg_reload_conf()".to_owned()).await?;
+        let is_set = format!("select where current_setting('fsync') = '{to}'");
+        while !has_row(&mut maintenance, &is_set).await? {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(())
     }
 
     async fn drop_databases(&self, which: &'static str) -> Result<(), Error> {
         let mut maintenance = self.maintenance().await?;
+        execute(&mut maintenance, "set statement_timeout = 0".to_owned()).await?;
         let sql = format!(
             "select datname::text from pg_database where starts_with(datname, $1) and {which}"
         );

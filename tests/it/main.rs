@@ -10,6 +10,7 @@
 
 mod support;
 
+mod bench;
 mod blueprint;
 mod path;
 mod private_postgres;
