@@ -172,6 +172,11 @@ impl Metrics {
             "Writes refused because the claim was lost",
             self.fenced_writes.clone(),
         );
+        self.register_provisioning(&mut registry);
+        registry
+    }
+
+    fn register_provisioning(&self, registry: &mut Registry) {
         registry.register(
             "provision_duration_seconds",
             "From the receipt of the event to the ready tenant",
@@ -218,7 +223,6 @@ impl Metrics {
             "Connections to the control database",
             self.pool.clone(),
         );
-        registry
     }
 
     /// A webhook delivery was answered. `event_type` is one that has a meaning for us, or "other".

@@ -3,7 +3,7 @@
 //! Guarantees: the parts that answer requests work while the database is away (and say so); work
 //! begins once the control database is migrated; any number of replicas share one database.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::Config,
@@ -183,18 +183,12 @@ impl Replica {
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),
         };
-        let sources: BTreeMap<_, _> = self
-            .config
-            .sources
-            .iter()
-            .map(|(name, source)| (name.clone(), source.kind))
-            .collect();
         let cx = JobContext {
             db: self.db.clone(),
             provisioner: Arc::clone(&self.provisioner),
             waker: self.waker.clone(),
             tasks: self.tasks.clone(),
-            sources: Arc::new(sources),
+            sources: Arc::new(self.config.sources.clone()),
             max_attempts: queue.max_attempts,
         };
         let run = move |claim, lease| {

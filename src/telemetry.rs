@@ -17,7 +17,12 @@ pub fn init(log: &Log) {
     let registry = tracing_subscriber::registry().with(filter);
     let _ = match log.format {
         LogFormat::Text => registry
-            .with(fmt::layer().with_writer(std::io::stderr).with_target(false))
+            .with(
+                fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(colour)
+                    .with_target(false),
+            )
             .try_init(),
         LogFormat::Json => registry
             .with(

@@ -22,6 +22,9 @@ use crate::{
 
 const INSTANCE_FILE: &str = "instance.json";
 
+/// Names the process of a running `dev`.
+pub(super) const DEV_PID: &str = "TENANTRY_DEV_PID";
+
 /// An open control database, and what belongs to it.
 pub(super) struct Access {
     pub(super) config: Config,
@@ -129,12 +132,18 @@ impl Drop for Announced {
     }
 }
 
+/// Whether commands talk to a running `dev` that uses the built-in example.
+pub(super) fn uses_bundled_blueprint(globals: &Globals) -> bool {
+    let instance = read_instance(globals);
+    instance.is_some_and(|variables| !variables.contains_key("TENANTRY__BLUEPRINT__DIRECTORY"))
+}
+
 fn read_instance(globals: &Globals) -> Option<BTreeMap<String, String>> {
     let path = dev_directory(&globals.environment).join(INSTANCE_FILE);
     let variables: BTreeMap<String, String> = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     // the file of an instance that was killed names a process that is gone
     let pid = variables
-        .get("TENANTRY_DEV_PID")?
+        .get(DEV_PID)?
         .parse()
         .ok()
         .and_then(rustix::process::Pid::from_raw)?;

@@ -16,7 +16,7 @@ pub(crate) enum Exit {
     Unexpected = 2,
     /// Not ready in time.
     NotInTime = 3,
-    /// The arguments or the configuration cannot be used (EX_USAGE of sysexits).
+    /// The arguments or the configuration cannot be used (`EX_USAGE` of sysexits).
     Usage = 64,
 }
 

@@ -45,7 +45,7 @@ struct Arguments {
 enum Command {
     /// Run everything on a private Postgres: no configuration needed
     Dev(dev::Options),
-    /// Serve webhooks and provision tenants, against DATABASE_URL
+    /// Serve webhooks and provision tenants, against `DATABASE_URL`
     Serve(serve::Options),
     /// Write a starting blueprint and a tenantry.toml
     Init(init::Options),
@@ -103,7 +103,7 @@ pub async fn run(
     let globals = Globals {
         config: arguments.config,
         environment,
-        printer: Printer,
+        printer: Printer::default(),
     };
     let result = match arguments.command {
         Command::Dev(options) => dev::run(&globals, options).await,

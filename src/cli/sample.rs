@@ -37,6 +37,11 @@ pub(super) fn base_url(config: &Config) -> Result<url::Url, Failure> {
     })
 }
 
+/// An id as WorkOS makes them.
+pub(super) fn new_organization_id() -> String {
+    format!("org_{}", uuid::Uuid::now_v7().simple())
+}
+
 /// An event as its sender would write it.
 pub(super) fn event(kind: SourceKind, event_type: &str, org_id: &str, name: &str) -> Value {
     let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());

@@ -204,7 +204,7 @@ async fn get(
                 step.name, step.attempts
             )),
             (None, None) => {
-                printer.data(format!("  … {:<18} attempt {}", step.name, step.attempts))
+                printer.data(format!("  … {:<18} attempt {}", step.name, step.attempts));
             }
         }
     }

@@ -56,7 +56,7 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
     let org = options
         .id
         .clone()
-        .unwrap_or_else(|| format!("org_{}", uuid::Uuid::now_v7().simple()));
+        .unwrap_or_else(sample::new_organization_id);
     let event = sample::event(source.kind, &options.event, &org, &options.name);
     let answer = sample::deliver(&base, &name, source.kind, secret, &event).await;
     let (status, body) = answer.map_err(|error| {
@@ -108,7 +108,7 @@ fn pick(config: &Config, wanted: Option<&str>) -> Result<(String, Source), Failu
 async fn wait(globals: &Globals, org: &str, json: bool) -> Result<(), Failure> {
     let printer = globals.printer;
     let access = access::open(globals)?;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let tenant = timeline::find_by_org(&access.db, org, deadline).await?;
     let story = timeline::follow(&access.db, tenant.id, deadline, |step| {
         if !json {

@@ -8,11 +8,12 @@
 //! Does not: connect to anything. `tenantry doctor` tells whether the values work.
 
 mod layers;
+mod redact;
 mod secret_files;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::{faults::Faults, webhooks::SourceKind};
@@ -51,6 +52,9 @@ pub struct Config {
     /// Points at which a test makes this process fail; empty outside debug builds.
     #[serde(skip)]
     pub faults: Faults,
+    /// What the layers made together, for [`Config::redacted`].
+    #[serde(skip)]
+    effective: toml::Table,
 }
 
 /// `[server]`
@@ -229,7 +233,8 @@ impl Config {
     /// Reads all layers. `file` is required to exist when given, optional otherwise.
     pub fn load(file: Option<PathBuf>, environment: &Environment) -> Result<Self, Error> {
         let table = layers::merge(file, environment)?;
-        let mut config: Self = table.try_into().map_err(Error::Shape)?;
+        let mut config: Self = table.clone().try_into().map_err(Error::Shape)?;
+        config.effective = table;
         config.faults = Faults::parse(environment.get("TENANTRY_FAULTS").unwrap_or_default());
         secret_files::resolve(&mut config)?;
         config.check()?;
@@ -256,95 +261,9 @@ impl Config {
             .filter(|(_, source)| !source.secrets.is_empty())
     }
 
-    /// The effective values with every secret hidden, one `section.key = value` a line.
+    /// The effective values with every secret hidden, as `section.key` and value.
     pub fn redacted(&self) -> Vec<(String, String)> {
-        let hide = |secret: &SecretString| match secret.expose_secret() {
-            "" => "(not set)".to_owned(),
-            _ => "(set)".to_owned(),
-        };
-        let mut lines = vec![
-            ("server.listen".into(), self.server.listen.clone()),
-            (
-                "server.drain_timeout_s".into(),
-                self.server.drain_timeout_s.to_string(),
-            ),
-            (
-                "log.format".into(),
-                format!("{:?}", self.log.format).to_lowercase(),
-            ),
-            ("log.level".into(), self.log.level.clone()),
-            ("database.url".into(), redact_url(&self.database.url)),
-            (
-                "database.max_connections".into(),
-                self.database.max_connections.to_string(),
-            ),
-            (
-                "blueprint.directory".into(),
-                self.blueprint.directory.display().to_string(),
-            ),
-            ("tenants.prefix".into(), self.tenants.prefix.clone()),
-            (
-                "tenants.names".into(),
-                format!("{:?}", self.tenants.names).to_lowercase(),
-            ),
-            (
-                "tenants.base_domain".into(),
-                self.tenants.base_domain.clone(),
-            ),
-            (
-                "tenants.connection_limit".into(),
-                self.tenants.connection_limit.to_string(),
-            ),
-            (
-                "queue.concurrency".into(),
-                self.queue.concurrency.to_string(),
-            ),
-            ("queue.lease_ms".into(), self.queue.lease_ms.to_string()),
-            (
-                "queue.poll_interval_ms".into(),
-                self.queue.poll_interval_ms.to_string(),
-            ),
-            (
-                "queue.max_attempts".into(),
-                self.queue.max_attempts.to_string(),
-            ),
-        ];
-        for (name, source) in &self.sources {
-            let secrets = source
-                .secrets
-                .iter()
-                .map(hide)
-                .collect::<Vec<_>>()
-                .join(", ");
-            lines.push((
-                format!("sources.{name}.kind"),
-                source.kind.name().to_owned(),
-            ));
-            lines.push((format!("sources.{name}.secrets"), format!("[{secrets}]")));
-            lines.push((
-                format!("sources.{name}.tolerance_s"),
-                source.tolerance_s.to_string(),
-            ));
-        }
-        let keys = self
-            .secrets
-            .keys
-            .iter()
-            .map(hide)
-            .collect::<Vec<_>>()
-            .join(", ");
-        lines.push(("secrets.keys".into(), format!("[{keys}]")));
-        for cluster in &self.clusters {
-            lines.push((
-                format!("clusters.{}.url", cluster.name),
-                redact_url(&cluster.url),
-            ));
-            lines.push((
-                format!("clusters.{}.capacity", cluster.name),
-                cluster.capacity.to_string(),
-            ));
-        }
-        lines
+        redact::lines(&self.effective)
     }
 
     /// Refuses what cannot work, before anything starts.
@@ -411,20 +330,5 @@ impl Config {
             }
         }
         Ok(())
-    }
-}
-
-/// The URL without its password.
-pub fn redact_url(url: &SecretString) -> String {
-    match url::Url::parse(url.expose_secret()) {
-        Ok(mut url) => {
-            if url.password().is_some() {
-                // a URL that has a password can have another one
-                let _ = url.set_password(Some("***"));
-            }
-            url.to_string()
-        }
-        Err(_) if url.expose_secret().is_empty() => "(not set)".to_owned(),
-        Err(_) => "(set, not a URL)".to_owned(),
     }
 }

@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use retry::retry_tenant;
 
 use crate::{
+    config::Source,
     db::Db,
     inbox,
     provisioning::{Provisioner, chain},
@@ -24,7 +25,6 @@ use crate::{
     },
     shutdown::Tasks,
     tenants::{self, TenantFailure, TenantId},
-    webhooks::SourceKind,
 };
 
 /// What handlers need.
@@ -39,7 +39,7 @@ pub struct JobContext {
     /// Tells a long job to stop between two steps.
     pub tasks: Tasks,
     /// How to read the events of each source.
-    pub sources: Arc<BTreeMap<String, SourceKind>>,
+    pub sources: Arc<BTreeMap<String, Source>>,
     /// Attempts of a new job.
     pub max_attempts: i32,
 }

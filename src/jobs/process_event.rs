@@ -1,4 +1,4 @@
-//! process_event: what a received event does to organizations and tenants.
+//! `process_event`: what a received event does to organizations and tenants.
 //!
 //! Guarantees: the event's effects, the job for what follows, the event's new state and the end of
 //! this job are one transaction; descriptions count by the provider's `updated_at`, deletions for
@@ -31,14 +31,14 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Ou
         // settled by an attempt whose completion was not recorded, or pruned
         return Ok(Outcome::Done);
     };
-    let Some(kind) = cx.sources.get(&stored.source) else {
+    let Some(source) = cx.sources.get(&stored.source) else {
         let error = format!("source {} is not configured any more", stored.source);
         return Err(JobError::Retry(Failure {
             code: "source_unknown",
             error,
         }));
     };
-    let meaning = match webhooks::read(*kind, &stored.body).meaning {
+    let meaning = match webhooks::read(source.kind, &stored.body).meaning {
         Meaning::Event(meaning) => Some(meaning),
         Meaning::Ignored => None,
         Meaning::Unreadable(reason) => {

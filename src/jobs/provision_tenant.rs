@@ -1,4 +1,4 @@
-//! provision_tenant: the plan of `provisioning`, and what a failed step tells the operator.
+//! `provision_tenant`: the plan of `provisioning`, and what a failed step tells the operator.
 
 use super::{JobContext, JobError};
 use crate::{

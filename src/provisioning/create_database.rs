@@ -1,4 +1,4 @@
-//! Step 2, create_database: a clone of the sealed template, marked as this tenant's.
+//! Step 2, `create_database`: a clone of the sealed template, marked as this tenant's.
 //!
 //! Looks first: the tenant's own database, then the clone that a lost attempt left behind, then it
 //! clones. A database of the tenant's name that does not carry the tenant's mark is an error; it is

@@ -1,4 +1,4 @@
-//! Step 3, create_role: the tenant's login role, with the password that its row has had from the start.
+//! Step 3, `create_role`: the tenant's login role, with the password that its row has had from the start.
 
 use super::{StepContext, StepError};
 use crate::{

@@ -158,11 +158,11 @@ impl StepError {
             | Self::NotPlaced
             | Self::TimedOut { .. }
             | Self::LostClaim
-            | Self::Injected(_) => true,
+            | Self::Injected(_)
+            | Self::Cluster(tenant_db::Error::StaleSessions { .. }) => true,
             Self::Cluster(tenant_db::Error::Sql { source, .. }) | Self::File { source, .. } => {
                 is_transient(source)
             }
-            Self::Cluster(tenant_db::Error::StaleSessions { .. }) => true,
             Self::Cluster(_)
             | Self::Blueprint(_)
             | Self::NotVerified { .. }

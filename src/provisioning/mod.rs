@@ -319,8 +319,8 @@ impl StepContext<'_> {
     fn limit(&self, step: Step) -> Duration {
         match step {
             // the first tenant of a blueprint builds the template in this step
-            Step::CreateDatabase => Duration::from_secs(600),
-            Step::Place | Step::CreateRole | Step::Activate => Duration::from_secs(60),
+            Step::CreateDatabase => Duration::from_mins(10),
+            Step::Place | Step::CreateRole | Step::Activate => Duration::from_mins(1),
             Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),
             Step::Verify => Duration::from_millis(self.blueprint.settings.verify_timeout_ms.into()),
         }
@@ -332,16 +332,13 @@ impl StepContext<'_> {
         work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
         let mut session = self.session.lock().await;
-        let mut connection = match session.take() {
-            Some(connection) => connection,
-            None => {
-                let database = Ident::new(&self.tenant.lock().await.database)
-                    .map_err(crate::tenant_db::Error::from)?;
-                self.cluster()
-                    .await?
-                    .connect(&database, Some(&self.tag))
-                    .await?
-            }
+        let mut connection = if let Some(connection) = session.take() {
+            connection
+        } else {
+            let database = Ident::new(&self.tenant.lock().await.database)
+                .map_err(crate::tenant_db::Error::from)?;
+            let cluster = self.cluster().await?;
+            cluster.connect(&database, Some(&self.tag)).await?
         };
         let result = work(&mut connection).await?;
         // only after success: a failed one may be inside a transaction

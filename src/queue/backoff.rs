@@ -9,7 +9,7 @@ use std::time::Duration;
 const BASE: Duration = Duration::from_secs(1);
 
 /// Upper bound of any delay.
-const CAP: Duration = Duration::from_secs(3600);
+const CAP: Duration = Duration::from_hours(1);
 
 /// Lower bound of any delay: a failure is never retried in a hot loop.
 const FLOOR: Duration = Duration::from_millis(50);

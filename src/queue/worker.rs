@@ -288,7 +288,7 @@ impl Worker {
             for (id, attempt) in held {
                 match running.get(&id) {
                     Some((running, lease_of)) if *running == attempt && kept.contains(&id) => {
-                        lease_of.extend(asked_at, lease)
+                        lease_of.extend(asked_at, lease);
                     }
                     Some((running, lease_of)) if *running == attempt => lease_of.lost.cancel(),
                     _ => {}

@@ -13,6 +13,10 @@ use super::{Cluster, Error, Ident, Tag};
 
 /// What `pg_database` says of a database.
 #[derive(Debug, Clone, FromRow)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent columns of pg_database"
+)]
 pub struct Facts {
     /// Role that owns it.
     pub owner: String,

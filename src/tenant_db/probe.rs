@@ -33,6 +33,20 @@ pub struct Findings {
     pub data_directory: Option<String>,
 }
 
+impl Findings {
+    /// The rights that our user lacks, and the statement that grants them.
+    pub fn missing_rights(&self) -> Option<(String, String)> {
+        let rights = [(self.createdb, "createdb"), (self.createrole, "createrole")];
+        let lacks = rights
+            .iter()
+            .filter(|(has, _)| !self.superuser && !has)
+            .map(|(_, right)| *right);
+        let missing: Vec<&str> = lacks.collect();
+        let grant = format!("alter role \"{}\" {};", self.user, missing.join(" "));
+        (!missing.is_empty()).then(|| (missing.join(" and "), grant))
+    }
+}
+
 /// Looks at the cluster.
 pub async fn look(connection: &mut PgConnection, prefix: &str) -> Result<Findings, Error> {
     sqlx::query_as(

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod architecture;
 mod bench;
 mod blueprint;
 mod path;

@@ -126,25 +126,15 @@ fn rights(name: &str, findings: &Findings) -> Check {
             format!("{name}: {user} is a superuser; CREATEDB and CREATEROLE would do"),
         );
     }
-    let missing: Vec<&str> = [
-        (findings.createdb, "createdb"),
-        (findings.createrole, "createrole"),
-    ]
-    .into_iter()
-    .filter_map(|(has, right)| (!has).then_some(right))
-    .collect();
-    if missing.is_empty() {
-        return Check::pass(
+    match findings.missing_rights() {
+        None => Check::pass(
             "rights",
             format!("{name}: {user} may create databases and roles"),
-        );
+        ),
+        Some((missing, fix)) => {
+            Check::fail("rights", format!("{name}: {user} lacks {missing}"), fix)
+        }
     }
-    let fix = format!("alter role \"{user}\" {};", missing.join(" "));
-    Check::fail(
-        "rights",
-        format!("{name}: {user} lacks {}", missing.join(" and ")),
-        fix,
-    )
 }
 
 /// Free space, where the data directory is on this machine.

@@ -292,7 +292,7 @@ pub async fn tenant_url(replica: &Replica, tenant: &Tenant) -> String {
 
 /// Waits for something that happens by itself.
 pub async fn wait_for<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(found) = look().await {
             return found;

@@ -15,8 +15,8 @@ pub struct SharedCluster {
 
 /// Where clusters of tests live. Leftovers of runs that were killed go first.
 pub fn parent() -> PathBuf {
-    let parent = std::env::temp_dir();
     static SWEPT: OnceLock<usize> = OnceLock::new();
+    let parent = std::env::temp_dir();
     SWEPT.get_or_init(|| private_postgres::sweep(&parent));
     parent
 }

@@ -86,7 +86,7 @@ pub(super) async fn run(globals: &Globals, options: &Options) -> Result<(), Fail
     )];
     checks.extend(sources(&config));
     checks.push(keys(&config));
-    checks.push(blueprint(&config.blueprint.directory));
+    checks.push(blueprint(globals, &config.blueprint.directory));
     checks.extend(control::check(&config).await);
     if config.database.url.expose_secret().is_empty() {
         checks.push(Check::fail(
@@ -190,7 +190,10 @@ fn keys(config: &Config) -> Check {
     }
 }
 
-fn blueprint(directory: &Path) -> Check {
+fn blueprint(globals: &Globals, directory: &Path) -> Check {
+    if !directory.exists() && access::uses_bundled_blueprint(globals) {
+        return Check::pass("blueprint", "the built-in example of the running `dev`");
+    }
     match Blueprint::load(directory) {
         Ok(blueprint) => Check::pass(
             "blueprint",
