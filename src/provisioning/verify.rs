@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Column, Executor, PgConnection, Row};
 
 use super::{StepContext, StepError, seed, template};
 use crate::{
+    blueprint::SqlFile,
     tenant_db::{self, fingerprint},
     tenants::{self, Tenant},
 };
@@ -50,38 +51,53 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
     )))
 }
 
+/// All queries in one transaction, which can write nothing.
 async fn check_rows(cx: &StepContext<'_>) -> Result<(), StepError> {
     let owner = cx.cluster().await?.owner.to_string();
-    for file in &cx.blueprint.verify {
-        let wrong = cx
-            .in_tenant(async |connection| {
-                let failed = |source| StepError::File {
-                    code: "verify_query_failed",
-                    file: file.name.clone(),
-                    source,
-                };
-                sqlx::raw_sql("begin read only")
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                seed::run_as_owner(connection, &owner).await?;
-                let row = sqlx::query(AssertSqlSafe(file.sql.clone()))
-                    .fetch_optional(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                let wrong = row.map(|row| describe(&row));
-                sqlx::raw_sql("rollback")
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(failed)?;
-                Ok(wrong)
-            })
-            .await?;
-        if let Some(row) = wrong {
-            return Err(not_verified(format!("{} returned a row: {row}", file.name)));
+    let wrong = cx
+        .in_tenant(async |connection| {
+            statement(connection, "begin read only").await?;
+            seed::run_as_owner(connection, &owner).await?;
+            let wrong = find_wrong_row(connection, &cx.blueprint.verify).await?;
+            statement(connection, "rollback").await?;
+            Ok(wrong)
+        })
+        .await?;
+    wrong.map_or(Ok(()), |problem| Err(not_verified(problem)))
+}
+
+async fn statement(connection: &mut PgConnection, sql: &'static str) -> Result<(), StepError> {
+    let failed = |source| StepError::File {
+        code: "verify_query_failed",
+        file: "the transaction of the verify queries".to_owned(),
+        source,
+    };
+    sqlx::query(sql).execute(connection).await.map_err(failed)?;
+    Ok(())
+}
+
+async fn find_wrong_row(
+    connection: &mut PgConnection,
+    queries: &[SqlFile],
+) -> Result<Option<String>, StepError> {
+    for file in queries {
+        let row = sqlx::query(AssertSqlSafe(file.sql.clone()))
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(|source| StepError::File {
+                code: "verify_query_failed",
+                file: file.name.clone(),
+                source,
+            })?;
+        if let Some(row) = row {
+            return Ok(Some(format!(
+                "{} returned a row: {}",
+                file.name,
+                describe(&row)
+            )));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The row's text columns: what a verify query says is wrong.
@@ -102,11 +118,7 @@ fn describe(row: &sqlx::postgres::PgRow) -> String {
 }
 
 async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
-    let facts = cx
-        .cluster()
-        .await?
-        .find_database(&cx.tag, &tenant.database)
-        .await?;
+    let facts = cx.cluster().await?.find_database(&tenant.database).await?;
     match facts {
         None => Err(not_verified(format!(
             "database {} is gone",
