@@ -68,6 +68,12 @@ impl Faults {
         Self(Arc::new(plan.split(';').filter_map(point).collect()))
     }
 
+    /// Whether the plan names the point and it was reached.
+    pub fn was_hit(&self, point: &str) -> bool {
+        let point = self.0.get(point);
+        point.is_some_and(|point| point.used.load(Ordering::SeqCst))
+    }
+
     /// A point of the product was reached. Each acts once.
     pub async fn hit(&self, point: &str) -> Result<(), Injected> {
         let Some(found) = self.0.get(point) else {
@@ -78,7 +84,11 @@ impl Faults {
         }
         match found.action {
             Action::Kill => signal_self(Signal::KILL),
-            Action::Stop => signal_self(Signal::STOP),
+            Action::Stop => {
+                signal_self(Signal::STOP);
+                // the signal may reach another thread first: do nothing until all of them have stopped
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             Action::Error => return Err(Injected(point.to_owned())),
             Action::Stall(time) => tokio::time::sleep(time).await,
         }

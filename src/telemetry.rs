@@ -10,8 +10,8 @@ use crate::config::{Log, LogFormat};
 
 /// Starts logging; the first call of a process wins.
 pub fn init(log: &Log) {
-    // the driver repeats the server's notices; whoever wants them asks for them
-    let filter = EnvFilter::try_new(format!("sqlx=warn,{}", log.level))
+    // the driver repeats the server's notices, and every connection that a later attempt ended
+    let filter = EnvFilter::try_new(format!("sqlx=error,{}", log.level))
         .unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);

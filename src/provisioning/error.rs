@@ -160,6 +160,12 @@ impl StepError {
             | Self::LostClaim
             | Self::Injected(_)
             | Self::Cluster(tenant_db::Error::StaleSessions { .. }) => true,
+            // the file's own doing: a verify query runs in a read-only transaction
+            Self::File {
+                code: "verify_query_failed",
+                source,
+                ..
+            } if db::sqlstate(source).as_deref() == Some("25006") => false,
             Self::Cluster(tenant_db::Error::Sql { source, .. }) | Self::File { source, .. } => {
                 is_transient(source)
             }

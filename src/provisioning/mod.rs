@@ -204,7 +204,8 @@ pub async fn provision(
         tenant: Mutex::new(tenant),
         session: Mutex::new(None),
     };
-    if claim.attempt > 1 && done.contains(&Step::Place.name().to_owned()) {
+    // also in the first attempt of a retry's new job: the stopped worker of the old one may hold sessions
+    if done.contains(&Step::Place.name().to_owned()) {
         cx.cluster()
             .await
             .map_err(first)?

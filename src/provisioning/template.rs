@@ -160,7 +160,10 @@ async fn build(
     }
     provisioner.faults.hit("template.created").await?;
     let mut connection = cluster.connect(name, None).await?;
-    let built = fill(&mut connection, cluster, blueprint).await;
+    let built = tokio::select! {
+        built = fill(&mut connection, cluster, blueprint) => built,
+        lost = keep_alive(session) => Err(lost),
+    };
     let _ = connection.close().await;
     let fingerprint = match built {
         Ok(fingerprint) => fingerprint,
@@ -181,6 +184,16 @@ async fn build(
         "built the template"
     );
     Ok(())
+}
+
+/// Shows signs of life on the session that holds the lock; returns when it was lost.
+async fn keep_alive(session: &mut PgConnection) -> StepError {
+    loop {
+        tokio::time::sleep(tenant_db::IDLE_LIMIT / 4).await;
+        if let Err(lost) = session.ping().await {
+            return tenant_db::Error::sql("holding the template's lock")(lost).into();
+        }
+    }
 }
 
 /// Migrations, shared seed and grants; returns the fingerprint.

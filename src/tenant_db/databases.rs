@@ -130,21 +130,34 @@ pub async fn clone_template(
     )))
 }
 
-/// Creates an empty database that belongs to the owner role.
+/// Creates an empty database that belongs to the owner role and is open to nobody else.
 pub async fn create_empty(
     connection: &mut PgConnection,
     cluster: &Cluster,
     name: &Ident,
 ) -> Result<bool, Error> {
     // template0: what somebody put into template1 must not come along
-    let statement = format!(
-        "create database {name} template template0 owner {} encoding 'UTF8'",
+    let create = format!(
+        "create database {name} template template0 owner {} encoding 'UTF8' allow_connections false",
         cluster.owner
     );
-    let created = sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(connection)
+    // one commit: a new database lets PUBLIC in, so it is opened when that is taken away
+    let open = format!(
+        "revoke all on database {name} from public;
+         alter database {name} allow_connections true"
+    );
+    let failed = || Error::sql(format!("creating database {}", name.as_str()));
+    let created = sqlx::raw_sql(AssertSqlSafe(create))
+        .execute(&mut *connection)
         .await;
-    is_new(created).map_err(Error::sql(format!("creating database {}", name.as_str())))
+    if !is_new(created).map_err(failed())? {
+        return Ok(false);
+    }
+    sqlx::raw_sql(AssertSqlSafe(open))
+        .execute(connection)
+        .await
+        .map_err(failed())?;
+    Ok(true)
 }
 
 /// Creates a control database on a private cluster.
@@ -222,16 +235,31 @@ pub fn template_comment(hash: &str) -> String {
 
 /// Drops a database, ending its sessions. The caller has checked whose it is.
 pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
-    let unseal = format!("alter database {name} is_template false");
+    let failed = || Error::sql(format!("dropping database {}", name.as_str()));
+    // never of an unusable database: that is no template, and the server answers "alter database"
+    // by ending the session (FATAL: cannot alter invalid database)
+    let sealed: bool = sqlx::query_scalar(
+        "select exists (
+             select
+             from pg_database
+             where datname = $1
+               and datistemplate
+               and datconnlimit <> -2
+         )",
+    )
+    .bind(name.as_str())
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(failed())?;
+    let unseal = sealed.then(|| format!("alter database {name} is_template false"));
+    // one by one: "drop database" cannot run in a transaction
     let drop = format!("drop database if exists {name} with (force)");
-    // an unusable database refuses to be altered, and is no template
-    let _ = sqlx::raw_sql(AssertSqlSafe(unseal))
-        .execute(&mut *connection)
-        .await;
-    sqlx::raw_sql(AssertSqlSafe(drop))
-        .execute(connection)
-        .await
-        .map_err(Error::sql(format!("dropping database {}", name.as_str())))?;
+    for statement in unseal.into_iter().chain([drop]) {
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut *connection)
+            .await
+            .map_err(failed())?;
+    }
     Ok(())
 }
 

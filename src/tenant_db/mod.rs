@@ -37,6 +37,9 @@ const MAINTENANCE_CONNECTIONS: u32 = 8;
 /// `create database` may take long on a slow disk; nothing else here does.
 const MAINTENANCE_STATEMENT_TIMEOUT: &str = "300s";
 
+/// How long a session that holds an advisory lock may be idle.
+pub const IDLE_LIMIT: Duration = Duration::from_secs(12);
+
 /// Why something on a cluster could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -234,11 +237,15 @@ impl Cluster {
     }
 
     /// A session of its own in the maintenance database, for what must end with the session.
+    ///
+    /// The server ends it when it is idle for [`IDLE_LIMIT`]: its user must show a sign of life, and a
+    /// process that was stopped holds no lock for longer.
     pub async fn connect_for_maintenance(&self) -> Result<PgConnection, Error> {
-        let options = self
-            .options
-            .clone()
-            .options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
+        let idle_limit = format!("{}ms", IDLE_LIMIT.as_millis());
+        let options = self.options.clone().options([
+            ("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT),
+            ("idle_session_timeout", idle_limit.as_str()),
+        ]);
         connect(options).await.map_err(Error::sql(
             "connecting to the cluster's maintenance database",
         ))

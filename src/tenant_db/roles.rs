@@ -122,6 +122,11 @@ async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(),
     }
 }
 
+/// The comment on the login role of a tenant.
+pub(super) fn mark(tenant: Uuid) -> String {
+    format!("tenantry tenant={tenant}")
+}
+
 /// The login role of a tenant.
 #[derive(Debug)]
 pub struct TenantRole<'a> {
@@ -149,7 +154,7 @@ pub async fn ensure_tenant_role(
         connection_limit,
         ..
     } = role;
-    let mark = format!("tenantry tenant={}", role.tenant);
+    let mark = mark(role.tenant);
     let verb = match find(connection, name.as_str()).await? {
         None => "create",
         Some(facts) if facts.comment.as_deref() == Some(mark.as_str()) => "alter",
@@ -182,7 +187,7 @@ pub async fn drop_tenant_role(
     tenant: Uuid,
     name: &Ident,
 ) -> Result<(), Error> {
-    let mark = format!("tenantry tenant={tenant}");
+    let mark = mark(tenant);
     match find(connection, name.as_str()).await? {
         Some(facts) if facts.comment.as_deref() == Some(mark.as_str()) => {}
         _ => return Ok(()),

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: when [`Cluster::end_stale_sessions`] returns, no session of another attempt on the
 //! tenant is left: not a stopped process's, and not the server's end of a `create database` whose
-//! client was killed, which would otherwise finish seconds later.
+//! client was killed, which would otherwise finish seconds later. Does not end sessions of the
+//! tenant's own role: they change nothing, and only a superuser may.
 
 use std::time::{Duration, Instant};
 
@@ -49,10 +50,13 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag) -> Result<i64, Erro
          from pg_stat_activity
          where starts_with(application_name, $1)
            and application_name <> $2
-           and pid <> pg_backend_pid()",
+           and pid <> pg_backend_pid()
+           -- the tenant's own role only looks (verify), and who is no superuser may not end its sessions
+           and shobj_description(usesysid, 'pg_authid') is distinct from $3",
     )
     .bind(format!("tenantry {} ", tag.tenant))
     .bind(&tag.text)
+    .bind(super::roles::mark(tag.tenant))
     .fetch_one(connection)
     .await
     .map_err(Error::sql(format!(

@@ -31,13 +31,13 @@ pub enum Upserted {
     Newest,
     /// A newer or equal one was there.
     Stale,
-    /// The organization is deleted.
+    /// The organization is deleted, whichever description is the newest.
     Deleted,
 }
 
 /// Records a description unless a newer one is there.
 pub async fn upsert(tx: &mut PgConnection, new: &Description<'_>) -> sqlx::Result<Upserted> {
-    let written: Option<bool> = sqlx::query_scalar(
+    let deleted: Option<bool> = sqlx::query_scalar(
         "insert into organizations (source, org_id, name, external_id, metadata, updated_at)
          values ($1, $2, $3, $4, $5, $6)
          on conflict (source, org_id) do update
@@ -46,11 +46,11 @@ pub async fn upsert(tx: &mut PgConnection, new: &Description<'_>) -> sqlx::Resul
              metadata = excluded.metadata,
              updated_at = excluded.updated_at,
              recorded_at = now()
-         where organizations.deleted_at is null
-           -- of two descriptions of the same moment the greater one wins, so that order does not matter
-           and (organizations.updated_at, organizations.name, organizations.metadata::text)
-               < (excluded.updated_at, excluded.name, excluded.metadata::text)
-         returning true",
+         -- of two descriptions of the same moment the greater one wins, so that order does not matter;
+         -- for the same reason it counts beside a tombstone as well
+         where (organizations.updated_at, organizations.name, coalesce(organizations.external_id, ''), organizations.metadata::text)
+               < (excluded.updated_at, excluded.name, coalesce(excluded.external_id, ''), excluded.metadata::text)
+         returning deleted_at is not null",
     )
     .bind(new.source)
     .bind(new.org_id)
@@ -60,24 +60,29 @@ pub async fn upsert(tx: &mut PgConnection, new: &Description<'_>) -> sqlx::Resul
     .bind(new.updated_at)
     .fetch_optional(&mut *tx)
     .await?;
-    if written.is_some() {
-        return Ok(Upserted::Newest);
-    }
-    let deleted: bool = sqlx::query_scalar(
-        "select deleted_at is not null
-         from organizations
-         where source = $1
-           and org_id = $2",
-    )
-    .bind(new.source)
-    .bind(new.org_id)
-    .fetch_one(tx)
-    .await?;
+    let deleted = match deleted {
+        Some(false) => return Ok(Upserted::Newest),
+        Some(true) => true,
+        None => is_deleted(tx, new.source, new.org_id).await?,
+    };
     Ok(if deleted {
         Upserted::Deleted
     } else {
         Upserted::Stale
     })
+}
+
+async fn is_deleted(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select deleted_at is not null
+         from organizations
+         where source = $1
+           and org_id = $2",
+    )
+    .bind(source)
+    .bind(org_id)
+    .fetch_one(tx)
+    .await
 }
 
 /// Leaves the tombstone; the description of the deletion counts like any other.

@@ -4,6 +4,10 @@
     reason = "one binary: what is public is public to its modules"
 )]
 #![expect(
+    clippy::print_stdout,
+    reason = "the harness shows it when a test fails"
+)]
+#![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should say where"
 )]
@@ -13,6 +17,17 @@ mod support;
 mod architecture;
 mod bench;
 mod blueprint;
+mod blueprint_changes;
+mod cli;
+mod crash;
+mod docs;
+mod inbox;
+mod isolation;
+mod organizations;
+mod outage;
 mod path;
 mod private_postgres;
+mod provisioning;
+mod queue;
+mod queue_model;
 mod webhooks;

@@ -9,11 +9,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tenantry::{
     config::{Config, Environment},
+    jobs,
     provisioning::{BlueprintSource, steps},
     replica::Replica,
-    tenants::{self, Tenant},
+    tenants::{self, Tenant, TenantFailure},
     webhooks::{self, SourceKind},
 };
 use uuid::Uuid;
@@ -77,10 +79,43 @@ impl Deployment {
     /// How many databases carry the prefix, templates apart.
     pub async fn tenant_databases(&self) -> i64 {
         let sql = format!(
-            "select count(*) from pg_database where starts_with(datname, '{0}') and not starts_with(datname, '{0}template_')",
+            "select count(*) from pg_database where starts_with(datname, '{0}') and datname !~ '^{0}template_[0-9a-f]{{16}}$'",
             self.prefix
         );
         ask(&self.control_url, &sql).await
+    }
+
+    /// Drops everything that carries the prefix, and the control database.
+    pub async fn discard(&self) {
+        let mut session = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        let (_, control) = self.control_url.rsplit_once('/').unwrap();
+        let ours =
+            "select datname::text from pg_database where starts_with(datname, $1) or datname = $2";
+        let names: Vec<String> = sqlx::query_scalar(ours)
+            .bind(&self.prefix)
+            .bind(control)
+            .fetch_all(&mut session)
+            .await
+            .unwrap();
+        for name in names {
+            for sql in [
+                format!("alter database {name} is_template false"),
+                format!("drop database {name} with (force)"),
+            ] {
+                sqlx::raw_sql(AssertSqlSafe(sql))
+                    .execute(&mut session)
+                    .await
+                    .unwrap();
+            }
+        }
+        session.close().await.unwrap();
+    }
+
+    /// A replica's environment with this fault in it.
+    pub fn with_fault(&self, plan: &str) -> Self {
+        let mut this = self.clone();
+        this.set("TENANTRY_FAULTS", plan);
+        this
     }
 
     /// How many login roles carry the prefix.
@@ -91,6 +126,17 @@ impl Deployment {
         );
         ask(&self.control_url, &sql).await
     }
+}
+
+/// What `GET` answers, as text.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// A running replica.
@@ -116,11 +162,25 @@ impl App {
 
     /// A replica of this deployment.
     pub async fn of(deployment: Deployment, blueprint: BlueprintSource) -> Self {
+        let app = Self::listening(deployment, blueprint).await;
+        app.replica.migrate().await.unwrap();
+        app.replica.build_templates().await.unwrap();
+        app.replica.work();
+        app
+    }
+
+    /// A replica that works without having built the template first.
+    pub async fn without_template(deployment: Deployment, blueprint: BlueprintSource) -> Self {
+        let app = Self::listening(deployment, blueprint).await;
+        app.replica.migrate().await.unwrap();
+        app.replica.work();
+        app
+    }
+
+    /// A replica that answers requests and does nothing else yet.
+    pub async fn listening(deployment: Deployment, blueprint: BlueprintSource) -> Self {
         let replica = Replica::new(deployment.config(), blueprint).unwrap();
         let address = replica.serve_http().await.unwrap();
-        replica.migrate().await.unwrap();
-        replica.build_templates().await.unwrap();
-        replica.work();
         Self {
             deployment,
             replica,
@@ -131,6 +191,28 @@ impl App {
     /// Delivers an event, signed as WorkOS signs.
     pub async fn deliver(&self, event: &Value) -> Answer {
         deliver(self.address, event).await
+    }
+
+    /// Delivers events one after the other, each of which is accepted.
+    pub async fn accepts(&self, events: &[&Value]) {
+        for event in events {
+            let answer = self.deliver(event).await;
+            let status = answer.body["status"].as_str();
+            assert_eq!((answer.status, status), (200, Some("accepted")), "{event}");
+        }
+    }
+
+    /// Delivers any bytes, signed as WorkOS signs.
+    pub async fn deliver_bytes(&self, body: &[u8]) -> Answer {
+        let headers = signed(SECRET, now(), body);
+        post(self.address, "/webhooks/workos", &headers, body.to_vec()).await
+    }
+
+    /// Asks for a page.
+    pub async fn get(&self, path: &str) -> Answer {
+        exchange(self.address, "GET", path, &[], bytes(Vec::new()))
+            .await
+            .unwrap()
     }
 
     /// The tenant of an organization.
@@ -159,14 +241,35 @@ impl App {
     pub async fn stop(self) {
         self.replica.finish().await;
     }
+
+    /// Ends the replica in the middle of whatever it does, as far as one process can do that to a
+    /// part of itself: nothing is settled, nothing given back.
+    pub async fn vanish(self) {
+        self.replica.tasks.stop_now();
+        self.replica.finish().await;
+    }
 }
 
 /// Delivers an event to a replica, signed as WorkOS signs.
 pub async fn deliver(address: SocketAddr, event: &Value) -> Answer {
+    try_deliver(address, event).await.unwrap()
+}
+
+/// Delivers an event to a replica that may be dying.
+pub async fn try_deliver(address: SocketAddr, event: &Value) -> Result<Answer, Broken> {
     let body = serde_json::to_vec(event).unwrap();
-    let now = DateTime::<Utc>::from(std::time::SystemTime::now());
-    let headers = webhooks::sign(SourceKind::Workos, &SecretString::from(SECRET), now, &body);
-    post(address, "/webhooks/workos", &headers, body).await
+    let headers = signed(SECRET, now(), &body);
+    try_post(address, "/webhooks/workos", &headers, body).await
+}
+
+/// The present, for signatures.
+pub fn now() -> DateTime<Utc> {
+    DateTime::from(std::time::SystemTime::now())
+}
+
+/// The headers of a delivery that was signed at `at`.
+pub fn signed(secret: &str, at: DateTime<Utc>, body: &[u8]) -> Vec<(&'static str, String)> {
+    webhooks::sign(SourceKind::Workos, &SecretString::from(secret), at, body)
 }
 
 /// Posts bytes to a replica.
@@ -185,17 +288,43 @@ pub async fn try_post(
     path: &str,
     headers: &[(&'static str, String)],
     body: Vec<u8>,
-) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-    use http_body_util::{BodyExt, Full};
+) -> Result<Answer, Broken> {
+    exchange(address, "POST", path, headers, bytes(body)).await
+}
+
+/// A connection that ended before its answer.
+pub type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body, whole or in chunks.
+pub type Body = http_body_util::combinators::BoxBody<hyper::body::Bytes, std::convert::Infallible>;
+
+/// A body that is sent whole, with its length.
+pub fn bytes(body: Vec<u8>) -> Body {
+    use http_body_util::BodyExt;
+    http_body_util::Full::new(hyper::body::Bytes::from(body)).boxed()
+}
+
+/// One request and its answer on a connection of their own.
+pub async fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&'static str, String)],
+    body: Body,
+) -> Result<Answer, Broken> {
+    use http_body_util::BodyExt;
     let stream = tokio::net::TcpStream::connect(address).await?;
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    let mut request = hyper::Request::post(path).header("host", "localhost");
+    let mut request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost");
     for (name, value) in headers {
         request = request.header(*name, value);
     }
-    let request = request.body(Full::new(hyper::body::Bytes::from(body)))?;
-    let exchange = async move {
+    let request = request.body(body)?;
+    let answer = async move {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
         let retry_after = response
@@ -210,9 +339,11 @@ pub async fn try_post(
             body,
         })
     };
+    tokio::pin!(answer);
     tokio::select! {
-        answer = exchange => answer,
-        ended = connection => Err(format!("the connection ended: {ended:?}").into()),
+        answer = &mut answer => answer,
+        // it may have ended after the answer
+        ended = connection => answer.await.map_err(|error: Broken| format!("{error}; the connection: {ended:?}").into()),
     }
 }
 
@@ -225,17 +356,27 @@ pub struct TenantOf<'a> {
 impl TenantOf<'_> {
     /// Its row, if there is one.
     pub async fn find(&self) -> Option<Tenant> {
-        let db = &self.app.replica.db;
-        let found = db
-            .run(async |connection| tenants::find_by_any(connection, self.org).await)
+        // not by the replica's pool: that may hold what a crashed server left behind
+        let url = &self.app.deployment.control_url;
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        let found = tenants::find_by_any(&mut connection, self.org)
             .await
             .unwrap();
+        connection.close().await.unwrap();
         found.into_iter().next()
     }
 
     /// Waits until it is ready.
     pub async fn is_ready(&self) -> Tenant {
-        self.is_in("ready").await
+        let what = format!("tenant of {} is ready", self.org);
+        wait_for(&what, async || {
+            let tenant = self.find().await?;
+            let state = tenant.state.name();
+            // nobody but an operator gets it out of there
+            assert_ne!(state, "failed", "{:?}", tenant.failure);
+            (state == "ready").then_some(tenant)
+        })
+        .await
     }
 
     /// Waits until it is in a state.
@@ -262,6 +403,29 @@ impl TenantOf<'_> {
             .filter(|step| step.state == "done")
             .map(|step| step.name)
             .collect()
+    }
+
+    /// Waits until it has failed; why.
+    pub async fn fails(&self) -> TenantFailure {
+        self.is_in("failed").await.failure.unwrap()
+    }
+
+    /// Retries it, as an operator does after a repair.
+    pub async fn retry(&self) {
+        let tenant = self.find().await.unwrap();
+        let replica = &self.app.replica;
+        let retried = jobs::retry_tenant(&replica.db, &tenant, 25).await.unwrap();
+        assert!(retried, "a {:?} tenant is not retried", tenant.state);
+        replica.waker.wake();
+    }
+
+    /// The value of a query in its database, asked as superuser.
+    pub async fn ask<T>(&self, sql: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        let tenant = self.find().await.unwrap();
+        ask(&self.app.deployment.url(&tenant.database), sql).await
     }
 
     /// URL of its database, as the tenant's own role.

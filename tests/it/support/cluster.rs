@@ -79,3 +79,26 @@ where
     connection.close().await.unwrap();
     value
 }
+
+/// A session that holds what a statement locks.
+pub struct Holder(PgConnection);
+
+/// Runs a statement in a transaction that stays open.
+pub async fn hold(url: &str, sql: &str) -> Holder {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("begin; {sql}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    Holder(connection)
+}
+
+impl Holder {
+    /// Rolls back.
+    pub async fn release(&mut self) {
+        sqlx::raw_sql("rollback")
+            .execute(&mut self.0)
+            .await
+            .unwrap();
+    }
+}

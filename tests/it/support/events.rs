@@ -27,3 +27,17 @@ pub fn organization(kind: &str, org: &str, name: &str, updated_at: &str) -> Valu
 pub fn created(org: &str, name: &str) -> Value {
     organization("created", org, name, "2026-11-16T09:00:00.000Z")
 }
+
+/// `organization.updated`, at a minute after the creation.
+pub fn updated(org: &str, name: &str, minute: u32) -> Value {
+    organization("updated", org, name, &minute_after(minute))
+}
+
+/// `organization.deleted`, at a minute after the creation.
+pub fn deleted(org: &str, name: &str, minute: u32) -> Value {
+    organization("deleted", org, name, &minute_after(minute))
+}
+
+fn minute_after(minute: u32) -> String {
+    format!("2026-11-16T09:{minute:02}:00.000Z")
+}

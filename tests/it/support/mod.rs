@@ -3,5 +3,8 @@
 pub mod app;
 pub mod cluster;
 pub mod events;
+pub mod process;
+pub mod tiny;
 
-pub use app::App;
+pub use app::{App, Deployment};
+pub use tiny::TinyBlueprint;

@@ -1,0 +1,300 @@
+//! Crashes: whatever dies, whenever, the next replica finishes, and nothing is left over.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde_json::Value;
+use tenantry::{
+    config::Config,
+    provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN},
+    webhooks::{self, SourceKind},
+};
+
+use crate::support::{
+    app::{Deployment, SECRET, new_org, try_post, wait_until},
+    cluster::ask,
+    events,
+    process::Process,
+};
+
+/// Points of inbox and queue.
+const PATH_FAULT_POINTS: [&str; 3] = ["inbox.before", "inbox.recorded", "queue.claimed"];
+
+/// Every point at which the product can be made to die.
+fn every_point() -> Vec<String> {
+    let of_steps = PLAN
+        .iter()
+        .flat_map(|step| FAULT_POINTS.map(|point| format!("{}.{point}", step.name())));
+    let others = INNER_FAULT_POINTS
+        .iter()
+        .chain(&PATH_FAULT_POINTS)
+        .map(|point| (*point).to_owned());
+    of_steps.chain(others).collect()
+}
+
+/// Delivers as a sender does: again after a 503, which a replica gives until its database is migrated.
+/// False when the replica died over it.
+async fn deliver(process: &Process, event: &Value) -> bool {
+    let body = serde_json::to_vec(event).unwrap();
+    let secret = secrecy::SecretString::from(SECRET);
+    loop {
+        let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
+        let headers = webhooks::sign(SourceKind::Workos, &secret, now, &body);
+        let answer = try_post(process.address, "/webhooks/workos", &headers, body.clone()).await;
+        match answer.map(|answer| answer.status) {
+            Ok(200) => return true,
+            Ok(503) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Ok(status) => panic!("answered {status}"),
+            Err(_) => return false,
+        }
+    }
+}
+
+/// What must hold of a deployment with one organization, when everything is quiet.
+async fn one_tenant_and_nothing_else(deployment: &Deployment, org: &str, what: &str) {
+    let control = &deployment.control_url;
+    let ready = format!(
+        "select count(*) from tenants where org_id = '{org}' and state = 'ready' and initialize"
+    );
+    wait_until(&format!("{what}: the tenant is ready"), async || {
+        ask::<i64>(control, &ready).await == 1
+    })
+    .await;
+    let open = "select count(*) from jobs where state in ('available', 'running')";
+    wait_until(&format!("{what}: no job is open"), async || {
+        ask::<i64>(control, open).await == 0
+    })
+    .await;
+    assert_eq!(
+        ask::<i64>(control, "select count(*) from tenants").await,
+        1,
+        "{what}"
+    );
+    assert_eq!(
+        ask::<i64>(control, "select count(*) from jobs where state = 'dead'").await,
+        0,
+        "{what}"
+    );
+    assert_eq!(
+        ask::<i64>(
+            control,
+            "select count(*) from webhook_events where state <> 'processed'"
+        )
+        .await,
+        0,
+        "{what}"
+    );
+    assert_eq!(
+        ask::<i64>(
+            control,
+            "select count(*) from provisioning_steps where state <> 'done'"
+        )
+        .await,
+        0,
+        "{what}"
+    );
+    assert_eq!(deployment.tenant_databases().await, 1, "{what}: databases");
+    assert_eq!(deployment.tenant_roles().await, 1, "{what}: roles");
+    let unsealed = format!(
+        "select count(*) from pg_database where starts_with(datname, '{}template_') and not datistemplate",
+        deployment.prefix
+    );
+    assert_eq!(
+        ask::<i64>(control, &unsealed).await,
+        0,
+        "{what}: unsealed templates"
+    );
+    let database: String = ask(control, "select database::text from tenants").await;
+    let seeded = "select count(*) from tenantry.seeds where name = 'tenant'";
+    assert_eq!(
+        ask::<i64>(&deployment.url(&database), seeded).await,
+        1,
+        "{what}: seeds"
+    );
+    deployment.discard().await;
+}
+
+async fn killed_at(point: String) {
+    let deployment = Deployment::new().await;
+    let mut first = Process::start(&deployment, &format!("{point}=kill")).await;
+    let (org, what) = (new_org(), format!("killed at {point}"));
+    let event = events::created(&org, "Acme");
+    let acknowledged = deliver(&first, &event).await;
+    first.is_killed().await;
+    let second = Process::start(&deployment, "").await;
+    if !acknowledged {
+        assert!(deliver(&second, &event).await, "{what}: delivered again");
+    }
+    one_tenant_and_nothing_else(&deployment, &org, &what).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_killed_at_any_point_leaves_work_that_the_next_one_finishes() {
+    let cases = every_point().into_iter().map(killed_at);
+    stream::iter(cases)
+        .buffer_unordered(4)
+        .collect::<Vec<_>>()
+        .await;
+}
+
+/// A replica that was stopped past its lease, after another one did the work, writes nothing.
+async fn stopped_at(point: &str) {
+    let deployment = Deployment::new().await;
+    let zombie = Process::start(&deployment, &format!("{point}=stop")).await;
+    let (org, what) = (new_org(), format!("stopped at {point}"));
+    assert!(deliver(&zombie, &events::created(&org, "Acme")).await);
+    zombie.is_stopped().await;
+    let second = Process::start(&deployment, "").await;
+    let control = &deployment.control_url;
+    let ready = "select count(*) from tenants where state = 'ready'";
+    wait_until(&format!("{what}: the other one finishes"), async || {
+        ask::<i64>(control, ready).await == 1
+    })
+    .await;
+    let state = "select md5(string_agg(t::text, '') || (select string_agg(s::text, '' order by step) from provisioning_steps s)) from tenants t";
+    let before: String = ask(control, state).await;
+
+    zombie.resume();
+    let fenced = async || metric(&zombie, "tenantry_fenced_writes_total").await >= 1.0;
+    wait_until(&format!("{what}: the zombie notices"), fenced).await;
+
+    assert_eq!(
+        ask::<String>(control, state).await,
+        before,
+        "{what}: it wrote something"
+    );
+    drop(second);
+    one_tenant_and_nothing_else(&deployment, &org, &what).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_writes_nothing() {
+    let points = [
+        "create_database.before",
+        "create_database.cloned",
+        "create_role.before",
+        "seed.before",
+        "verify.after_effect",
+        "activate.before",
+    ];
+    stream::iter(points.map(|point| Box::pin(stopped_at(point))))
+        .buffer_unordered(3)
+        .collect::<Vec<_>>()
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_inside_the_last_transaction_opens_nothing() {
+    Box::pin(stopped_at("activate.after_effect")).await;
+}
+
+async fn metric(process: &Process, name: &str) -> f64 {
+    let answer = crate::support::app::get(process.address, "/metrics").await;
+    let line = answer.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0.0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_killed_while_create_database_waits_leaves_no_ghost() {
+    let deployment = Deployment::new().await;
+    let mut first = Process::start(&deployment, "").await;
+    let control = &deployment.control_url;
+    let sealed = format!(
+        "select coalesce(min(datname::text), '') from pg_database where starts_with(datname, '{}template_') and datistemplate",
+        deployment.prefix
+    );
+    wait_until("the template is built", async || {
+        !ask::<String>(control, &sealed).await.is_empty()
+    })
+    .await;
+    let template: String = ask(control, &sealed).await;
+
+    // whoever clones it waits for this lock: the statement is under way when its client dies
+    let mut holder = crate::support::cluster::hold(
+        control,
+        &format!("alter database {template} rename to held"),
+    )
+    .await;
+    let org = new_org();
+    assert!(deliver(&first, &events::created(&org, "Acme")).await);
+    let creating = format!(
+        "select count(*) from pg_stat_activity where query ilike 'create database \"{}%' and wait_event_type = 'Lock'",
+        deployment.prefix
+    );
+    wait_until("create database waits", async || {
+        ask::<i64>(control, &creating).await == 1
+    })
+    .await;
+    first.kill();
+    holder.release().await;
+
+    let _second = Process::start(&deployment, "").await;
+    one_tenant_and_nothing_else(&deployment, &org, "killed inside create database").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_the_running_step_and_gives_the_job_back() {
+    let deployment = Deployment::new().await;
+    let mut first = Process::start(&deployment, "create_role.before=stall:800").await;
+    let org = new_org();
+    assert!(deliver(&first, &events::created(&org, "Acme")).await);
+    let control = &deployment.control_url;
+    let running = "select count(*) from provisioning_steps where step = 'create_role'";
+    wait_until("the step runs", async || {
+        ask::<i64>(control, running).await == 1
+    })
+    .await;
+    first.terminate();
+    assert!(first.has_ended().await.success());
+
+    let released = "select count(*) from job_attempts where outcome = 'released'";
+    assert_eq!(
+        ask::<i64>(control, released).await,
+        1,
+        "released, not left to its lease"
+    );
+    let done =
+        "select count(*) from provisioning_steps where step = 'create_role' and state = 'done'";
+    assert_eq!(
+        ask::<i64>(control, done).await,
+        1,
+        "the running step was finished"
+    );
+    let _second = Process::start(&deployment, "").await;
+    one_tenant_and_nothing_else(&deployment, &org, "drained").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_may_start_at_once_and_a_newer_schema_is_refused() {
+    let deployment = Deployment::new().await;
+    let both = tokio::join!(
+        Process::start(&deployment, ""),
+        Process::start(&deployment, "")
+    );
+    let org = new_org();
+    assert!(deliver(&both.0, &events::created(&org, "Acme")).await);
+    let control = &deployment.control_url;
+    let ready = "select count(*) from tenants where state = 'ready'";
+    wait_until("the tenant is ready", async || {
+        ask::<i64>(control, ready).await == 1
+    })
+    .await;
+    drop(both);
+
+    crate::support::cluster::execute(control, "update _sqlx_migrations set version = 9999 where version = (select max(version) from _sqlx_migrations)").await;
+    let mut third = Process::start(&deployment, "").await;
+    assert_eq!(
+        third.has_ended().await.code(),
+        Some(1),
+        "it ends with a reason, it does not loop"
+    );
+    deployment.discard().await;
+}
+
+#[test]
+fn faults_are_for_debug_builds_only() {
+    // the configuration that production would get: no plan, no points
+    let config = Config::load(None, &std::iter::empty::<(String, String)>().collect()).unwrap();
+    assert_eq!(format!("{:?}", config.faults), "Faults({})");
+}

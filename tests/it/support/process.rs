@@ -1,0 +1,129 @@
+//! A replica as a process of its own: what can be killed, stopped and continued.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::app::{Deployment, wait_for, wait_until};
+
+/// Where the program is: beside this binary, or where a copy of it was put.
+pub fn program() -> std::path::PathBuf {
+    let copied = std::env::var_os("TENANTRY_TEST_BINARY").map(std::path::PathBuf::from);
+    copied.unwrap_or_else(|| env!("CARGO_BIN_EXE_tenantry").into())
+}
+
+/// The program under test.
+pub fn tenantry() -> Command {
+    let mut command = Command::new(program());
+    // what the developer has configured must not decide a test
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("TENANTRY") || name == "DATABASE_URL" || name == "WORKOS_WEBHOOK_SECRET"
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// `tenantry serve`, running; killed when dropped.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// Starts a replica that fails at the given points.
+    pub async fn start(deployment: &Deployment, faults: &str) -> Self {
+        let mut child = tenantry()
+            .arg("serve")
+            .envs(deployment.variables.iter().cloned())
+            .env("TENANTRY__BLUEPRINT__DIRECTORY", "examples/crm")
+            .env("TENANTRY__LOG__FORMAT", "json")
+            .env("TENANTRY_FAULTS", faults)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut tell = Some(tell);
+            for line in log.lines().map_while(Result::ok) {
+                let entry: Value = serde_json::from_str(&line).unwrap_or_default();
+                if entry["message"] == "listening" {
+                    let address = entry["address"]
+                        .as_str()
+                        .unwrap()
+                        .parse::<SocketAddr>()
+                        .unwrap();
+                    tell.take().unwrap().send(address).unwrap();
+                }
+                // shown only when the test fails
+                if entry["level"] == "WARN" || entry["level"] == "ERROR" {
+                    println!("{line}");
+                }
+            }
+        });
+        let address = told.await.expect("the replica listens");
+        Self { child, address }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    /// Waits until it ended by itself.
+    pub async fn has_ended(&mut self) -> ExitStatus {
+        let child = std::sync::Mutex::new(&mut self.child);
+        wait_for("the process ends", async || {
+            child.lock().unwrap().try_wait().unwrap()
+        })
+        .await
+    }
+
+    /// Waits until it was ended by SIGKILL.
+    pub async fn is_killed(&mut self) {
+        assert_eq!(self.has_ended().await.signal(), Some(9));
+    }
+
+    /// Waits until it is stopped (SIGSTOP).
+    pub async fn is_stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let is_stopped = || {
+            let text = std::fs::read_to_string(&stat).unwrap();
+            text.rsplit(") ").next().unwrap().starts_with('T')
+        };
+        wait_until("the process is stopped", async || is_stopped()).await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
