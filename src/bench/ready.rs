@@ -24,7 +24,7 @@ const WARM_UP: u32 = 8;
 const SENDERS: usize = 16;
 
 /// How long tenants may take before the run is given up.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 const POLL: Duration = Duration::from_millis(1);
 
 pub(super) async fn measure(

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// A template of the worked blueprint takes a second or two.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(1);
 

@@ -51,18 +51,12 @@ impl Server {
         progress: &ProgressBar,
     ) -> Result<Self, Error> {
         let run = format!("{:08x}", rand::random::<u32>());
-        let (postgres, url) = match &options.database_url {
-            Some(url) => (None, url.clone()),
-            None => {
-                let settings = private_postgres::Settings {
-                    durable: true,
-                    ..setup.postgres.clone()
-                };
-                let told = |text: &str| progress.set_message(text.to_owned());
-                let postgres = PrivatePostgres::start(&settings, told).await?;
-                let url = postgres.url("postgres");
-                (Some(postgres), url)
-            }
+        let (postgres, url) = if let Some(url) = &options.database_url {
+            (None, url.clone())
+        } else {
+            let postgres = start_private(setup, progress).await?;
+            let url = postgres.url("postgres");
+            (Some(postgres), url)
         };
         let control = format!("tenantry_bench_control_{run}");
         let control_url = with_database(&url, &control)?;
@@ -242,6 +236,16 @@ impl Server {
         execute(&mut self.maintenance().await?, drop).await?;
         self.drop_roles("true").await
     }
+}
+
+/// Durable, so that commits cost what they cost.
+async fn start_private(setup: &Setup, progress: &ProgressBar) -> Result<PrivatePostgres, Error> {
+    let settings = private_postgres::Settings {
+        durable: true,
+        ..setup.postgres.clone()
+    };
+    let told = |text: &str| progress.set_message(text.to_owned());
+    Ok(PrivatePostgres::start(&settings, told).await?)
 }
 
 /// The configuration of a replica: what it must have, and names of this run; the rest is default.
