@@ -239,7 +239,7 @@ mod tests {
 
     fn report() -> Report {
         let mut samples = Samples::new();
-        (1..=100).for_each(|ms| samples.add(Duration::from_millis(ms)));
+        (1..=100).for_each(|step| samples.add(Duration::from_micros(10 * step)));
         Report {
             results: vec![
                 Measure::plain("accept_new_c1", 1500.0, "events/s")
@@ -263,7 +263,7 @@ mod tests {
     fn what_does_not_apply_is_null() {
         let results = serde_json::to_value(&report().results).unwrap();
         let expected = serde_json::json!([
-            {"name": "accept_new_c1", "value": 1500.0, "unit": "events/s", "floor": 1000.0, "ratio": 1.5, "p50_ms": 50.0, "p99_ms": 99.0},
+            {"name": "accept_new_c1", "value": 1500.0, "unit": "events/s", "floor": 1000.0, "ratio": 1.5, "p50_ms": 0.5, "p99_ms": 0.99},
             {"name": "rss_idle_mib", "value": 50.0, "unit": "MiB", "floor": null, "ratio": null, "p50_ms": null, "p99_ms": null},
         ]);
         assert_eq!(results, expected);
