@@ -18,6 +18,7 @@
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod bench;
 pub mod blueprint;
 pub mod cli;
 pub mod config;

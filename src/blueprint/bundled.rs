@@ -70,9 +70,9 @@ pub(super) fn split(files: Files) -> (RawFile, Vec<RawFile>) {
     (settings.unwrap_or_else(|| raw(SETTINGS, "")), sql)
 }
 
-/// Writes the starting blueprint; refuses where any part of one exists.
-pub(super) fn write_starter(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    for (name, _) in STARTER {
+/// Writes a blueprint; refuses where any part of one exists.
+pub(super) fn write(files: Files, dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    for (name, _) in files {
         let (top, _) = name.split_once('/').unwrap_or((name, ""));
         let path = dir.join(top);
         // A link that leads nowhere is something as well.
@@ -81,7 +81,7 @@ pub(super) fn write_starter(dir: &Path) -> Result<Vec<PathBuf>, Error> {
         }
     }
     let mut written = Vec::new();
-    for (name, content) in STARTER {
+    for (name, content) in files {
         let path = dir.join(name);
         if let Err(source) = write_new(&path, content) {
             return Err(Error::Unwritable { path, source });

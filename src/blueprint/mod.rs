@@ -71,11 +71,16 @@ impl Blueprint {
         check::assemble(check::settings(&settings)?, files)
     }
 
+    /// Writes the blueprint that is compiled in, for a process that reads a directory.
+    pub fn write_bundled(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        bundled::write(bundled::CRM, dir)
+    }
+
     /// Writes a small blueprint to start from and returns the files written.
     ///
     /// Nothing that exists is touched: where a part of a blueprint is there already, it refuses.
     pub fn write_starter(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-        bundled::write_starter(dir)
+        bundled::write(bundled::STARTER, dir)
     }
 
     /// Names the template database: migrator, migrations and shared seed, in hex.

@@ -4,6 +4,7 @@
 //! what to do next; exit codes are those of [`Exit`].
 
 mod access;
+mod bench;
 mod config;
 mod dev;
 mod doctor;
@@ -67,6 +68,8 @@ enum Command {
     Events(events::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
+    /// Measure, each figure beside its floor
+    Bench(bench::Options),
     /// Print a completion script
     Completion {
         /// The shell
@@ -116,6 +119,7 @@ pub async fn run(
         Command::Tenants(command) => tenants::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
+        Command::Bench(options) => bench::run(&globals, options).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tenantry", &mut script);

@@ -22,7 +22,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let name = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
     let unnamed = databases::unnamed(&cluster.prefix, tenant.id.0)?;
     for _ in 0..LOOKS {
-        if let Some(facts) = cluster.find_database(&cx.tag, name.as_str()).await? {
+        if let Some(facts) = cluster.find_database(name.as_str()).await? {
             match ours(&facts, cx, &name).await? {
                 Some(mark) => return record_template(cx, &mark.template).await,
                 None => continue,
@@ -33,7 +33,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             tenant: tenant.id.0,
             template: template.hash.clone(),
         };
-        match cluster.find_database(&cx.tag, unnamed.as_str()).await? {
+        match cluster.find_database(unnamed.as_str()).await? {
             // another session's, of whatever template: look again
             None if !clone(cx, &template.database, &unnamed).await? => continue,
             None => {}

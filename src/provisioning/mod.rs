@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 pub use error::{StepError, chain};
+pub(crate) use verify::EXCESS_RIGHT;
 
 use crate::{
     blueprint::Blueprint,
@@ -309,7 +310,7 @@ impl StepContext<'_> {
         let found = self
             .cluster()
             .await?
-            .find_database(&self.tag, &tenant.database)
+            .find_database(&tenant.database)
             .await?;
         if found.is_some_and(|facts| facts.usable) {
             return Ok(done);

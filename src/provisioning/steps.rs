@@ -1,6 +1,11 @@
 //! The record of each step: the checkpoint, and the timeline that operators see.
 //!
 //! Guarantees: written only by the attempt that holds the job; a step that is done stays done.
+//!
+//! The commits of [`start`] and [`finish`] do not wait for the disk, but for activation's. The log is written in order, so
+//! a crash of the server can only lose the last of these records together with all that came after
+//! them in the control database; each step looks first, and runs again. Activation waits, and with
+//! it every record before it is on disk.
 
 use std::time::Duration;
 
@@ -79,7 +84,8 @@ pub async fn start(
     let started = sqlx::query(
         "insert into provisioning_steps (tenant_id, step, state)
          select $3, $4, 'running'
-         from jobs
+         -- for this transaction, which is this statement: its commit does not wait for the disk
+         from set_config('synchronous_commit', 'off', true), jobs
          where id = $1
            and attempt = $2
            and state = 'running'
@@ -114,7 +120,9 @@ pub async fn finish(
              duration_ms = $5,
              error_code = null,
              error = null
-         from jobs
+         -- for this transaction only
+         from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
+              jobs
          where jobs.id = $1
            and jobs.attempt = $2
            and jobs.state = 'running'
@@ -126,6 +134,8 @@ pub async fn finish(
     .bind(tenant)
     .bind(step.name())
     .bind(took.as_secs_f64() * 1000.0)
+    // the record of activation is part of the transaction that opens the tenant, and as durable
+    .bind((step != Step::Activate).then_some("off"))
     .execute(connection)
     .await?;
     fenced(claim, finished.rows_affected())

@@ -100,11 +100,7 @@ fn describe(row: &sqlx::postgres::PgRow) -> String {
 }
 
 async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
-    let facts = cx
-        .cluster()
-        .await?
-        .find_database(&cx.tag, &tenant.database)
-        .await?;
+    let facts = cx.cluster().await?.find_database(&tenant.database).await?;
     match facts {
         None => Err(not_verified(format!(
             "database {} is gone",
@@ -162,36 +158,37 @@ async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepEr
     problem.map_or(Ok(()), |problem| Err(not_verified(problem)))
 }
 
+/// What a role has beyond what a tenant may; `$1` is the prefix of all names, `$2` the group.
+pub(crate) const EXCESS_RIGHT: &str = "select 'its role has an attribute beyond login'
+ from pg_roles
+ where rolname = current_user
+   and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)
+ union all
+ select 'its role is a member of ' || roleid::regrole
+ from pg_auth_members
+ where member = (select oid from pg_roles where rolname = current_user)
+   and roleid <> (select oid from pg_roles where rolname = $2)
+ union all
+ (
+     select 'its role can connect to database ' || datname
+     from pg_database
+     where starts_with(datname, $1)
+       and datname <> current_database()
+       and datallowconn
+       and has_database_privilege(oid, 'connect')
+     limit 1
+ )
+ limit 1";
+
 /// What the role of this session may do beyond its own database, asked of the server as that role.
 async fn find_excess_right(
     session: &mut PgConnection,
     prefix: &str,
     app: &str,
 ) -> sqlx::Result<Option<String>> {
-    sqlx::query_scalar(
-        "select 'its role has an attribute beyond login'
-         from pg_roles
-         where rolname = current_user
-           and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)
-         union all
-         select 'its role is a member of ' || roleid::regrole
-         from pg_auth_members
-         where member = (select oid from pg_roles where rolname = current_user)
-           and roleid <> (select oid from pg_roles where rolname = $2)
-         union all
-         (
-             select 'its role can connect to database ' || datname
-             from pg_database
-             where starts_with(datname, $1)
-               and datname <> current_database()
-               and datallowconn
-               and has_database_privilege(oid, 'connect')
-             limit 1
-         )
-         limit 1",
-    )
-    .bind(prefix)
-    .bind(app)
-    .fetch_optional(session)
-    .await
+    sqlx::query_scalar(EXCESS_RIGHT)
+        .bind(prefix)
+        .bind(app)
+        .fetch_optional(session)
+        .await
 }

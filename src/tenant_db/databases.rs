@@ -9,7 +9,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::{Cluster, Error, Ident, Tag};
+use super::{Cluster, Error, Ident};
 
 /// What `pg_database` says of a database.
 #[derive(Debug, Clone, FromRow)]
@@ -281,9 +281,9 @@ pub(super) fn literal(text: &str) -> String {
 }
 
 impl Cluster {
-    /// Looks a database up, as an attempt on a tenant.
-    pub async fn find_database(&self, tag: &Tag, name: &str) -> Result<Option<Facts>, Error> {
-        self.run_as(tag, async |connection| find(connection, name).await)
+    /// Looks a database up. Without a tag: a look has no effect that a later attempt must end.
+    pub async fn find_database(&self, name: &str) -> Result<Option<Facts>, Error> {
+        self.run(async |connection| find(connection, name).await)
             .await
     }
 }

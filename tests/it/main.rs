@@ -15,6 +15,7 @@
 mod support;
 
 mod architecture;
+mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;

@@ -1,0 +1,245 @@
+//! Deliveries accepted a second, beside rows inserted (or updated) and committed one by one.
+//!
+//! The floor writes the same rows into the same table, over as many connections as there are
+//! senders, through the same driver: without HTTP, signature, job and answer.
+
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use sqlx::PgConnection;
+use tokio::task::JoinSet;
+
+use super::{
+    Error, Measure, Options, ROUNDS,
+    replica::Replica,
+    report::Target,
+    samples::{Samples, median},
+    sender::{Event, Sender},
+    server::Server,
+};
+use crate::secrets;
+
+/// Senders at once, with the names of the two measures.
+const CONCURRENCIES: [(u16, &str, &str); 4] = [
+    (1, "accept_new_c1", "accept_duplicate_c1"),
+    (8, "accept_new_c8", "accept_duplicate_c8"),
+    (32, "accept_new_c32", "accept_duplicate_c32"),
+    (64, "accept_new_c64", "accept_duplicate_c64"),
+];
+
+/// Known events of each sender: enough that no two deliveries at once are of one row.
+const KNOWN: u64 = 64;
+
+/// Whether the events of a measure are known already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    Duplicate,
+}
+
+/// What one measure needs.
+struct Course<'a> {
+    server: &'a Server,
+    replica: &'a Replica,
+    kind: Kind,
+    senders: u16,
+    slice: Duration,
+}
+
+pub(super) async fn measure(
+    options: &Options,
+    server: &Server,
+    replica: &Replica,
+    progress: &ProgressBar,
+) -> Result<Vec<Measure>, Error> {
+    let slice = Duration::from_secs_f64(options.accept_seconds.max(0.05)) / ROUNDS;
+    let mut results = Vec::new();
+    for kind in [Kind::New, Kind::Duplicate] {
+        for (senders, new, duplicate) in CONCURRENCIES {
+            let name = if kind == Kind::New { new } else { duplicate };
+            if !options.wants(name) {
+                continue;
+            }
+            progress.set_message(name);
+            let course = Course {
+                server,
+                replica,
+                kind,
+                senders,
+                slice,
+            };
+            results.push(course.run(name).await?);
+        }
+    }
+    Ok(results)
+}
+
+impl Course<'_> {
+    async fn run(&self, name: &'static str) -> Result<Measure, Error> {
+        let (mut floors, mut ours, mut samples) = (Vec::new(), Vec::new(), Samples::new());
+        for _ in 0..ROUNDS {
+            let (rate, _) = self.floor().await?;
+            floors.push(rate);
+            self.server.empty_inbox().await?;
+            let (rate, took) = self.ours().await?;
+            ours.push(rate);
+            samples.merge(&took);
+            self.server.empty_inbox().await?;
+        }
+        let measure = Measure::plain(name, median(ours), "events/s")
+            .beside(median(floors))
+            .with(&samples);
+        Ok(if name == "accept_new_c32" {
+            measure.target(Target::AtLeast(0.5))
+        } else {
+            measure
+        })
+    }
+
+    async fn ours(&self) -> Result<(f64, Samples), Error> {
+        let mut senders = Vec::new();
+        for number in 0..self.senders {
+            let mut sender = Sender::connect(self.replica.address).await?;
+            let events = Events::new(self.kind, number);
+            for event in &events.known {
+                sender.deliver(event).await?;
+            }
+            // one that is not counted: the connection and its statements are warm
+            sender.deliver(&Event::created(&unique(), 0)).await?;
+            senders.push((sender, events));
+        }
+        let until = Instant::now() + self.slice;
+        let mut running = JoinSet::new();
+        for (mut sender, mut events) in senders {
+            running.spawn(async move {
+                let mut samples = Samples::new();
+                while Instant::now() < until {
+                    let event = events.next();
+                    let started = Instant::now();
+                    sender.deliver(&event).await?;
+                    samples.add(started.elapsed());
+                }
+                Ok(samples)
+            });
+        }
+        collect(running, self.slice).await
+    }
+
+    async fn floor(&self) -> Result<(f64, Samples), Error> {
+        let mut connections = Vec::new();
+        for number in 0..self.senders {
+            let mut connection = self.server.control().await?;
+            let events = Events::new(self.kind, number);
+            for event in &events.known {
+                insert(&mut connection, event).await?;
+            }
+            insert(&mut connection, &Event::created(&unique(), 0)).await?;
+            connections.push((connection, events));
+        }
+        let until = Instant::now() + self.slice;
+        let (kind, mut running) = (self.kind, JoinSet::new());
+        for (mut connection, mut events) in connections {
+            running.spawn(async move {
+                let mut samples = Samples::new();
+                while Instant::now() < until {
+                    let event = events.next();
+                    let started = Instant::now();
+                    match kind {
+                        Kind::New => insert(&mut connection, &event).await?,
+                        Kind::Duplicate => count_again(&mut connection, &event).await?,
+                    }
+                    samples.add(started.elapsed());
+                }
+                Ok(samples)
+            });
+        }
+        collect(running, self.slice).await
+    }
+}
+
+/// Operations a second, and how long each took.
+async fn collect(
+    mut running: JoinSet<Result<Samples, Error>>,
+    slice: Duration,
+) -> Result<(f64, Samples), Error> {
+    let mut all = Samples::new();
+    while let Some(ended) = running.join_next().await {
+        all.merge(&ended.map_err(|_| Error::Broken)??);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "counts of seconds fit a double")]
+    let rate = all.count() as f64 / slice.as_secs_f64();
+    Ok((rate, all))
+}
+
+/// The events of one sender.
+struct Events {
+    run: String,
+    number: u64,
+    known: Vec<Event>,
+}
+
+impl Events {
+    fn new(kind: Kind, sender: u16) -> Self {
+        let run = format!("{}{sender:03}", unique());
+        let known = match kind {
+            Kind::New => Vec::new(),
+            Kind::Duplicate => (0..KNOWN)
+                .map(|number| Event::created(&run, number))
+                .collect(),
+        };
+        Self {
+            run,
+            number: 0,
+            known,
+        }
+    }
+
+    fn next(&mut self) -> Event {
+        let number = self.number;
+        self.number += 1;
+        match usize::try_from(number % KNOWN).map(|at| self.known.get(at)) {
+            Ok(Some(known)) => known.clone(),
+            _ => Event::created(&self.run, number),
+        }
+    }
+}
+
+fn unique() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}
+
+async fn insert(connection: &mut PgConnection, event: &Event) -> Result<(), Error> {
+    let inserted = sqlx::query(
+        "insert into webhook_events
+             (source, event_id, event_type, organization_id, occurred_at, body, body_sha256, state)
+         values ('workos', $1, 'organization.created', $2, $3, $4, $5, 'received')",
+    )
+    .bind(&event.id)
+    .bind(&event.organization_id)
+    .bind(event.occurred_at)
+    .bind(&event.body)
+    .bind(secrets::sha256(&event.body).as_slice())
+    .execute(connection)
+    .await;
+    inserted
+        .map(|_| ())
+        .map_err(Error::sql("inserting an event by hand"))
+}
+
+async fn count_again(connection: &mut PgConnection, event: &Event) -> Result<(), Error> {
+    let updated = sqlx::query(
+        "update webhook_events
+         set deliveries = deliveries + 1,
+             last_delivered_at = now()
+         where source = 'workos'
+           and event_id = $1
+           and body_sha256 = $2",
+    )
+    .bind(&event.id)
+    .bind(secrets::sha256(&event.body).as_slice())
+    .execute(connection)
+    .await;
+    updated
+        .map(|_| ())
+        .map_err(Error::sql("counting an event by hand"))
+}

@@ -1,0 +1,191 @@
+//! A tenant made by hand: the statements of the plan and nothing else.
+//!
+//! The same effect as provisioning has: clone, mark, rights, name, role, seed, fingerprint, verify
+//! queries, login. Without: the event, the queue, the control database, looking first, checkpoints.
+//! The statements stand here once more, and not by calls of the product's functions, so that
+//! whatever the product does in excess shows in the ratio.
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection,
+    postgres::{PgConnectOptions, PgRow},
+};
+use uuid::Uuid;
+
+use super::{
+    Error,
+    server::{Server, execute},
+};
+use crate::{provisioning::EXCESS_RIGHT, secrets, tenant_db::fingerprint};
+
+/// Somebody at an open connection, with the statements ready.
+pub(super) struct Hand<'a> {
+    server: &'a Server,
+    maintenance: PgConnection,
+    template: String,
+    hash: String,
+    fingerprint: String,
+    strategy: &'static str,
+}
+
+impl<'a> Hand<'a> {
+    pub(super) async fn new(server: &'a Server) -> Result<Self, Error> {
+        let (template, hash, fingerprint) =
+            sqlx::query_as("select database, hash, fingerprint from templates")
+                .fetch_one(&mut server.control().await?)
+                .await
+                .map_err(Error::sql("looking up the template"))?;
+        let mut maintenance = server.maintenance().await?;
+        let version = "select current_setting('server_version_num')::integer";
+        let version: i32 = sqlx::query_scalar(version)
+            .fetch_one(&mut maintenance)
+            .await
+            .map_err(Error::sql("asking for the server's version"))?;
+        Ok(Self {
+            server,
+            maintenance,
+            template,
+            hash,
+            fingerprint,
+            strategy: if version >= 150_000 {
+                "strategy wal_log"
+            } else {
+                ""
+            },
+        })
+    }
+
+    /// Makes one tenant.
+    pub(super) async fn make(&mut self) -> Result<(), Error> {
+        let id = Uuid::now_v7();
+        let name = format!("{}hand_{}", self.prefix(), id.simple());
+        let password = secrets::random_password()?;
+        self.clone_template(id, &name).await?;
+        self.create_role(id, &name, &password).await?;
+        let mut tenant = connect(self.server.tenant(&name)).await?;
+        self.seed(&mut tenant, id, &name).await?;
+        self.verify(&mut tenant).await?;
+        self.check_rights(&name).await?;
+        let login = self
+            .server
+            .tenant(&name)
+            .username(&name)
+            .password(password.expose_secret());
+        self.check_login(connect(login).await?).await
+    }
+
+    fn prefix(&self) -> &str {
+        &self.server.config.tenants.prefix
+    }
+
+    async fn clone_template(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
+        let (prefix, template, strategy) = (self.prefix(), &self.template, self.strategy);
+        let clone = format!(
+            "create database {name}_new template {template} owner {prefix}owner allow_connections false {strategy}"
+        );
+        let hand_over = format!(
+            "comment on database {name}_new is 'tenantry tenant={id} template={}';
+             revoke all on database {name}_new from public;
+             alter database {name}_new allow_connections true;
+             alter database {name}_new rename to {name}",
+            self.hash
+        );
+        execute(&mut self.maintenance, clone).await?;
+        execute(&mut self.maintenance, hand_over).await
+    }
+
+    async fn create_role(
+        &mut self,
+        id: Uuid,
+        name: &str,
+        password: &SecretString,
+    ) -> Result<(), Error> {
+        let create = format!(
+            "create role {name} login password '{}' connection limit {};
+             comment on role {name} is 'tenantry tenant={id}';
+             grant {}app to {name};
+             grant connect on database {name} to {name}",
+            secrets::scram_verifier(password)?,
+            self.server.config.tenants.connection_limit,
+            self.prefix(),
+        );
+        execute(&mut self.maintenance, create).await
+    }
+
+    async fn seed(&self, tenant: &mut PgConnection, id: Uuid, name: &str) -> Result<(), Error> {
+        let begin = format!(
+            "begin;
+             set local role {}owner;
+             select set_config('tenantry.tenant_id', '{id}', true),
+                    set_config('tenantry.tenant_url', '{name}.localhost', true),
+                    set_config('tenantry.organization_id', 'org_{id}', true),
+                    set_config('tenantry.organization_name', 'By hand', true),
+                    set_config('tenantry.source', 'workos', true)",
+            self.prefix()
+        );
+        execute(tenant, begin).await?;
+        for file in &self.server.blueprint.tenant_seed {
+            execute(tenant, file.sql.clone()).await?;
+        }
+        let end = "insert into tenantry.seeds (name) values ('tenant'); commit";
+        execute(tenant, end.to_owned()).await
+    }
+
+    async fn verify(&self, tenant: &mut PgConnection) -> Result<(), Error> {
+        let taken = fingerprint::of(tenant).await;
+        if taken.is_ok_and(|taken| taken != self.fingerprint) {
+            return Err(Error::sql("comparing a tenant made by hand")(
+                sqlx::Error::RowNotFound,
+            ));
+        }
+        let begin = format!("begin read only; set local role {}owner", self.prefix());
+        execute(tenant, begin).await?;
+        for file in &self.server.blueprint.verify {
+            let row: Option<PgRow> = sqlx::query(AssertSqlSafe(file.sql.clone()))
+                .fetch_optional(&mut *tenant)
+                .await
+                .map_err(Error::sql("verifying a tenant made by hand"))?;
+            if row.is_some() {
+                return Err(Error::sql("verifying a tenant made by hand")(
+                    sqlx::Error::RowNotFound,
+                ));
+            }
+        }
+        execute(tenant, "rollback".to_owned()).await
+    }
+
+    async fn check_rights(&mut self, name: &str) -> Result<(), Error> {
+        let is_public = "select exists (select from aclexplode(datacl) acl where acl.grantee = 0)
+                         from pg_database
+                         where datname = $1";
+        sqlx::query(is_public)
+            .bind(name)
+            .fetch_one(&mut self.maintenance)
+            .await
+            .map_err(Error::sql("checking the rights on a database made by hand"))?;
+        Ok(())
+    }
+
+    async fn check_login(&self, mut tenant: PgConnection) -> Result<(), Error> {
+        let doing = "checking the rights of a role made by hand";
+        sqlx::query(EXCESS_RIGHT)
+            .bind(self.prefix())
+            .bind(format!("{}app", self.prefix()))
+            .fetch_optional(&mut tenant)
+            .await
+            .map_err(Error::sql(doing))?;
+        match tenant
+            .execute("create table public.tenantry_probe ()")
+            .await
+        {
+            Err(_) => Ok(()),
+            Ok(_) => Err(Error::sql(doing)(sqlx::Error::RowNotFound)),
+        }
+    }
+}
+
+async fn connect(options: PgConnectOptions) -> Result<PgConnection, Error> {
+    PgConnection::connect_with(&options)
+        .await
+        .map_err(Error::sql("connecting to a tenant made by hand"))
+}

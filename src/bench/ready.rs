@@ -1,0 +1,179 @@
+//! From an event to a ready tenant, beside the same tenant made by hand.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use indicatif::ProgressBar;
+use sqlx::PgConnection;
+use tokio::sync::Mutex;
+
+use super::{
+    Error, Measure, Options, ROUNDS,
+    by_hand::Hand,
+    replica::Replica,
+    report::Target,
+    samples::{Samples, median},
+    sender::{Event, Sender},
+    server::Server,
+};
+
+/// Tenants made before anything is measured: the first ones after many drops cost more.
+const WARM_UP: u32 = 8;
+
+/// Senders of the events that come at once.
+const SENDERS: usize = 16;
+
+/// How long tenants may take before the run is given up.
+const LIMIT: Duration = Duration::from_mins(5);
+const POLL: Duration = Duration::from_millis(1);
+
+pub(super) async fn measure(
+    options: &Options,
+    server: &Server,
+    replica: &Replica,
+    progress: &ProgressBar,
+) -> Result<Vec<Measure>, Error> {
+    let mut results = Vec::new();
+    let ready = Ready {
+        server,
+        replica,
+        progress,
+    };
+    if options.wants("ready_serial") {
+        results.push(ready.serial("ready_serial", options.tenants_serial).await?);
+    }
+    if options.wants("ready_100_at_once") {
+        let count = options.tenants_at_once;
+        results.push(ready.at_once("ready_100_at_once", count).await?);
+    }
+    Ok(results)
+}
+
+struct Ready<'a> {
+    server: &'a Server,
+    replica: &'a Replica,
+    progress: &'a ProgressBar,
+}
+
+impl Ready<'_> {
+    /// One after the other; every tenant by hand follows one of ours.
+    async fn serial(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
+        self.progress.set_message(name);
+        self.ours_at_once(WARM_UP).await?;
+        let mut hand = Hand::new(self.server).await?;
+        let mut control = self.server.control().await?;
+        let mut sender = Sender::connect(self.replica.address).await?;
+        let (mut ours, mut floor) = (Samples::new(), Samples::new());
+        let run = unique();
+        for number in 0..count {
+            let event = Event::created(&run, number.into());
+            let started = Instant::now();
+            sender.deliver(&event).await?;
+            wait_until_ready(&mut control, &event.organization_id, 1).await?;
+            ours.add(started.elapsed());
+            let started = Instant::now();
+            hand.make().await?;
+            floor.add(started.elapsed());
+        }
+        drop(hand);
+        self.server.drop_tenants().await?;
+        Ok(Measure::plain(name, ours.percentile_ms(50.0), "ms")
+            .beside(floor.percentile_ms(50.0))
+            .with(&ours)
+            .target(Target::AtMost(1.5)))
+    }
+
+    async fn at_once(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
+        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        for round in 1..=ROUNDS {
+            self.progress.set_message(format!("{name}, round {round}"));
+            self.ours_at_once(WARM_UP).await?;
+            floors.push(self.by_hand_at_once(count).await?);
+            ours.push(self.ours_at_once(count).await?);
+            self.server.drop_tenants().await?;
+        }
+        Ok(Measure::plain(name, median(ours), "ms")
+            .beside(median(floors))
+            .target(Target::AtMost(1.3)))
+    }
+
+    /// Milliseconds from the first delivery until the last tenant is ready.
+    async fn ours_at_once(&self, count: u32) -> Result<f64, Error> {
+        let run = unique();
+        let mut control = self.server.control().await?;
+        let mut senders = Vec::new();
+        for _ in 0..SENDERS {
+            senders.push(Sender::connect(self.replica.address).await?);
+        }
+        let started = Instant::now();
+        let run = &run;
+        try_join_all(
+            (0_u32..)
+                .zip(senders)
+                .map(|(first, mut sender)| async move {
+                    for number in (first..count).step_by(SENDERS) {
+                        sender.deliver(&Event::created(run, number.into())).await?;
+                    }
+                    Ok::<_, Error>(())
+                }),
+        )
+        .await?;
+        wait_until_ready(&mut control, &format!("org_{run}_"), count.into()).await?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }
+
+    /// The same by as many hands as the replica runs jobs at once.
+    async fn by_hand_at_once(&self, count: u32) -> Result<f64, Error> {
+        let mut hands = Vec::new();
+        for _ in 0..self.server.config.queue.concurrency {
+            hands.push(Hand::new(self.server).await?);
+        }
+        let left = Mutex::new(0..count);
+        let left = &left;
+        let started = Instant::now();
+        try_join_all(hands.into_iter().map(|mut hand| async move {
+            while left.lock().await.next().is_some() {
+                hand.make().await?;
+            }
+            Ok::<_, Error>(())
+        }))
+        .await?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }
+}
+
+/// Waits for so many ready tenants of organizations whose ids begin like this.
+async fn wait_until_ready(
+    control: &mut PgConnection,
+    organizations: &str,
+    count: i64,
+) -> Result<(), Error> {
+    let started = Instant::now();
+    loop {
+        let ready: i64 = sqlx::query_scalar(
+            "select count(*)
+             from tenants
+             where starts_with(org_id, $1)
+               and state = 'ready'",
+        )
+        .bind(organizations)
+        .fetch_one(&mut *control)
+        .await
+        .map_err(Error::sql("counting tenants"))?;
+        if ready >= count {
+            return Ok(());
+        }
+        if started.elapsed() > LIMIT {
+            let missing = count - ready;
+            return Err(Error::NotReady {
+                missing,
+                limit: LIMIT,
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn unique() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}

@@ -1,0 +1,172 @@
+//! A sender of webhooks: one keep-alive connection, one request at a time.
+//!
+//! Does not: speak more HTTP than the replica answers with. It shares the machine with what it
+//! measures, so it does as little as a sender can: it signs, writes once, and reads until the
+//! answer is whole.
+
+use std::net::SocketAddr;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::Error;
+use crate::webhooks::{self, SourceKind};
+
+/// What signs the deliveries of a run.
+pub(super) const SECRET: &str = "whsec_of_the_bench";
+
+/// An event as a provider sends it.
+#[derive(Debug, Clone)]
+pub(super) struct Event {
+    /// The provider's id of the event.
+    pub id: String,
+    /// The organization that it is about.
+    pub organization_id: String,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// The bytes that are signed.
+    pub body: Vec<u8>,
+}
+
+impl Event {
+    /// A new organization; `run` and `number` make it unlike any other.
+    pub(super) fn created(run: &str, number: u64) -> Self {
+        let (id, organization_id) = (
+            format!("event_{run}_{number:010}"),
+            format!("org_{run}_{number:010}"),
+        );
+        let occurred_at = now();
+        let at = occurred_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let body = format!(
+            r#"{{"object":"event","id":"{id}","event":"organization.created","data":{{"object":"organization","id":"{organization_id}","name":"Bench {run} {number}","domains":[{{"object":"organization_domain","id":"org_domain_{run}_{number:010}","domain":"{number}.{run}.example.com","state":"verified"}}],"metadata":{{"plan":"enterprise","region":"eu-central"}},"external_id":null,"created_at":"{at}","updated_at":"{at}"}},"created_at":"{at}","context":{{}}}}"#
+        );
+        Self {
+            id,
+            organization_id,
+            occurred_at,
+            body: body.into_bytes(),
+        }
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    std::time::SystemTime::now().into()
+}
+
+/// A connection to a replica.
+#[derive(Debug)]
+pub(super) struct Sender {
+    stream: TcpStream,
+    secret: SecretString,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Sender {
+    pub(super) async fn connect(address: SocketAddr) -> Result<Self, Error> {
+        let doing = "connecting to the replica";
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(Error::io(doing))?;
+        stream.set_nodelay(true).map_err(Error::io(doing))?;
+        Ok(Self {
+            stream,
+            secret: SecretString::from(SECRET),
+            request: Vec::with_capacity(2048),
+            answer: Vec::with_capacity(1024),
+        })
+    }
+
+    /// Delivers an event; an error unless it is accepted.
+    pub(super) async fn deliver(&mut self, event: &Event) -> Result<(), Error> {
+        self.request.clear();
+        let mut head = format!(
+            "POST /webhooks/workos HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+            event.body.len()
+        );
+        for (name, value) in webhooks::sign(SourceKind::Workos, &self.secret, now(), &event.body) {
+            head.extend([name, ": ", &value, "\r\n"]);
+        }
+        head.push_str("\r\n");
+        self.request.extend_from_slice(head.as_bytes());
+        self.request.extend_from_slice(&event.body);
+        self.exchange().await
+    }
+
+    /// Asks for a path.
+    pub(super) async fn get(&mut self, path: &str) -> Result<(), Error> {
+        self.request.clear();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+        self.request.extend_from_slice(head.as_bytes());
+        self.exchange().await
+    }
+
+    async fn exchange(&mut self) -> Result<(), Error> {
+        let doing = "delivering to the replica";
+        self.stream
+            .write_all(&self.request)
+            .await
+            .map_err(Error::io(doing))?;
+        self.answer.clear();
+        loop {
+            let read = self.stream.read_buf(&mut self.answer).await;
+            if read.map_err(Error::io(doing))? == 0 {
+                return Err(Error::Answer);
+            }
+            match parse(&self.answer)? {
+                Some(200) => return Ok(()),
+                Some(status) => return Err(Error::Refused { status }),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The status of an answer that is whole; `None` when more is to come.
+fn parse(answer: &[u8]) -> Result<Option<u16>, Error> {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let head = std::str::from_utf8(&answer[..end]).map_err(|_| Error::Answer)?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let length = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse::<usize>().ok());
+    let status = status.and_then(|status| status.parse().ok());
+    match (status, length) {
+        (Some(status), Some(length)) => Ok((answer.len() >= end + 4 + length).then_some(status)),
+        _ => Err(Error::Answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::webhooks::Meaning;
+
+    #[test]
+    fn an_answer_counts_when_it_is_whole() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: y\r\n\r\n{}";
+        for end in 0..answer.len() {
+            assert!(matches!(parse(&answer[..end]), Ok(None)), "{end}");
+        }
+        assert!(matches!(parse(answer), Ok(Some(200))));
+        let endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert!(matches!(parse(endless), Err(Error::Answer)));
+    }
+
+    #[test]
+    fn an_event_reads_as_what_it_says() {
+        let event = Event::created("r", 7);
+        let reading = webhooks::read(SourceKind::Workos, &event.body);
+        assert_eq!(reading.event_id.as_deref(), Some(event.id.as_str()));
+        assert_eq!(reading.organization_id, Some(event.organization_id));
+        assert!(matches!(reading.meaning, Meaning::Event(_)));
+    }
+}
