@@ -456,14 +456,14 @@ pub async fn tenant_url(replica: &Replica, tenant: &Tenant) -> String {
 
 /// Waits for something that happens by itself.
 pub async fn wait_for<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + Duration::from_mins(2);
     loop {
         if let Some(found) = look().await {
             return found;
         }
         assert!(
             Instant::now() < deadline,
-            "waited 60 s in vain until {what}"
+            "waited 2 minutes in vain until {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
