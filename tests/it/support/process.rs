@@ -72,8 +72,13 @@ impl Process {
                 }
             }
         });
-        let address = told.await.expect("the replica listens");
-        Self { child, address }
+        // killed when dropped, also if it never says where it listens
+        let mut process = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        process.address = told.await.expect("the replica listens");
+        process
     }
 
     fn pid(&self) -> Pid {
