@@ -108,7 +108,8 @@ impl Course<'_> {
             sender.deliver(&Event::created(&unique(), 0)).await?;
             senders.push((sender, events));
         }
-        let until = Instant::now() + self.slice;
+        let started = Instant::now();
+        let until = started + self.slice;
         let mut running = JoinSet::new();
         for (mut sender, mut events) in senders {
             running.spawn(async move {
@@ -122,7 +123,7 @@ impl Course<'_> {
                 Ok(samples)
             });
         }
-        collect(running, self.slice).await
+        collect(running, started).await
     }
 
     async fn floor(&self) -> Result<(f64, Samples), Error> {
@@ -136,7 +137,8 @@ impl Course<'_> {
             insert(&mut connection, &Event::created(&unique(), 0)).await?;
             connections.push((connection, events));
         }
-        let until = Instant::now() + self.slice;
+        let started = Instant::now();
+        let until = started + self.slice;
         let (kind, mut running) = (self.kind, JoinSet::new());
         for (mut connection, mut events) in connections {
             running.spawn(async move {
@@ -153,21 +155,21 @@ impl Course<'_> {
                 Ok(samples)
             });
         }
-        collect(running, self.slice).await
+        collect(running, started).await
     }
 }
 
 /// Operations a second, and how long each took.
 async fn collect(
     mut running: JoinSet<Result<Samples, Error>>,
-    slice: Duration,
+    started: Instant,
 ) -> Result<(f64, Samples), Error> {
     let mut all = Samples::new();
     while let Some(ended) = running.join_next().await {
         all.merge(&ended.map_err(|_| Error::Broken)??);
     }
     #[expect(clippy::cast_precision_loss, reason = "counts of seconds fit a double")]
-    let rate = all.count() as f64 / slice.as_secs_f64();
+    let rate = all.count() as f64 / started.elapsed().as_secs_f64();
     Ok((rate, all))
 }
 

@@ -16,20 +16,23 @@ use super::{
     Error,
     server::{Server, execute},
 };
-use crate::{provisioning::EXCESS_RIGHT, secrets, tenant_db::fingerprint};
+use crate::{blueprint::Blueprint, provisioning::EXCESS_RIGHT, secrets, tenant_db::fingerprint};
 
 /// Somebody at an open connection, with the statements ready.
-pub(super) struct Hand<'a> {
-    server: &'a Server,
+pub(super) struct Hand {
+    options: PgConnectOptions,
     maintenance: PgConnection,
+    blueprint: Blueprint,
+    prefix: String,
+    connection_limit: i32,
     template: String,
     hash: String,
     fingerprint: String,
     strategy: &'static str,
 }
 
-impl<'a> Hand<'a> {
-    pub(super) async fn new(server: &'a Server) -> Result<Self, Error> {
+impl Hand {
+    pub(super) async fn new(server: &Server) -> Result<Self, Error> {
         let (template, hash, fingerprint) =
             sqlx::query_as("select database, hash, fingerprint from templates")
                 .fetch_one(&mut server.control().await?)
@@ -42,8 +45,11 @@ impl<'a> Hand<'a> {
             .await
             .map_err(Error::sql("asking for the server's version"))?;
         Ok(Self {
-            server,
+            options: server.maintenance_options(),
             maintenance,
+            blueprint: server.blueprint.clone(),
+            prefix: server.config.tenants.prefix.clone(),
+            connection_limit: server.config.tenants.connection_limit,
             template,
             hash,
             fingerprint,
@@ -58,28 +64,25 @@ impl<'a> Hand<'a> {
     /// Makes one tenant.
     pub(super) async fn make(&mut self) -> Result<(), Error> {
         let id = Uuid::now_v7();
-        let name = format!("{}hand_{}", self.prefix(), id.simple());
+        let name = format!("{}hand_{}", self.prefix, id.simple());
         let password = secrets::random_password()?;
         self.clone_template(id, &name).await?;
         self.create_role(id, &name, &password).await?;
-        let mut tenant = connect(self.server.tenant(&name)).await?;
+        let mut tenant = connect(self.options.clone().database(&name)).await?;
         self.seed(&mut tenant, id, &name).await?;
         self.verify(&mut tenant).await?;
         self.check_rights(&name).await?;
         let login = self
-            .server
-            .tenant(&name)
+            .options
+            .clone()
+            .database(&name)
             .username(&name)
             .password(password.expose_secret());
         self.check_login(connect(login).await?).await
     }
 
-    fn prefix(&self) -> &str {
-        &self.server.config.tenants.prefix
-    }
-
     async fn clone_template(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
-        let (prefix, template, strategy) = (self.prefix(), &self.template, self.strategy);
+        let (prefix, template, strategy) = (&self.prefix, &self.template, self.strategy);
         let clone = format!(
             "create database {name}_new template {template} owner {prefix}owner allow_connections false {strategy}"
         );
@@ -106,8 +109,8 @@ impl<'a> Hand<'a> {
              grant {}app to {name};
              grant connect on database {name} to {name}",
             secrets::scram_verifier(password)?,
-            self.server.config.tenants.connection_limit,
-            self.prefix(),
+            self.connection_limit,
+            self.prefix,
         );
         execute(&mut self.maintenance, create).await
     }
@@ -121,10 +124,10 @@ impl<'a> Hand<'a> {
                     set_config('tenantry.organization_id', 'org_{id}', true),
                     set_config('tenantry.organization_name', 'By hand', true),
                     set_config('tenantry.source', 'workos', true)",
-            self.prefix()
+            self.prefix
         );
         execute(tenant, begin).await?;
-        for file in &self.server.blueprint.tenant_seed {
+        for file in &self.blueprint.tenant_seed {
             execute(tenant, file.sql.clone()).await?;
         }
         let end = "insert into tenantry.seeds (name) values ('tenant'); commit";
@@ -132,23 +135,20 @@ impl<'a> Hand<'a> {
     }
 
     async fn verify(&self, tenant: &mut PgConnection) -> Result<(), Error> {
-        let taken = fingerprint::of(tenant).await;
-        if taken.is_ok_and(|taken| taken != self.fingerprint) {
-            return Err(Error::sql("comparing a tenant made by hand")(
-                sqlx::Error::RowNotFound,
-            ));
+        let doing = "verifying a tenant made by hand";
+        match fingerprint::of(tenant).await {
+            Ok(taken) if taken == self.fingerprint => {}
+            _ => return Err(Error::sql(doing)(sqlx::Error::RowNotFound)),
         }
-        let begin = format!("begin read only; set local role {}owner", self.prefix());
+        let begin = format!("begin read only; set local role {}owner", self.prefix);
         execute(tenant, begin).await?;
-        for file in &self.server.blueprint.verify {
+        for file in &self.blueprint.verify {
             let row: Option<PgRow> = sqlx::query(AssertSqlSafe(file.sql.clone()))
                 .fetch_optional(&mut *tenant)
                 .await
-                .map_err(Error::sql("verifying a tenant made by hand"))?;
+                .map_err(Error::sql(doing))?;
             if row.is_some() {
-                return Err(Error::sql("verifying a tenant made by hand")(
-                    sqlx::Error::RowNotFound,
-                ));
+                return Err(Error::sql(doing)(sqlx::Error::RowNotFound));
             }
         }
         execute(tenant, "rollback".to_owned()).await
@@ -169,8 +169,8 @@ impl<'a> Hand<'a> {
     async fn check_login(&self, mut tenant: PgConnection) -> Result<(), Error> {
         let doing = "checking the rights of a role made by hand";
         sqlx::query(EXCESS_RIGHT)
-            .bind(self.prefix())
-            .bind(format!("{}app", self.prefix()))
+            .bind(&self.prefix)
+            .bind(format!("{}app", self.prefix))
             .fetch_optional(&mut tenant)
             .await
             .map_err(Error::sql(doing))?;

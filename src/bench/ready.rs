@@ -1,11 +1,17 @@
 //! From an event to a ready tenant, beside the same tenant made by hand.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use sqlx::PgConnection;
-use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use super::{
     Error, Measure, Options, ROUNDS,
@@ -56,7 +62,7 @@ struct Ready<'a> {
 }
 
 impl Ready<'_> {
-    /// One after the other; every tenant by hand follows one of ours.
+    /// One after the other; each beside one by hand.
     async fn serial(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
         self.progress.set_message(name);
         self.ours_at_once(WARM_UP).await?;
@@ -67,13 +73,17 @@ impl Ready<'_> {
         let run = unique();
         for number in 0..count {
             let event = Event::created(&run, number.into());
+            // whoever comes second finds the machine as the first left it: take turns in that as well
+            if number % 2 == 0 {
+                floor.add(timed(hand.make()).await?);
+            }
             let started = Instant::now();
             sender.deliver(&event).await?;
             wait_until_ready(&mut control, &event.organization_id, 1).await?;
             ours.add(started.elapsed());
-            let started = Instant::now();
-            hand.make().await?;
-            floor.add(started.elapsed());
+            if number % 2 == 1 {
+                floor.add(timed(hand.make()).await?);
+            }
         }
         drop(hand);
         self.server.drop_tenants().await?;
@@ -88,8 +98,13 @@ impl Ready<'_> {
         for round in 1..=ROUNDS {
             self.progress.set_message(format!("{name}, round {round}"));
             self.ours_at_once(WARM_UP).await?;
+            if round % 2 == 1 {
+                ours.push(self.ours_at_once(count).await?);
+            }
             floors.push(self.by_hand_at_once(count).await?);
-            ours.push(self.ours_at_once(count).await?);
+            if round % 2 == 0 {
+                ours.push(self.ours_at_once(count).await?);
+            }
             self.server.drop_tenants().await?;
         }
         Ok(Measure::plain(name, median(ours), "ms")
@@ -128,18 +143,30 @@ impl Ready<'_> {
         for _ in 0..self.server.config.queue.concurrency {
             hands.push(Hand::new(self.server).await?);
         }
-        let left = Mutex::new(0..count);
-        let left = &left;
+        let made = Arc::new(AtomicU32::new(0));
         let started = Instant::now();
-        try_join_all(hands.into_iter().map(|mut hand| async move {
-            while left.lock().await.next().is_some() {
-                hand.make().await?;
-            }
-            Ok::<_, Error>(())
-        }))
-        .await?;
+        // tasks: the hands use as many processors as the replica does
+        let mut running = JoinSet::new();
+        for mut hand in hands {
+            let made = Arc::clone(&made);
+            running.spawn(async move {
+                while made.fetch_add(1, Ordering::Relaxed) < count {
+                    hand.make().await?;
+                }
+                Ok::<_, Error>(())
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|_| Error::Broken)??;
+        }
         Ok(started.elapsed().as_secs_f64() * 1000.0)
     }
+}
+
+async fn timed(work: impl Future<Output = Result<(), Error>>) -> Result<Duration, Error> {
+    let started = Instant::now();
+    work.await?;
+    Ok(started.elapsed())
 }
 
 /// Waits for so many ready tenants of organizations whose ids begin like this.

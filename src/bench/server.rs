@@ -105,9 +105,9 @@ impl Server {
         connect(self.maintenance.clone()).await
     }
 
-    /// How to connect to a database of the server as its maintenance role.
-    pub(super) fn tenant(&self, database: &str) -> PgConnectOptions {
-        self.maintenance.clone().database(database)
+    /// How to connect to the server as its maintenance role.
+    pub(super) fn maintenance_options(&self) -> PgConnectOptions {
+        self.maintenance.clone()
     }
 
     /// Forgets every event and job.
