@@ -1,5 +1,5 @@
 -- The inbox: every event once, recorded before its sender is answered.
--- Owner: src/inbox.rs
+-- Owner: src/inbox/
 
 create table webhook_events (
     id bigint generated always as identity primary key,
@@ -16,8 +16,7 @@ create table webhook_events (
     occurred_at timestamptz,
     received_at timestamptz not null default now(),
     last_delivered_at timestamptz not null default now(),
-    settled_at timestamptz,
-    unique (source, event_id, body_sha256)
+    settled_at timestamptz
 ) with (
     -- duplicates count on the row: leave room on the page, so that no index is touched
     fillfactor = 80
@@ -27,6 +26,10 @@ create table webhook_events (
 create unique index webhook_events_once
     on webhook_events (source, event_id)
     where state <> 'conflict';
+
+create unique index webhook_events_conflicts_once
+    on webhook_events (source, event_id, body_sha256)
+    where state = 'conflict';
 
 create index webhook_events_by_state on webhook_events (state, id);
 create index webhook_events_by_organization on webhook_events (source, organization_id, id);

@@ -25,17 +25,20 @@ create table jobs (
 );
 
 create index jobs_available on jobs (run_at, id) where state = 'available';
-create index jobs_by_concurrency_key on jobs (concurrency_key, id) where state in ('available', 'running');
+create index jobs_by_concurrency_key on jobs (concurrency_key, id) where concurrency_key is not null and state in ('available', 'running');
 create index jobs_by_lease on jobs (lease_expires_at) where state = 'running';
 create index jobs_by_state on jobs (state, id);
 
-create index jobs_dead_by_unique_key on jobs (unique_key, id) where state = 'dead';
+create index jobs_dead_by_unique_key on jobs (unique_key, id)
+    where unique_key is not null and state = 'dead';
 
 -- One organization at a time. The claim already sees to it; this index makes it impossible to be wrong.
-create unique index jobs_one_running_per_key on jobs (concurrency_key) where state = 'running';
+create unique index jobs_one_running_per_key on jobs (concurrency_key)
+    where concurrency_key is not null and state = 'running';
 
 -- At most one live job for a thing, such as "provision tenant X".
-create unique index jobs_one_live_per_unique_key on jobs (unique_key) where state in ('available', 'running');
+create unique index jobs_one_live_per_unique_key on jobs (unique_key)
+    where unique_key is not null and state in ('available', 'running');
 
 comment on table jobs is 'Durable work; any number of replicas share it';
 comment on column jobs.kind is 'What to do; src/queue/job.rs lists the kinds';

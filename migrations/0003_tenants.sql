@@ -47,6 +47,8 @@ create table tenants (
     check (state <> 'ready' or initialize)
 );
 
+create index tenants_by_cluster on tenants (cluster) where cluster is not null and state <> 'deleted';
+create index tenants_by_organization on tenants (org_id);
 create index tenants_by_state on tenants (state, created_at);
 
 comment on table tenants is 'One tenant per organization: its database, its login role and its state';

@@ -54,10 +54,24 @@ pub enum Error {
     Newer(i64),
 }
 
+/// How long a use of the control database may take, by our own clock: the server's timeouts do not
+/// help when its host is gone without a word.
+const DEADLINE: Duration = Duration::from_secs(35);
+
 /// A pool behind its guard.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Db {
     pool: PgPool,
+    deadline: Duration,
+}
+
+impl std::fmt::Debug for Db {
+    /// Without the pool's options, which hold the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db")
+            .field("open", &self.pool.size())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Closes the connection unless it was taken out after a clean use.
@@ -86,14 +100,24 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Error> {
 impl Db {
     /// A pool of at most `max_connections`; connects when first used.
     pub fn new(url: &SecretString, max_connections: u32) -> Result<Self, Error> {
-        Ok(Self::with_options(connect_options(url)?, max_connections))
+        Ok(Self::with_options(
+            connect_options(url)?,
+            max_connections,
+            ACQUIRE_TIMEOUT,
+            DEADLINE,
+        ))
     }
 
-    /// A pool with these options.
-    pub fn with_options(options: PgConnectOptions, max_connections: u32) -> Self {
+    /// A pool with these options; a use of it may take `deadline` from the connection it was given on.
+    pub fn with_options(
+        options: PgConnectOptions,
+        max_connections: u32,
+        acquire_timeout: Duration,
+        deadline: Duration,
+    ) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .acquire_timeout(acquire_timeout)
             .idle_timeout(Duration::from_mins(5))
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
@@ -105,7 +129,16 @@ impl Db {
                 })
             })
             .connect_lazy_with(options);
-        Self { pool }
+        Self { pool, deadline }
+    }
+
+    /// The same pool for uses that must be quick, such as those that a sender waits for.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            deadline,
+        }
     }
 
     /// Runs `work` on a connection, outside a transaction.
@@ -115,7 +148,7 @@ impl Db {
     ) -> Result<T, E> {
         let mut guard = Guard(Some(self.pool.acquire().await?));
         let connection = guard.0.as_mut().expect("just put there");
-        let result = work(connection).await;
+        let result = self.in_time(work(connection)).await;
         // after an error the connection may be in the middle of an answer: the guard closes it
         if result.is_ok() {
             drop(guard.0.take());
@@ -130,23 +163,22 @@ impl Db {
     ) -> Result<T, E> {
         let mut guard = Guard(Some(self.pool.acquire().await?));
         let connection = guard.0.as_mut().expect("just put there");
-        sqlx::query("begin").execute(&mut **connection).await?;
-        match work(connection).await {
-            Ok(value) => {
-                sqlx::query("commit").execute(&mut **connection).await?;
-                drop(guard.0.take());
-                Ok(value)
-            }
-            Err(error) => {
-                if sqlx::query("rollback")
-                    .execute(&mut **connection)
-                    .await
-                    .is_ok()
-                {
-                    drop(guard.0.take());
-                }
-                Err(error)
-            }
+        let result = self.in_time(within_transaction(connection, work)).await;
+        // neither committed nor rolled back: the guard closes the connection
+        let (result, is_clean) = result?;
+        if is_clean {
+            drop(guard.0.take());
+        }
+        result
+    }
+
+    async fn in_time<T, E: From<sqlx::Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        match tokio::time::timeout(self.deadline, work).await {
+            Ok(result) => result,
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
         }
     }
 
@@ -172,15 +204,17 @@ impl Db {
     /// Waits its turn with a try-lock: a session that *waits* for an advisory lock holds a snapshot,
     /// against which `create index concurrently` of the other replica would deadlock.
     pub async fn migrate(&self) -> Result<(), Error> {
-        self.run(async |connection| {
-            while !try_lock(connection).await? {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            let result = run_migrations(connection).await;
-            unlock(connection).await?;
-            result
-        })
-        .await
+        // a large table may take long, and so may the other replica
+        self.within(Duration::from_hours(24))
+            .run(async |connection| {
+                while !try_lock(connection).await? {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                let result = run_migrations(connection).await;
+                unlock(connection).await?;
+                result
+            })
+            .await
     }
 
     /// The server's clock.
@@ -210,6 +244,24 @@ impl Db {
                 == MIGRATIONS.last().map(|(version, ..)| *version))
         })
         .await
+    }
+}
+
+/// What `work` made of it, and whether the connection can be used again.
+async fn within_transaction<T, E: From<sqlx::Error>>(
+    connection: &mut PgConnection,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+) -> Result<(Result<T, E>, bool), E> {
+    sqlx::query("begin").execute(&mut *connection).await?;
+    match work(connection).await {
+        Ok(value) => {
+            sqlx::query("commit").execute(connection).await?;
+            Ok((Ok(value), true))
+        }
+        Err(error) => {
+            let rolled_back = sqlx::query("rollback").execute(connection).await;
+            Ok((Err(error), rolled_back.is_ok()))
+        }
     }
 }
 
@@ -249,6 +301,11 @@ async fn run_migrations(connection: &mut PgConnection) -> Result<(), Error> {
         .await
         .map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::Newer(version),
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+                if is_unavailable(&error) =>
+            {
+                Error::Sql(error)
+            }
             other => Error::Migrate(other),
         })
 }

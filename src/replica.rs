@@ -6,13 +6,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
+    causes::chain,
     config::Config,
     db::{self, Db},
     http,
     inbox::Inbox,
     jobs::{self, JobContext},
     metrics::Metrics,
-    provisioning::{BlueprintSource, Provisioner, StepError, chain, template},
+    provisioning::{BlueprintSource, Provisioner, StepError, template},
     queue::{Waker, worker},
     secrets::{self, Keyring},
     shutdown::Tasks,
@@ -21,6 +22,9 @@ use crate::{
 
 /// Pause between two looks for a database that is away.
 const DATABASE_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long closing the connections may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a replica cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -139,8 +143,10 @@ impl Replica {
             metrics: self.metrics.clone(),
             tasks: self.tasks.clone(),
             sources: Arc::new(routed),
+            last_backlog: Arc::default(),
         };
-        self.tasks.spawn(http::serve(listener, state));
+        let serve = http::serve(listener, state, self.tasks.clone(), self.tasks.closing());
+        self.tasks.spawn_ground(serve);
         Ok(local)
     }
 
@@ -230,7 +236,11 @@ impl Replica {
         {
             tracing::warn!("cut off what did not finish in time; its leases run out");
         }
-        self.clusters.close().await;
-        self.db.close().await;
+        // a server that is away must not hold up the end
+        let close = async {
+            self.clusters.close().await;
+            self.db.close().await;
+        };
+        let _ = tokio::time::timeout(CLOSE_LIMIT, close).await;
     }
 }

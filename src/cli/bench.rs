@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{Exit, Failure, Globals};
 use crate::{
     bench::{self, Error, Setup},
+    causes::chain,
     private_postgres::{self, Settings},
-    provisioning::chain,
 };
 
 pub(super) use crate::bench::Options;
@@ -46,7 +46,7 @@ impl From<Error> for Failure {
             Error::NothingToMeasure(_) => Self::new(
                 Exit::Usage,
                 chain(&error),
-                "the README names the measures; --only takes the beginning of a name",
+                "docs/operations.md names the measures; --only takes the beginning of a name",
             ),
             error => Self::failed(
                 chain(&error),

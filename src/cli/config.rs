@@ -36,11 +36,11 @@ pub(super) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Print { json, .. } => {
-            let lines = access::config(globals)?.redacted();
+            let config = access::config(globals)?;
+            let lines = config.redacted();
             if *json {
-                return globals
-                    .printer
-                    .json(&lines.into_iter().collect::<BTreeMap<_, _>>());
+                let lines: BTreeMap<_, _> = lines.iter().map(|(key, value)| (key, value)).collect();
+                return globals.printer.json(&lines);
             }
             for (key, value) in lines {
                 globals.printer.data(format!("{key} = {value}"));

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use crate::{config, db, private_postgres, provisioning::chain, replica};
+use crate::{causes::chain, config, db, private_postgres, replica};
 
 /// Exit codes, documented in `tenantry --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

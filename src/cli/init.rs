@@ -25,7 +25,7 @@ pub(super) fn run(globals: &Globals, options: &Options) -> Result<(), Failure> {
     }
     let blueprint = options.directory.join("blueprint");
     let written = Blueprint::write_starter(&blueprint)
-        .map_err(|error| Failure::failed(crate::provisioning::chain(&error), error.fix()))?;
+        .map_err(|error| Failure::failed(crate::causes::chain(&error), error.fix()))?;
     write_config(&file).map_err(|error| {
         Failure::failed(format!("cannot write {}: {error}", file.display()), "")
     })?;

@@ -106,7 +106,7 @@ pub async fn run(
     let globals = Globals {
         config: arguments.config,
         environment,
-        printer: Printer::default(),
+        printer: Printer,
     };
     let result = match arguments.command {
         Command::Dev(options) => dev::run(&globals, options).await,

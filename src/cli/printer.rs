@@ -11,25 +11,17 @@ use super::{Exit, Failure};
 
 /// Where a command writes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Printer {
-    stdout: fn() -> std::io::Stdout,
-    stderr: fn() -> std::io::Stderr,
-}
+pub(super) struct Printer;
 
-impl Default for Printer {
-    fn default() -> Self {
-        Self {
-            stdout: std::io::stdout,
-            stderr: std::io::stderr,
-        }
-    }
-}
-
+#[expect(
+    clippy::unused_self,
+    reason = "whoever prints has been given the printer"
+)]
 impl Printer {
     /// A result.
     pub(super) fn data(self, text: impl AsRef<str>) {
         // whoever reads no further does not want the rest
-        let _ = writeln!((self.stdout)(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
     }
 
     /// A result as JSON.
@@ -55,7 +47,7 @@ impl Printer {
 
     /// What is going on.
     pub(super) fn talk(self, text: impl AsRef<str>) {
-        let _ = writeln!((self.stderr)(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
     }
 
     /// Why a command failed, and what to do.

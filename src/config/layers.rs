@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     path::{Path, PathBuf},
 };
 
@@ -28,13 +29,13 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML.
-    #[error("{} is not valid TOML", file.display())]
+    /// The file is not TOML. Without the line itself, which may hold a secret.
+    #[error("{origin} is not valid TOML: {message}")]
     Syntax {
-        /// The file.
-        file: PathBuf,
-        /// Where and why, with a caret.
-        source: Box<toml::de::Error>,
+        /// File, line and column.
+        origin: String,
+        /// Why.
+        message: String,
     },
     /// A key that does not exist.
     #[error("{origin}: there is no setting {key}{}", did_you_mean(nearest.as_deref()))]
@@ -100,17 +101,23 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 }
 
 /// The environment, read once.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Environment {
+    /// Names only: the values hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// The process's environment. Variables that are not UTF-8 are left out.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the place that reads the environment"
-    )]
     pub fn of_process() -> Self {
-        Self(std::env::vars().collect())
+        let readable = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self(std::env::vars_os().filter_map(readable).collect())
     }
 
     /// A variable, unless it is missing or empty.
@@ -155,27 +162,25 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
 
 /// Merges the default file, the user's file and the environment.
 pub(super) fn merge(file: Option<PathBuf>, environment: &Environment) -> Result<Table, Error> {
-    let mut table: Table = DEFAULT_TOML.parse().map_err(|source| Error::Syntax {
-        file: PathBuf::from("tenantry.default.toml"),
-        source: Box::new(source),
-    })?;
+    let default_file = Origin {
+        file: Path::new("tenantry.default.toml"),
+        text: DEFAULT_TOML,
+    };
+    let mut table: Table = DEFAULT_TOML
+        .parse()
+        .map_err(|error| default_file.syntax(&error))?;
     let defaults = table.clone();
     if let Some((file, text)) = read_file(file)? {
-        let syntax = |source| Error::Syntax {
-            file: file.clone(),
-            source: Box::new(source),
+        let origin = Origin {
+            file: &file,
+            text: &text,
         };
-        let spanned = DeTable::parse(&text).map_err(syntax)?;
-        check_table(
-            &defaults,
-            spanned.get_ref(),
-            "",
-            &Origin {
-                file: &file,
-                text: &text,
-            },
-        )?;
-        overlay(&mut table, text.parse().map_err(syntax)?);
+        let spanned = DeTable::parse(&text).map_err(|error| origin.syntax(&error))?;
+        check_table(&defaults, spanned.get_ref(), "", &origin)?;
+        overlay(
+            &mut table,
+            text.parse().map_err(|error| origin.syntax(&error))?,
+        );
     }
     // plain names first: our own, more exact ones win over them
     let (ours, plain): (Vec<_>, Vec<_>) = environment
@@ -204,6 +209,13 @@ struct Origin<'a> {
 }
 
 impl Origin<'_> {
+    fn syntax(&self, error: &toml::de::Error) -> Error {
+        Error::Syntax {
+            origin: self.at(error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        }
+    }
+
     fn at(&self, offset: usize) -> String {
         let before = &self.text[..offset.min(self.text.len())];
         let line = before.matches('\n').count() + 1;

@@ -52,9 +52,9 @@ pub struct Config {
     /// Points at which a test makes this process fail; empty outside debug builds.
     #[serde(skip)]
     pub faults: Faults,
-    /// What the layers made together, for [`Config::redacted`].
+    /// What the layers made together, without its secrets.
     #[serde(skip)]
-    effective: toml::Table,
+    redacted: Vec<(String, String)>,
 }
 
 /// `[server]`
@@ -234,7 +234,7 @@ impl Config {
     pub fn load(file: Option<PathBuf>, environment: &Environment) -> Result<Self, Error> {
         let table = layers::merge(file, environment)?;
         let mut config: Self = table.clone().try_into().map_err(Error::Shape)?;
-        config.effective = table;
+        config.redacted = redact::lines(&table);
         config.faults = Faults::parse(environment.get("TENANTRY_FAULTS").unwrap_or_default());
         secret_files::resolve(&mut config)?;
         config.check()?;
@@ -262,8 +262,8 @@ impl Config {
     }
 
     /// The effective values with every secret hidden, as `section.key` and value.
-    pub fn redacted(&self) -> Vec<(String, String)> {
-        redact::lines(&self.effective)
+    pub fn redacted(&self) -> &[(String, String)] {
+        &self.redacted
     }
 
     /// Refuses what cannot work, before anything starts.

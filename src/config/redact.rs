@@ -52,6 +52,10 @@ fn redact_url(text: &str) -> String {
                 // a URL that has a password can have another one
                 let _ = url.set_password(Some("***"));
             }
+            // the driver reads a password here as well
+            if url.query().is_some_and(|query| query.contains("password")) {
+                url.set_query(Some("***"));
+            }
             url.to_string()
         }
         Err(_) if text.is_empty() => "(not set)".to_owned(),

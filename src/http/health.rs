@@ -3,7 +3,7 @@
 //! Guarantees: liveness never asks Postgres; readiness answers within two seconds; metrics are served
 //! while the database is away, without the figures that only it knows.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{
     extract::State,
@@ -15,6 +15,9 @@ use super::{AppState, Problem};
 use crate::{inbox, metrics::Backlog, queue, tenants};
 
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How old the database's figures may be.
+const FRESH: Duration = Duration::from_millis(500);
 
 pub(super) async fn livez() -> &'static str {
     "live\n"
@@ -45,10 +48,18 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
 }
 
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
-    let backlog = tokio::time::timeout(PATIENCE, backlog(&state)).await;
-    state.metrics.backlog(backlog.ok().and_then(Result::ok));
+    // one at a time: a crowd of scrapers must not take the connections that deliveries need,
+    // nor see each other's figures half set
+    let mut last = state.last_backlog.lock().await;
+    if last.is_none_or(|at| at.elapsed() > FRESH) {
+        let backlog = tokio::time::timeout(PATIENCE, backlog(&state)).await;
+        state.metrics.backlog(backlog.ok().and_then(Result::ok));
+        *last = Some(Instant::now());
+    }
     state.metrics.connections(state.db.connections());
-    match state.metrics.render() {
+    let rendered = state.metrics.render();
+    drop(last);
+    match rendered {
         Ok(text) => (
             [(
                 header::CONTENT_TYPE,

@@ -1,11 +1,12 @@
 //! The HTTP edge: extract, call, respond. The only place that knows axum.
 //!
 //! Guarantees: a panic is a 500 and logged; every answer carries `x-request-id`; errors are RFC 9457
-//! problems with a stable code; draining stops taking connections and finishes open requests.
+//! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod health;
 mod observe;
 mod problem;
+mod server;
 mod webhooks;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -19,6 +20,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{config::Source, db::Db, inbox::Inbox, metrics::Metrics, shutdown::Tasks};
 
 pub use problem::Problem;
+pub use server::serve;
 
 /// What requests need.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct AppState {
     pub tasks: Tasks,
     /// The sources that are routed; none in a process that only works.
     pub sources: Arc<BTreeMap<String, Source>>,
+    /// When the database was last asked for the backlog.
+    pub last_backlog: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
 }
 
 /// Every route.
@@ -44,21 +48,10 @@ pub fn router(state: AppState) -> Router {
         .route("/metrics", get(health::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             observe::observe,
         ))
-        .layer(CatchPanicLayer::custom(problem::panicked))
         .with_state(state)
-}
-
-/// Serves until the tasks drain, then finishes open requests.
-pub async fn serve(listener: tokio::net::TcpListener, state: AppState) {
-    let tasks = state.tasks.clone();
-    let served = axum::serve(listener, router(state))
-        .with_graceful_shutdown(async move { tasks.draining().await })
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the HTTP server ended");
-    }
 }

@@ -4,7 +4,7 @@
 //! is not signed is not kept; whatever is signed is kept, and never answered with an error that would
 //! make the sender retry in vain.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{
     Extension, Json,
@@ -18,15 +18,18 @@ use serde_json::json;
 
 use super::{AppState, Problem, observe::RequestId};
 use crate::{
+    causes::chain,
     config::Source,
     inbox::{Disposition, NewEvent, Recorded},
-    provisioning::chain,
     secrets,
     webhooks::{self, Headers, Meaning, Reading, VerifyError},
 };
 
 /// Bytes of a body; more are answered 413.
 const MAX_BODY: usize = 1 << 20;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a sender is told to wait when storage is away, in seconds.
 const RETRY_AFTER_S: u32 = 5;
@@ -163,18 +166,24 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Delivered> 
     if declared.is_some_and(|declared| declared > MAX_BODY) {
         return Err(too_large());
     }
-    to_bytes(body, MAX_BODY).await.map_err(|error| {
-        if error.to_string().contains("length limit") {
-            return too_large();
-        }
+    let incomplete = |reason: String| {
         let problem = Problem::new(
             StatusCode::BAD_REQUEST,
             "body_incomplete",
-            "the body did not arrive whole",
+            "the body did not arrive whole, or not in time",
             "deliver it again",
         );
-        Delivered::refused(problem, "incomplete", error.to_string())
-    })
+        Delivered::refused(problem, "incomplete", reason)
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if error.to_string().contains("length limit") => Err(too_large()),
+        Ok(Err(error)) => Err(incomplete(error.to_string())),
+        Err(_) => Err(incomplete(format!(
+            "no end within {} s",
+            BODY_TIMEOUT.as_secs()
+        ))),
+    }
 }
 
 /// One body for every 401: which of signature and age it was is for our log, not for a forger.

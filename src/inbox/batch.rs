@@ -4,9 +4,9 @@
 //! into the next group, so a group forms exactly when there is something to gain, without a timer.
 //! Each sender is answered after the commit that holds its row, or told that storage is away.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{NewEvent, Recorded, record};
 use crate::{
@@ -25,6 +25,12 @@ const GROUP_BYTES: usize = 4 << 20;
 /// Deliveries that may wait for a group; more are told to come again.
 const WAITING_LIMIT: usize = 4096;
 
+/// Bytes of bodies that may wait for a group or be under way.
+const WAITING_BYTES: usize = 64 << 20;
+
+/// How long recording a group may take before its senders are told to come again.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// Groups under way at once: one in its commit while the next one is being sent.
 const WRITERS: usize = 2;
 
@@ -35,22 +41,30 @@ pub enum Unavailable {
     #[error("the event was not recorded")]
     Storage(#[source] Arc<sqlx::Error>),
     /// More deliveries wait than may.
-    #[error("more than {WAITING_LIMIT} deliveries wait to be recorded")]
+    #[error("more than {WAITING_LIMIT} deliveries, or {WAITING_BYTES} bytes, wait to be recorded")]
     Overloaded,
     /// This process is ending.
     #[error("this process is ending")]
     Stopping,
 }
 
+/// Where a test can make the inbox fail: before and after the commit.
+pub const FAULT_POINTS: [&str; 2] = ["inbox.before", "inbox.recorded"];
+
+type Answer = Result<Recorded, Unavailable>;
+
 struct Waiting {
     event: NewEvent,
-    answer: oneshot::Sender<Result<Recorded, Unavailable>>,
+    answer: oneshot::Sender<Answer>,
+    /// Its share of what may wait; given back when it is answered.
+    bytes_held: OwnedSemaphorePermit,
 }
 
 /// The way into the inbox.
 #[derive(Debug, Clone)]
 pub struct Inbox {
     waiting: mpsc::Sender<Waiting>,
+    bytes: Arc<Semaphore>,
 }
 
 impl Inbox {
@@ -66,7 +80,7 @@ impl Inbox {
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..WRITERS {
             let writer = Writer {
-                db: db.clone(),
+                db: db.within(DEADLINE),
                 waker: waker.clone(),
                 receiver: Arc::clone(&receiver),
                 max_attempts,
@@ -74,14 +88,24 @@ impl Inbox {
             };
             tasks.spawn_ground(writer.run());
         }
-        Self { waiting: sender }
+        Self {
+            waiting: sender,
+            bytes: Arc::new(Semaphore::new(WAITING_BYTES)),
+        }
     }
 
     /// Records an event; returns after the commit that holds it.
     pub async fn record(&self, event: NewEvent) -> Result<Recorded, Unavailable> {
         let (answer, answered) = oneshot::channel();
+        let size = u32::try_from(event.body.len()).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size);
+        let waiting = Waiting {
+            event,
+            answer,
+            bytes_held: bytes.map_err(|_| Unavailable::Overloaded)?,
+        };
         self.waiting
-            .try_send(Waiting { event, answer })
+            .try_send(waiting)
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
@@ -101,10 +125,12 @@ struct Writer {
 impl Writer {
     async fn run(self) {
         while let Some(group) = self.next_group().await {
-            let (events, answers): (Vec<_>, Vec<_>) = group
-                .into_iter()
-                .map(|waiting| (waiting.event, waiting.answer))
-                .unzip();
+            let (mut events, mut answers, mut permits) = (Vec::new(), Vec::new(), Vec::new());
+            for waiting in group {
+                events.push(waiting.event);
+                answers.push(waiting.answer);
+                permits.push(waiting.bytes_held);
+            }
             let recorded = self.record(&events).await;
             match recorded {
                 Ok(recorded) => {
@@ -116,13 +142,24 @@ impl Writer {
                         let _ = answer.send(Ok(recorded));
                     }
                 }
-                Err(error) => {
-                    let error = Unavailable::Storage(Arc::new(error));
-                    for answer in answers {
-                        let _ = answer.send(Err(error.clone()));
-                    }
-                }
+                Err(error) => self.refuse(answers, error).await,
             }
+        }
+    }
+
+    /// The same answer for the group and for all that waited meanwhile: a sender should hear of an
+    /// outage while it still listens.
+    async fn refuse(&self, answers: Vec<oneshot::Sender<Answer>>, error: sqlx::Error) {
+        // a part of the group may have been recorded before the error
+        self.waker.wake();
+        let away = db::is_unavailable(&error);
+        let error = Unavailable::Storage(Arc::new(error));
+        for answer in answers {
+            let _ = answer.send(Err(error.clone()));
+        }
+        let mut receiver = self.receiver.lock().await;
+        while away && let Ok(waiting) = receiver.try_recv() {
+            let _ = waiting.answer.send(Err(error.clone()));
         }
     }
 
@@ -155,12 +192,12 @@ impl Writer {
 
     async fn record_once(&self, events: &[NewEvent]) -> sqlx::Result<Vec<Recorded>> {
         let injected = |error: crate::faults::Injected| sqlx::Error::Protocol(error.to_string());
-        self.faults.hit("inbox.before").await.map_err(injected)?;
+        self.faults.hit(FAULT_POINTS[0]).await.map_err(injected)?;
         let recorded = self
             .db
             .run(async |connection| record(connection, events, self.max_attempts).await)
             .await?;
-        self.faults.hit("inbox.recorded").await.map_err(injected)?;
+        self.faults.hit(FAULT_POINTS[1]).await.map_err(injected)?;
         Ok(recorded)
     }
 }

@@ -12,7 +12,7 @@ mod record;
 
 use sqlx::{FromRow, PgConnection};
 
-pub use batch::{Inbox, Unavailable};
+pub use batch::{FAULT_POINTS, Inbox, Unavailable};
 pub use record::record;
 
 /// An event to be recorded.

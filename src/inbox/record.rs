@@ -164,7 +164,7 @@ async fn keep_conflict(connection: &mut PgConnection, event: &NewEvent) -> sqlx:
         "insert into webhook_events
              (source, event_id, event_type, organization_id, occurred_at, body, body_sha256, state, reason, settled_at)
          values ($1, $2, $3, $4, $5, $6, $7, 'conflict', 'this id was delivered before with another body', now())
-         on conflict (source, event_id, body_sha256) do update
+         on conflict (source, event_id, body_sha256) where state = 'conflict' do update
          set deliveries = webhook_events.deliveries + 1,
              last_delivered_at = now()",
     )

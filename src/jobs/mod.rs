@@ -15,10 +15,12 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use retry::retry_tenant;
 
 use crate::{
+    causes::chain,
     config::Source,
     db::Db,
+    faults::Injected,
     inbox,
-    provisioning::{Provisioner, chain},
+    provisioning::Provisioner,
     queue::{
         self, Claim, Failure, Job, Waker,
         worker::{Lease, Outcome, Settled},
@@ -26,6 +28,13 @@ use crate::{
     shutdown::Tasks,
     tenants::{self, TenantFailure, TenantId},
 };
+
+/// Where a test can make a job fail: before its work, before its commit, after it.
+pub const FAULT_POINTS: [&str; 3] = [
+    "process_event.before",
+    "process_event.committing",
+    "process_event.committed",
+];
 
 /// What handlers need.
 #[derive(Debug, Clone)]
@@ -65,11 +74,20 @@ impl From<queue::Error> for JobError {
     fn from(error: queue::Error) -> Self {
         match error {
             queue::Error::LostClaim { .. } => Self::Lost,
-            error @ queue::Error::Sql(_) => Self::Retry(Failure {
+            error @ (queue::Error::Sql(_) | queue::Error::Raced) => Self::Retry(Failure {
                 code: "control_database_unavailable",
                 error: chain(&error),
             }),
         }
+    }
+}
+
+impl From<Injected> for JobError {
+    fn from(error: Injected) -> Self {
+        Self::Retry(Failure {
+            code: "injected_fault",
+            error: error.to_string(),
+        })
     }
 }
 
@@ -138,6 +156,7 @@ async fn give_up(
     let settled = cx
         .db
         .transaction(async |tx| {
+            queue::assert_held(tx, claim).await?;
             match claim.payload {
                 Job::ProcessEvent { event } => {
                     let reason = format!("{}: {}", failure.code, failure.error);
@@ -160,7 +179,7 @@ async fn give_up(
         Ok(()) => Outcome::Settled(Settled::Discarded),
         Err(queue::Error::LostClaim { .. }) => Outcome::Lost,
         // not recorded: another attempt comes here again
-        Err(error @ queue::Error::Sql(_)) => Outcome::Retry(Failure {
+        Err(error @ (queue::Error::Sql(_) | queue::Error::Raced)) => Outcome::Retry(Failure {
             code: failure.code,
             error: chain(&error),
         }),

@@ -7,10 +7,10 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{JobContext, JobError};
+use super::{FAULT_POINTS, JobContext, JobError};
 use crate::{
+    causes::chain,
     inbox,
-    provisioning::chain,
     queue::{
         self, Claim, Failure, Job, NewJob,
         worker::{Outcome, Settled},
@@ -49,6 +49,8 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Ou
             return Err(JobError::Discard(failure, None));
         }
     };
+    let faults = &cx.provisioner.faults;
+    faults.hit(FAULT_POINTS[0]).await?;
     let origin = Origin {
         source: &stored.source,
         received_at: stored.received_at,
@@ -65,9 +67,11 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Ou
             };
             inbox::mark_processed(tx, event, applied.note).await?;
             queue::complete(tx, claim).await?;
+            faults.hit(FAULT_POINTS[1]).await?;
             Ok::<_, JobError>(applied.enqueued)
         })
         .await?;
+    faults.hit(FAULT_POINTS[2]).await?;
     if follow_up {
         cx.waker.wake();
     }

@@ -2,7 +2,8 @@
 
 use super::{JobContext, JobError};
 use crate::{
-    provisioning::{self, Ended, Failed, StepError, chain, steps},
+    causes::chain,
+    provisioning::{self, Ended, Failed, StepError, steps},
     queue::{
         self, Claim, Failure,
         worker::{Lease, Outcome, Settled},

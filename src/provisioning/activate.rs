@@ -14,20 +14,26 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let hash = tenant.blueprint_hash.clone().unwrap_or_default();
     let cluster = cx.cluster().await?;
     cx.check_lease()?;
-    cx.provisioner
+    let is_ready = cx
+        .provisioner
         .db
         .transaction(async |tx| {
             let Some(template) = template::find(tx, &cluster.name, &hash).await? else {
                 return Err(StepError::TemplateUnknown { hash: hash.clone() });
             };
+            // the job's row first, as everywhere: attempts never lock crosswise
+            queue::assert_held(tx, cx.claim).await?;
             // a tenant that was suspended meanwhile stays suspended; its job is done all the same
-            tenants::mark_ready(tx, tenant.id, &template.version, &hash).await?;
+            let is_ready = tenants::mark_ready(tx, tenant.id, &template.version, &hash).await?;
             steps::finish(tx, cx.claim, tenant.id, Step::Activate, started.elapsed()).await?;
             cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
             queue::complete(tx, cx.claim).await?;
-            Ok(())
+            Ok(is_ready)
         })
         .await?;
+    if !is_ready {
+        return Ok(());
+    }
     let waited = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
         - tenant.requested_at)
         .to_std();
@@ -36,6 +42,8 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         .tenant_ready(waited.unwrap_or_default());
     tracing::info!(
         tenant.id = %tenant.id,
+        organization.id = tenant.org_id,
+        job.id = %cx.claim.id,
         tenant.url = tenant.url,
         duration_ms = waited.unwrap_or_default().as_millis(),
         "tenant is ready"

@@ -4,7 +4,7 @@
 //! clones. A database of the tenant's name that does not carry the tenant's mark is an error; it is
 //! neither adopted nor dropped.
 
-use super::{Step, StepContext, StepError, template};
+use super::{Step, StepContext, StepError, steps, template};
 use crate::{
     tenant_db::{
         self, Ident,
@@ -46,11 +46,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             Some(facts) => return Err(foreign(&unnamed, &facts)),
         }
         cx.provisioner.faults.hit("create_database.cloned").await?;
-        cx.check_lease()?;
         let handed = cluster
-            .run_as(&cx.tag, async |connection| {
-                databases::hand_over(connection, &unnamed, &name, &mark).await
-            })
+            .run_as(
+                &cx.tag,
+                || cx.lease.is_held(),
+                async |connection| databases::hand_over(connection, &unnamed, &name, &mark).await,
+            )
             .await;
         match handed {
             Ok(()) => {
@@ -93,23 +94,25 @@ fn foreign(name: &Ident, facts: &Facts) -> StepError {
 }
 
 async fn clone(cx: &StepContext<'_>, template: &Ident, name: &Ident) -> Result<bool, StepError> {
-    cx.check_lease()?;
     let cluster = cx.cluster().await?;
     let cloned = cluster
-        .run_as(&cx.tag, async |connection| {
-            databases::clone_template(connection, cluster, template, name).await
-        })
+        .run_as(
+            &cx.tag,
+            || cx.lease.is_held(),
+            async |connection| databases::clone_template(connection, cluster, template, name).await,
+        )
         .await?;
     Ok(cloned)
 }
 
 async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {
-    cx.check_lease()?;
     cx.cluster()
         .await?
-        .run_as(&cx.tag, async |connection| {
-            databases::drop_database(connection, name).await
-        })
+        .run_as(
+            &cx.tag,
+            || cx.lease.is_held(),
+            async |connection| databases::drop_database(connection, name).await,
+        )
         .await?;
     Ok(())
 }
@@ -120,6 +123,8 @@ async fn record_template(cx: &StepContext<'_>, hash: &str) -> Result<(), StepErr
     cx.provisioner
         .db
         .transaction(async |tx| {
+            // the mark in the database itself says the same
+            steps::do_not_wait_for_disk(tx).await?;
             crate::queue::assert_held(tx, cx.claim).await?;
             tenants::mark_cloned(tx, id, hash).await?;
             Ok::<_, StepError>(())

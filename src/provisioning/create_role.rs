@@ -27,11 +27,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         verifier: &secrets::scram_verifier(&password)?,
         connection_limit: cx.provisioner.names.connection_limit,
     };
-    cx.check_lease()?;
     cluster
-        .run_as(&cx.tag, async |connection| {
-            roles::ensure_tenant_role(connection, cluster, &role).await
-        })
+        .run_as(
+            &cx.tag,
+            || cx.lease.is_held(),
+            async |connection| roles::ensure_tenant_role(connection, cluster, &role).await,
+        )
         .await?;
     Ok(())
 }

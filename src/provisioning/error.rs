@@ -19,7 +19,7 @@ pub enum StepError {
     Control(#[from] sqlx::Error),
     /// The tenant's cluster.
     #[error("the tenant's cluster cannot be used as needed")]
-    Cluster(#[from] tenant_db::Error),
+    Cluster(#[source] tenant_db::Error),
     /// The blueprint does not load.
     #[error("the blueprint cannot be used")]
     Blueprint(#[from] blueprint::Error),
@@ -39,6 +39,9 @@ pub enum StepError {
         /// What is wrong.
         problem: String,
     },
+    /// Tenants' roles could create tables in schema public.
+    #[error("PUBLIC may create in schema public, and our user may not revoke it")]
+    PublicSchemaOpen,
     /// Every cluster is full.
     #[error("no cluster has room for another tenant")]
     NoRoom,
@@ -70,11 +73,20 @@ pub enum StepError {
     Injected(#[from] faults::Injected),
 }
 
+impl From<tenant_db::Error> for StepError {
+    fn from(error: tenant_db::Error) -> Self {
+        match error {
+            tenant_db::Error::LostClaim => Self::LostClaim,
+            error => Self::Cluster(error),
+        }
+    }
+}
+
 impl From<queue::Error> for StepError {
     fn from(error: queue::Error) -> Self {
         match error {
             queue::Error::Sql(error) => Self::Control(error),
-            queue::Error::LostClaim { .. } => Self::LostClaim,
+            queue::Error::LostClaim { .. } | queue::Error::Raced => Self::LostClaim,
         }
     }
 }
@@ -118,6 +130,7 @@ impl StepError {
             Self::Blueprint(error) => error.code(),
             Self::File { code, .. } => code,
             Self::NotVerified { .. } => "not_verified",
+            Self::PublicSchemaOpen => "public_schema_open",
             Self::NoRoom => "no_room",
             Self::NotPlaced => "not_placed",
             Self::TemplateUnknown { .. } => "template_unknown",
@@ -149,6 +162,9 @@ impl StepError {
             | "claim_lost"
             | "injected_fault" => {
                 "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
+            }
+            "public_schema_open" => {
+                "use Postgres 15 or newer, or a superuser on 14; then: tenantry tenants retry <tenant>"
             }
             "cluster_unknown" => {
                 "configure the cluster in [[clusters]] again; then: tenantry tenants retry <tenant>"
@@ -188,7 +204,14 @@ impl StepError {
             | Self::TimedOut { .. }
             | Self::LostClaim
             | Self::Injected(_)
-            | Self::Cluster(tenant_db::Error::StaleSessions { .. }) => true,
+            | Self::Cluster(tenant_db::Error::StaleSessions { .. })
+            // a deployment that is copying its files just now
+            | Self::Blueprint(
+                blueprint::Error::Unreadable { .. }
+                | blueprint::Error::DirectoryMissing { .. }
+                | blueprint::Error::SettingsMissing { .. }
+                | blueprint::Error::NoMigrations,
+            ) => true,
             // the file's own doing: a verify query runs in a read-only transaction
             Self::File {
                 code: "verify_query_failed",
@@ -199,6 +222,7 @@ impl StepError {
                 is_transient(source)
             }
             Self::Cluster(_)
+            | Self::PublicSchemaOpen
             | Self::Blueprint(_)
             | Self::NotVerified { .. }
             | Self::TemplateUnknown { .. }
@@ -220,42 +244,5 @@ fn is_transient(error: &sqlx::Error) -> bool {
                 || code == "3D000"
         }
         None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_)),
-    }
-}
-
-/// An error and its causes, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = told(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = told(cause);
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        // the driver's error repeats the server's below it
-        source = if cause.is::<sqlx::Error>() && is_of_server(cause) {
-            None
-        } else {
-            cause.source()
-        };
-    }
-    text
-}
-
-fn is_of_server(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(
-        error.downcast_ref::<sqlx::Error>(),
-        Some(sqlx::Error::Database(_))
-    )
-}
-
-/// The server's own message and SQLSTATE; the driver would add a line of the server's source code.
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
-    match error.downcast_ref::<sqlx::Error>() {
-        Some(sqlx::Error::Database(error)) => match error.code() {
-            Some(code) => format!("{} (SQLSTATE {code})", error.message()),
-            None => error.message().to_owned(),
-        },
-        _ => error.to_string(),
     }
 }

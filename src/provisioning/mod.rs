@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-pub use error::{StepError, chain};
+pub use error::StepError;
 pub(crate) use verify::EXCESS_RIGHT;
 
 use crate::{
@@ -237,6 +237,7 @@ async fn begin(
     provisioner
         .db
         .transaction(async |tx| {
+            steps::do_not_wait_for_disk(tx).await?;
             crate::queue::assert_held(tx, claim).await?;
             if !tenants::mark_provisioning(tx, id).await? {
                 return Ok(None);

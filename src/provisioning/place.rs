@@ -15,6 +15,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         .provisioner
         .db
         .transaction(async |tx| {
+            // two at once must not both take the last place
+            sqlx::query("select pg_advisory_xact_lock(hashtextextended('tenantry place', 0))")
+                .execute(&mut *tx)
+                .await?;
             let held: HashMap<String, i64> =
                 tenants::count_by_cluster(tx).await?.into_iter().collect();
             let fullness = |name: &str, capacity: u32| {

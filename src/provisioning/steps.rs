@@ -38,6 +38,14 @@ pub struct StepRecord {
     pub error: Option<String>,
 }
 
+/// The commit of this transaction does not wait for the disk: for what the next attempt finds out by looking.
+pub(super) async fn do_not_wait_for_disk(tx: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("set local synchronous_commit = off")
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Names of the steps that are done.
 pub async fn done(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, types::Json};
 use super::{Provisioner, StepError, seed};
 use crate::{
     blueprint::{Blueprint, SqlFile},
+    causes::chain,
     db::Db,
     tenant_db::{self, Cluster, Ident, databases, fingerprint, roles},
 };
@@ -170,13 +171,19 @@ async fn build(
     let fingerprint = match built {
         Ok(fingerprint) => fingerprint,
         Err(error) => {
-            // a broken migration must not leave a half-built database behind
-            databases::drop_database(session, name).await?;
+            // a broken migration must not leave a half-built database behind; the next builder drops
+            // it too, and the error that counts is the first one
+            if let Err(left) = databases::drop_database(session, name).await {
+                tracing::warn!(error = chain(&left), "a half-built template was left");
+            }
             return Err(error);
         }
     };
     provisioner.faults.hit("template.filled").await?;
-    record(&provisioner.db, cluster, blueprint, template, &fingerprint).await?;
+    tokio::select! {
+        recorded = record(&provisioner.db, cluster, blueprint, template, &fingerprint) => recorded?,
+        lost = keep_alive(session) => return Err(lost),
+    }
     databases::seal(session, name, &template.hash).await?;
     provisioner.faults.hit("template.sealed").await?;
     tracing::info!(
@@ -226,6 +233,16 @@ async fn fill(
         &grants(&owner.to_string(), &app.to_string()),
     )
     .await?;
+    // before Postgres 15 schema public belongs to the superuser, and only a warning says that the
+    // grants changed nothing
+    let may: bool = sqlx::query_scalar("select has_schema_privilege($1::name, 'public', 'create')")
+        .bind(app.as_str())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(tenant_db::Error::sql("looking at schema public"))?;
+    if may {
+        return Err(StepError::PublicSchemaOpen);
+    }
     Ok(fingerprint::of(connection).await?)
 }
 

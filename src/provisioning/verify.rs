@@ -128,34 +128,38 @@ async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepEr
     let mut session = cluster
         .connect_as_tenant(&tenant.database, &tenant.username, &password, &cx.tag)
         .await?;
-    let problem = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
-    let problem = match problem {
-        Ok(None) => match session
-            .execute("create table public.tenantry_probe ()")
+    let doing = "checking the rights of the tenant's role";
+    let excess = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
+    let problem = match excess.map_err(tenant_db::Error::sql(doing))? {
+        Some(problem) => Some(problem),
+        None if may_create_tables(&mut session)
             .await
+            .map_err(tenant_db::Error::sql(doing))? =>
         {
-            Err(error) if crate::db::sqlstate(&error).as_deref() == Some("42501") => None,
-            Err(error) => {
-                return Err(
-                    tenant_db::Error::sql("trying to create a table as the tenant's role")(error)
-                        .into(),
-                );
-            }
-            Ok(_) => {
-                // leave nothing behind of a probe that should have been refused
-                let _ = session.execute("drop table public.tenantry_probe").await;
-                Some("its role can create tables".to_owned())
-            }
-        },
-        Ok(problem) => problem,
-        Err(error) => {
-            return Err(
-                tenant_db::Error::sql("checking the rights of the tenant's role")(error).into(),
-            );
+            Some("its role can create tables".to_owned())
         }
+        None => None,
     };
     drop(session);
     problem.map_or(Ok(()), |problem| Err(not_verified(problem)))
+}
+
+/// Tries it, in a transaction that leaves nothing behind.
+async fn may_create_tables(session: &mut PgConnection) -> sqlx::Result<bool> {
+    let probe = "begin; create table public.tenantry_probe (); rollback";
+    match session.execute(probe).await {
+        Ok(_) => Ok(true),
+        // no right, or no such schema
+        Err(error)
+            if matches!(
+                crate::db::sqlstate(&error).as_deref(),
+                Some("42501" | "3F000")
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What a role has beyond what a tenant may; `$1` is the prefix of all names, `$2` the group.

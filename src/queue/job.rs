@@ -34,6 +34,9 @@ pub enum Job {
 }
 
 impl Job {
+    /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
+    pub const KINDS: [&'static str; 2] = ["process_event", "provision_tenant"];
+
     /// The kind as it is stored, logged and counted.
     pub const fn kind(&self) -> &'static str {
         match self {

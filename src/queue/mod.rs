@@ -35,6 +35,9 @@ pub enum Error {
     /// The database does not answer, or refuses.
     #[error("the queue cannot be used")]
     Sql(#[from] sqlx::Error),
+    /// Another replica claimed in the same instant; nothing was claimed here.
+    #[error("another replica claimed a job of the same key in the same instant")]
+    Raced,
     /// Another worker has the job now: whatever was about to be written must not be.
     #[error("job {id} is no longer held by attempt {attempt}")]
     LostClaim {
@@ -98,7 +101,7 @@ pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId
     let id = sqlx::query_scalar(
         "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
          values ($1, $2, $3, $4, $5)
-         on conflict (unique_key) where state in ('available', 'running') do nothing
+         on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do nothing
          returning id",
     )
     .bind(new.job.kind())
@@ -144,8 +147,8 @@ pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> 
 /// Claims up to `limit` jobs for `worker`.
 ///
 /// A unique violation of `jobs_one_running_per_key` (23505), or a deadlock with another claim (40P01),
-/// means that another replica took a job of the same key in the same instant: nothing was claimed,
-/// the caller tries again.
+/// means that another replica took a job of the same key in the same instant: nothing was claimed
+/// ([`Error::Raced`]), the caller tries again.
 pub async fn claim(
     connection: &mut PgConnection,
     worker: &str,
@@ -158,6 +161,7 @@ pub async fn claim(
              from jobs job
              where job.state = 'available'
                and job.run_at <= now()
+               and job.kind = any($4)
                -- one at a time per key, oldest first: nothing of the key runs,
                -- and no older job of the key is due
                and not exists (
@@ -191,12 +195,13 @@ pub async fn claim(
     .bind(limit)
     .bind(lease.as_secs_f64())
     .bind(worker)
+    .bind(Job::KINDS.as_slice())
     .fetch_all(connection)
     .await;
     match claimed {
         Ok(claims) => Ok(claims),
         Err(error) if matches!(db::sqlstate(&error).as_deref(), Some("23505" | "40P01")) => {
-            Ok(Vec::new())
+            Err(Error::Raced)
         }
         Err(error) => Err(error.into()),
     }

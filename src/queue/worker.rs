@@ -8,18 +8,21 @@
 use std::{
     collections::HashMap,
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use futures_util::FutureExt;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Error, Failure, JobId, Waker, backoff};
-use crate::{db::Db, faults::Faults, metrics::Metrics, shutdown::Tasks};
+use crate::{causes::chain, db::Db, faults::Faults, metrics::Metrics, shutdown::Tasks};
 
 /// What a handler made of its job.
 #[derive(Debug)]
@@ -45,6 +48,9 @@ pub enum Settled {
     Discarded,
 }
 
+/// Where a test can make a worker fail: after the claim, before and after it is settled.
+pub const FAULT_POINTS: [&str; 3] = ["queue.claimed", "queue.settling", "queue.settled"];
+
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -61,16 +67,14 @@ pub struct Settings {
 /// The proof that a claim is still ours, by our own clock.
 #[derive(Debug, Clone)]
 pub struct Lease {
-    start: Instant,
-    /// Milliseconds after `start` until which the claim is surely ours.
+    /// Milliseconds of the boot clock until which the claim is surely ours.
     valid_until_ms: Arc<AtomicI64>,
     lost: CancellationToken,
 }
 
 impl Lease {
-    fn new(lease: Duration, claimed_at: Instant) -> Self {
+    fn new(lease: Duration, claimed_at: i64) -> Self {
         let this = Self {
-            start: claimed_at,
             valid_until_ms: Arc::default(),
             lost: CancellationToken::new(),
         };
@@ -78,20 +82,25 @@ impl Lease {
         this
     }
 
-    fn extend(&self, asked_at: Instant, lease: Duration) {
+    fn extend(&self, asked_at: i64, lease: Duration) {
         // counted from before the database was asked: never later than the server's own reckoning
-        let until = asked_at.duration_since(self.start) + lease;
-        self.valid_until_ms.store(
-            i64::try_from(until.as_millis()).unwrap_or(i64::MAX),
-            Ordering::SeqCst,
-        );
+        let until = asked_at.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
+        self.valid_until_ms.store(until, Ordering::SeqCst);
     }
 
     /// Whether an effect may still be begun. False after a stop of this process that was longer than the lease.
     pub fn is_held(&self) -> bool {
-        let now = i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX);
-        !self.lost.is_cancelled() && now < self.valid_until_ms.load(Ordering::SeqCst)
+        !self.lost.is_cancelled() && boot_clock_ms() < self.valid_until_ms.load(Ordering::SeqCst)
     }
+}
+
+/// A clock that goes on while the machine is suspended, in milliseconds.
+fn boot_clock_ms() -> i64 {
+    #[cfg(target_os = "linux")]
+    let now = clock_gettime(ClockId::Boottime);
+    #[cfg(not(target_os = "linux"))]
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }
 
 /// The claims that this process runs.
@@ -112,7 +121,8 @@ pub async fn work<F, R>(
     F: Future<Output = Outcome> + Send + 'static,
 {
     let worker = Worker {
-        db,
+        // claims and heartbeats are quick, or the lease is in danger
+        db: db.within((settings.lease / 2).min(Duration::from_secs(5))),
         settings,
         metrics,
         running: Running::default(),
@@ -123,7 +133,7 @@ pub async fn work<F, R>(
     tasks.spawn(worker.clone().rescue_lost(tasks.clone(), waker.clone()));
     let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
     while !tasks.is_draining() {
-        let claims = worker.claim(&slots).await;
+        let claims = worker.claim(&slots, &waker).await;
         for (claim, lease) in claims {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
@@ -138,9 +148,17 @@ pub async fn work<F, R>(
         }
         tokio::select! {
             () = waker.woken() => {}
-            () = tokio::time::sleep(worker.pause().await) => {}
+            () = worker.pause() => {}
             () = tasks.draining() => {}
         }
+    }
+}
+
+fn panicked() -> Failure {
+    let error = "the handler panicked; the log has the place".to_owned();
+    Failure {
+        code: "handler_panicked",
+        error,
     }
 }
 
@@ -165,12 +183,12 @@ fn worker_name() -> String {
 }
 
 impl Worker {
-    async fn claim(&self, slots: &Semaphore) -> Vec<(Claim, Lease)> {
+    async fn claim(&self, slots: &Semaphore, waker: &Waker) -> Vec<(Claim, Lease)> {
         let free = i64::try_from(slots.available_permits()).unwrap_or(1);
         if free == 0 {
             return Vec::new();
         }
-        let asked_at = Instant::now();
+        let asked_at = boot_clock_ms();
         let lease = self.settings.lease;
         let claimed = self
             .db
@@ -178,11 +196,12 @@ impl Worker {
             .await;
         let claims = match claimed {
             Ok(claims) => claims,
+            Err(Error::Raced) => {
+                waker.wake_here();
+                return Vec::new();
+            }
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot claim jobs; trying again"
-                );
+                tracing::warn!(error = chain(&error), "cannot claim jobs; trying again");
                 return Vec::new();
             }
         };
@@ -201,16 +220,14 @@ impl Worker {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How long to sleep when nobody calls: until the next retry is due, at most a poll interval.
-    async fn pause(&self) -> Duration {
+    /// Sleeps when nobody calls: until the next retry is due, at most a poll interval.
+    async fn pause(&self) {
         let due = self
             .db
             .run(async |connection| super::next_due(connection).await)
             .await;
-        due.ok()
-            .flatten()
-            .unwrap_or(self.settings.poll_interval)
-            .min(self.settings.poll_interval)
+        let due = due.ok().flatten().unwrap_or(self.settings.poll_interval);
+        tokio::time::sleep(due.min(self.settings.poll_interval)).await;
     }
 
     async fn run_one<F: Future<Output = Outcome>>(
@@ -220,16 +237,25 @@ impl Worker {
         run: impl Fn(Claim, Lease) -> F,
     ) {
         let (kind, id, attempt) = (claim.payload.kind(), claim.id, claim.attempt);
-        if self.settings.faults.hit("queue.claimed").await.is_err() {
+        if self.settings.faults.hit(FAULT_POINTS[0]).await.is_err() {
             self.running().remove(&id);
             return;
         }
         let lost = lease.lost.clone();
+        // a handler that panics has failed like any other: its claim must not be kept alive for ever
+        let handled = AssertUnwindSafe(run(claim.clone(), lease)).catch_unwind();
         let outcome = tokio::select! {
-            outcome = run(claim.clone(), lease) => outcome,
+            outcome = handled => outcome.unwrap_or_else(|_| Outcome::Retry(panicked())),
             () = lost.cancelled() => Outcome::Lost,
         };
-        let settled = self.settle(&claim, &outcome).await;
+        // an error at these points is that of a worker that vanished: the lease brings the job back
+        let vanished = self.settings.faults.hit(FAULT_POINTS[1]).await.is_err();
+        let settled = if vanished {
+            Ok(())
+        } else {
+            self.settle(&claim, &outcome).await
+        };
+        let _ = self.settings.faults.hit(FAULT_POINTS[2]).await;
         self.running().remove(&id);
         let name = match (&settled, &outcome) {
             (Err(Error::LostClaim { .. }), _) | (_, Outcome::Lost) => {
@@ -245,7 +271,7 @@ impl Worker {
         tracing::debug!(job.id = %id, job.kind = kind, job.attempt = attempt, outcome = name, "job attempt ended");
         if let Err(error) = settled {
             // the lease runs out and the job is taken back: nothing is lost, only late
-            tracing::warn!(job.id = %id, error = &error as &dyn std::error::Error, "the outcome of a job was not recorded");
+            tracing::warn!(job.id = %id, error = chain(&error), "the outcome of a job was not recorded");
         }
     }
 
@@ -255,6 +281,9 @@ impl Worker {
                 Outcome::Settled(_) | Outcome::Lost => Ok(()),
                 Outcome::Done => super::complete(connection, claim).await,
                 Outcome::Released => super::release(connection, claim).await,
+                Outcome::Retry(failure) if claim.is_exhausted() => {
+                    super::bury(connection, claim, failure).await
+                }
                 Outcome::Retry(failure) => {
                     let delay = backoff::delay(claim.attempt, rand::random());
                     super::retry(connection, claim, failure, delay).await
@@ -277,7 +306,7 @@ impl Worker {
             if held.is_empty() {
                 continue;
             }
-            let asked_at = Instant::now();
+            let asked_at = boot_clock_ms();
             let lease = self.settings.lease;
             let kept = self
                 .db

@@ -111,12 +111,22 @@ pub async fn clone_template(
     name: &Ident,
 ) -> Result<bool, Error> {
     let owner = &cluster.owner;
-    // WAL_LOG: two checkpoints cheaper than FILE_COPY for templates below a gigabyte; 14 knows no choice
-    let strategy = if version(connection).await? >= 150_000 {
-        "strategy wal_log"
-    } else {
-        ""
-    };
+    // WAL_LOG needs no checkpoint, FILE_COPY two; from about a gigabyte on the log costs more than
+    // they do. Before 15 there is only the copy.
+    let strategy: String = sqlx::query_scalar(
+        "select case
+                    when current_setting('server_version_num')::integer < 150000 then ''
+                    when pg_database_size($1::name) < 1::bigint << 30 then 'strategy wal_log'
+                    else 'strategy file_copy'
+                end",
+    )
+    .bind(template.as_str())
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(Error::sql(format!(
+        "looking at template {}",
+        template.as_str()
+    )))?;
     let statement = format!(
         "create database {name} template {template} owner {owner} allow_connections false {strategy}"
     );

@@ -31,8 +31,14 @@ use crate::{
     db::{self, Db},
 };
 
-/// Connections to the maintenance database that one process may hold per cluster.
-const MAINTENANCE_CONNECTIONS: u32 = 8;
+/// Connections to the maintenance database that one process may hold per cluster, beyond one a job.
+const SPARE_MAINTENANCE_CONNECTIONS: u32 = 4;
+
+/// A clone may take long; whoever waits for a connection waits for other clones.
+const MAINTENANCE_ACQUIRE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// By our own clock: a little more than the server allows a statement.
+const MAINTENANCE_DEADLINE: Duration = Duration::from_secs(310);
 
 /// `create database` may take long on a slow disk; nothing else here does.
 const MAINTENANCE_STATEMENT_TIMEOUT: &str = "300s";
@@ -86,6 +92,9 @@ pub enum Error {
         /// The tenant.
         tenant: Uuid,
     },
+    /// The attempt lost its claim: nothing was begun.
+    #[error("the claim on the job was lost")]
+    LostClaim,
     /// A cluster that is not configured.
     #[error("cluster {0} is not configured")]
     UnknownCluster(String),
@@ -135,7 +144,7 @@ impl Tag {
 }
 
 /// A Postgres cluster that holds tenant databases.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Cluster {
     /// Name, kept with each tenant.
     pub name: String,
@@ -151,6 +160,16 @@ pub struct Cluster {
     options: PgConnectOptions,
 }
 
+impl std::fmt::Debug for Cluster {
+    /// Without the options, which hold the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("name", &self.name)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The configured clusters.
 #[derive(Debug, Clone)]
 pub struct Clusters(Arc<BTreeMap<String, Cluster>>);
@@ -158,8 +177,10 @@ pub struct Clusters(Arc<BTreeMap<String, Cluster>>);
 impl Clusters {
     /// Pools for every cluster of the configuration; connects when first used.
     pub fn new(config: &config::Config) -> Result<Self, Error> {
+        let jobs = u32::try_from(config.queue.concurrency).unwrap_or(u32::MAX);
+        let connections = jobs.min(64) + SPARE_MAINTENANCE_CONNECTIONS;
         let cluster = |at: config::Cluster| {
-            Cluster::new(&at, &config.tenants.prefix).map(|cluster| (at.name, cluster))
+            Cluster::new(&at, &config.tenants.prefix, connections).map(|cluster| (at.name, cluster))
         };
         Ok(Self(Arc::new(
             config
@@ -191,7 +212,7 @@ impl Clusters {
 }
 
 impl Cluster {
-    fn new(cluster: &config::Cluster, prefix: &str) -> Result<Self, Error> {
+    fn new(cluster: &config::Cluster, prefix: &str, connections: u32) -> Result<Self, Error> {
         let options = db::connect_options(&cluster.url)
             .map_err(|source| Error::Url {
                 cluster: cluster.name.clone(),
@@ -207,7 +228,12 @@ impl Cluster {
             owner: Ident::new(&format!("{prefix}owner"))?,
             app: Ident::new(&format!("{prefix}app"))?,
             prefix: prefix.to_owned(),
-            maintenance: Db::with_options(maintenance, MAINTENANCE_CONNECTIONS),
+            maintenance: Db::with_options(
+                maintenance,
+                connections,
+                MAINTENANCE_ACQUIRE_TIMEOUT,
+                MAINTENANCE_DEADLINE,
+            ),
             options,
         })
     }
@@ -220,15 +246,22 @@ impl Cluster {
         self.maintenance.run(work).await
     }
 
-    /// Runs `work` on the maintenance database in a session that carries `tag`.
+    /// Runs `work` on the maintenance database in a session that carries `tag`, if `is_held` still.
+    ///
+    /// The tag comes first: a later attempt ends every session that has it, and one that got its tag
+    /// after that finds its lease run out. In no order does a stopped process's effect slip through.
     pub async fn run_as<T>(
         &self,
         tag: &Tag,
+        is_held: impl Fn() -> bool,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.maintenance
             .run(async |connection| {
                 sessions::set_name(connection, &tag.text).await?;
+                if !is_held() {
+                    return Err(Error::LostClaim);
+                }
                 let result = work(connection).await?;
                 sessions::set_name(connection, "tenantry").await?;
                 Ok(result)

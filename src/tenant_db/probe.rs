@@ -21,6 +21,8 @@ pub struct Findings {
     pub public_databases: Vec<String>,
     /// Databases that an interrupted drop left unusable.
     pub unusable_databases: Vec<String>,
+    /// Directories that a server crash inside `create database` left; 0 where we may not look.
+    pub orphan_directories: i64,
     /// Templates that can be cloned.
     pub sealed_templates: i64,
     /// Templates that are being built, or were left half-built.
@@ -71,11 +73,18 @@ pub async fn look(connection: &mut PgConnection, prefix: &str) -> Result<Finding
                 array(
                     select datname::text from pg_database where datconnlimit = -2 order by datname
                 ) as unusable_databases,
-                (select count(*) from pg_database where starts_with(datname, $1 || 'template_') and datistemplate) as sealed_templates,
-                (select count(*) from pg_database where starts_with(datname, $1 || 'template_') and not datistemplate) as unsealed_templates,
+                case when rolsuper then (
+                    select count(*)
+                    from pg_ls_dir('base') directory
+                    where directory ~ '^[0-9]+$'
+                      and not exists (select from pg_database where oid::text = directory)
+                ) else 0 end as orphan_directories,
+                (select count(*) from pg_database where datname ~ ('^' || $1 || 'template_[0-9a-f]{16}$') and datistemplate) as sealed_templates,
+                (select count(*) from pg_database where datname ~ ('^' || $1 || 'template_[0-9a-f]{16}$') and not datistemplate) as unsealed_templates,
                 current_setting('max_connections')::integer as max_connections,
                 (select coalesce(sum(numbackends), 0) from pg_stat_database)::integer as connections,
-                case when pg_has_role('pg_read_all_settings', 'usage') then current_setting('data_directory') end as data_directory
+                case when pg_has_role('pg_read_all_settings', 'usage') and (inet_server_addr() is null or inet_server_addr() << '127.0.0.0/8' or inet_server_addr() = '::1')
+                     then current_setting('data_directory') end as data_directory
          from pg_roles
          where rolname = current_user",
     )

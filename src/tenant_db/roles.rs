@@ -180,21 +180,3 @@ pub async fn ensure_tenant_role(
         .map_err(Error::sql(format!("creating role {}", name.as_str())))?;
     Ok(())
 }
-
-/// Drops a tenant's role if it carries this tenant's mark.
-pub async fn drop_tenant_role(
-    connection: &mut PgConnection,
-    tenant: Uuid,
-    name: &Ident,
-) -> Result<(), Error> {
-    let mark = mark(tenant);
-    match find(connection, name.as_str()).await? {
-        Some(facts) if facts.comment.as_deref() == Some(mark.as_str()) => {}
-        _ => return Ok(()),
-    }
-    sqlx::raw_sql(AssertSqlSafe(format!("drop role {name}")))
-        .execute(connection)
-        .await
-        .map_err(Error::sql(format!("dropping role {}", name.as_str())))?;
-    Ok(())
-}

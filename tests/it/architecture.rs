@@ -7,12 +7,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // the path of an event
     ("webhooks", &[]),
     ("inbox", &["db", "faults", "queue", "shutdown"]),
-    ("queue", &["db", "faults", "metrics", "shutdown"]),
+    ("queue", &["causes", "db", "faults", "metrics", "shutdown"]),
     (
         "jobs",
         &[
+            "causes",
             "config",
             "db",
+            "faults",
             "inbox",
             "provisioning",
             "queue",
@@ -25,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "provisioning",
         &[
             "blueprint",
+            "causes",
             "config",
             "db",
             "faults",
@@ -42,21 +45,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "config",
-            "db",
-            "inbox",
-            "metrics",
-            "provisioning",
-            "queue",
-            "secrets",
-            "shutdown",
-            "tenants",
-            "webhooks",
+            "causes", "config", "db", "inbox", "metrics", "queue", "secrets", "shutdown",
+            "tenants", "webhooks",
         ],
     ),
     (
         "replica",
         &[
+            "causes",
             "config",
             "db",
             "http",
@@ -75,6 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "bench",
             "blueprint",
+            "causes",
             "config",
             "db",
             "inbox",
@@ -104,6 +101,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // the ground
+    ("causes", &[]),
     ("config", &["faults", "webhooks"]),
     ("db", &[]),
     ("faults", &[]),

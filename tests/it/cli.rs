@@ -403,7 +403,7 @@ fn a_wrong_configuration_names_file_line_and_key() {
             "[tenants]\nprefix = \"Tn-\"\n",
             "tenants.prefix = \"Tn-\" cannot be used",
         ),
-        ("[server\n", "tenantry.toml is not valid TOML"),
+        ("[server\n", "is not valid TOML: "),
         (
             "[sources.workos]\nkind = \"workos\"\nsecrets = [\"a\"]\ntolerance = 3\n",
             "unknown field `tolerance`",

@@ -6,7 +6,9 @@ use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tenantry::{
     config::Config,
+    inbox, jobs,
     provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN},
+    queue::worker,
     webhooks::{self, SourceKind},
 };
 
@@ -17,9 +19,6 @@ use crate::support::{
     process::Process,
 };
 
-/// Points of inbox and queue.
-const PATH_FAULT_POINTS: [&str; 3] = ["inbox.before", "inbox.recorded", "queue.claimed"];
-
 /// Every point at which the product can be made to die.
 fn every_point() -> Vec<String> {
     let of_steps = PLAN
@@ -27,7 +26,9 @@ fn every_point() -> Vec<String> {
         .flat_map(|step| FAULT_POINTS.map(|point| format!("{}.{point}", step.name())));
     let others = INNER_FAULT_POINTS
         .iter()
-        .chain(&PATH_FAULT_POINTS)
+        .chain(&inbox::FAULT_POINTS)
+        .chain(&worker::FAULT_POINTS)
+        .chain(&jobs::FAULT_POINTS)
         .map(|point| (*point).to_owned());
     of_steps.chain(others).collect()
 }

@@ -21,6 +21,7 @@ mod blueprint_changes;
 mod cli;
 mod crash;
 mod docs;
+mod edge;
 mod inbox;
 mod isolation;
 mod organizations;

@@ -12,9 +12,10 @@ use sqlx::{Connection, PgConnection};
 
 use super::super::{Exit, Failure, Globals, access, serve};
 use crate::{
+    causes::chain,
     config::Config,
     private_postgres::PrivatePostgres,
-    provisioning::{BlueprintSource, chain},
+    provisioning::BlueprintSource,
     secrets::{self, Keyring},
     tenant_db::databases,
     webhooks::SourceKind,

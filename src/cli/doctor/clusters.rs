@@ -2,8 +2,8 @@
 
 use super::Check;
 use crate::{
+    causes::chain,
     config::Config,
-    provisioning::chain,
     tenant_db::{
         Cluster, Clusters, Error,
         probe::{self, Findings},
@@ -61,7 +61,21 @@ fn judge(cluster: &Cluster, findings: &Findings) -> Vec<Check> {
     } else {
         Check::pass("server version", format!("{name}: {version}"))
     }];
+    if findings.version < 150_000 && !findings.superuser {
+        checks.push(Check::fail(
+            "schema public",
+            format!("{name}: before Postgres 15 only a superuser can close schema public to tenants' roles"),
+            "use Postgres 15 or newer, or a superuser",
+        ));
+    }
     checks.push(rights(name, findings));
+    if findings.orphan_directories > 0 {
+        checks.push(Check::warn(
+            "directories",
+            format!("{name}: {} directories under base/ belong to no database (a server crash inside create database)", findings.orphan_directories),
+            "look at them with the server stopped, then remove them by hand: SQL cannot",
+        ));
+    }
     checks.push(match findings.public_databases.as_slice() {
         [] => Check::pass(
             "PUBLIC",
@@ -101,21 +115,19 @@ fn judge(cluster: &Cluster, findings: &Findings) -> Vec<Check> {
             ),
         },
     );
-    let free = findings.max_connections - findings.connections;
-    checks.push(if free < 20 {
-        Check::warn(
-            "connections",
-            format!("{name}: {free} of {} free", findings.max_connections),
-            "raise max_connections",
-        )
-    } else {
-        Check::pass(
-            "connections",
-            format!("{name}: {free} of {} free", findings.max_connections),
-        )
-    });
+    checks.push(connections(name, findings));
     checks.extend(disk(name, findings));
     checks
+}
+
+fn connections(name: &str, findings: &Findings) -> Check {
+    let free = findings.max_connections - findings.connections;
+    let found = format!("{name}: {free} of {} free", findings.max_connections);
+    if free < 20 {
+        Check::warn("connections", found, "raise max_connections")
+    } else {
+        Check::pass("connections", found)
+    }
 }
 
 fn rights(name: &str, findings: &Findings) -> Check {

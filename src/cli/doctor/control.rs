@@ -5,9 +5,9 @@ use secrecy::ExposeSecret;
 
 use super::Check;
 use crate::{
+    causes::chain,
     config::Config,
     db::{Db, Error},
-    provisioning::chain,
 };
 
 /// A clock this far off makes signatures look old or from the future (seconds).

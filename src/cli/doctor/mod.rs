@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::{Failure, Globals, access};
-use crate::{blueprint::Blueprint, config::Config, provisioning::chain, secrets::Keyring};
+use crate::{blueprint::Blueprint, causes::chain, config::Config, secrets::Keyring};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {

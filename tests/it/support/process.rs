@@ -41,8 +41,17 @@ pub struct Process {
 impl Process {
     /// Starts a replica that fails at the given points.
     pub async fn start(deployment: &Deployment, faults: &str) -> Self {
+        Self::spawn(deployment, faults, "api,worker").await
+    }
+
+    /// Starts a replica that does only this.
+    pub async fn with_roles(deployment: &Deployment, roles: &str) -> Self {
+        Self::spawn(deployment, "", roles).await
+    }
+
+    async fn spawn(deployment: &Deployment, faults: &str, roles: &str) -> Self {
         let mut child = tenantry()
-            .arg("serve")
+            .args(["serve", "--roles", roles])
             .envs(deployment.variables.iter().cloned())
             .env("TENANTRY__BLUEPRINT__DIRECTORY", "examples/crm")
             .env("TENANTRY__LOG__FORMAT", "json")
