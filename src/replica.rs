@@ -143,6 +143,7 @@ impl Replica {
             metrics: self.metrics.clone(),
             tasks: self.tasks.clone(),
             sources: Arc::new(routed),
+            idle_timeout: Duration::from_secs(self.config.server.idle_timeout_s),
             last_backlog: Arc::default(),
         };
         let serve = http::serve(listener, state, self.tasks.clone(), self.tasks.closing());

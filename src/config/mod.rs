@@ -65,6 +65,8 @@ pub struct Server {
     pub listen: String,
     /// How long a shutdown waits, in seconds.
     pub drain_timeout_s: u64,
+    /// How long a connection may be idle or take for the head of a request, in seconds.
+    pub idle_timeout_s: u64,
 }
 
 /// `[log]`
@@ -291,6 +293,10 @@ impl Config {
                 domain,
                 "a host name such as app.example.com",
             ));
+        }
+        if self.server.idle_timeout_s == 0 {
+            let expected = "at least 1";
+            return Err(Error::value("server.idle_timeout_s", "0", expected));
         }
         if !(1..=256).contains(&self.queue.concurrency) {
             return Err(Error::value(

@@ -35,6 +35,8 @@ pub struct AppState {
     pub tasks: Tasks,
     /// The sources that are routed; none in a process that only works.
     pub sources: Arc<BTreeMap<String, Source>>,
+    /// How long a connection may be idle.
+    pub idle_timeout: std::time::Duration,
     /// When the database was last asked for the backlog.
     pub last_backlog: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
 }

@@ -1,7 +1,7 @@
 //! Connections: accepted, bounded, and ended in order.
 //!
-//! Guarantees: so many connections at once and no more; a client has ten seconds for the head of a
-//! request; while the process drains, requests are still answered (and `/readyz` says so), until the
+//! Guarantees: so many connections at once and no more; a connection may be idle, and the head of a
+//! request may take, only so long; while the process drains, requests are still answered (and `/readyz` says so), until the
 //! rest of its work is done; then open requests are finished and connections closed.
 
 use std::{sync::Arc, time::Duration};
@@ -24,9 +24,6 @@ use crate::shutdown::Tasks;
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: usize = 2048;
 
-/// How long a client may take to send the head of a request; also how long a connection may be idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Pause after an accept that failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,8 +35,9 @@ pub async fn serve(
     closing: CancellationToken,
 ) {
     allow_open_files();
-    let app = router(state);
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let idle_timeout = state.idle_timeout;
+    let app = router(state);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &slots) => accepted,
@@ -53,7 +51,7 @@ pub async fn serve(
         tasks.spawn_connection(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
+                .header_read_timeout(idle_timeout)
                 .serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             // a client that breaks off is no error of ours

@@ -238,6 +238,7 @@ async fn a_client_killed_while_create_database_waits_leaves_no_ghost() {
 async fn a_drain_finishes_the_running_step_and_gives_the_job_back() {
     let deployment = Deployment::new().await;
     let mut first = Process::start(&deployment, "create_role.before=stall:800").await;
+    first.is_ready().await;
     let org = new_org();
     assert!(deliver(&first, &events::created(&org, "Acme")).await);
     let control = &deployment.control_url;

@@ -14,6 +14,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+use secrecy::ExposeSecret;
+use tenantry::provisioning::BlueprintSource;
+
 use crate::support::{
     App,
     app::{Deployment, deliver, get, new_org, wait_until},
@@ -74,7 +77,7 @@ async fn carry(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_falls_silent_is_answered_with_503_and_forgotten_when_it_speaks() {
     let mut deployment = Deployment::new().await;
-    let url = url::Url::parse(&deployment.control_url).unwrap();
+    let url = url::Url::parse(deployment.config().database.url.expose_secret()).unwrap();
     let proxy = Proxy::before(format!("127.0.0.1:{}", url.port().unwrap())).await;
     let mut through = url.clone();
     through.set_port(Some(proxy.address.port())).unwrap();
@@ -115,7 +118,9 @@ async fn a_server_that_falls_silent_is_answered_with_503_and_forgotten_when_it_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_dribbles_its_head_is_cut_off() {
-    let app = App::start().await;
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__SERVER__IDLE_TIMEOUT_S", "1");
+    let app = App::of(deployment, BlueprintSource::Bundled).await;
     let mut slow = TcpStream::connect(app.address).await.unwrap();
     slow.write_all(b"POST /webhooks/workos HTTP/1.1\r\nhost: x\r\nx-slow: ")
         .await
@@ -154,6 +159,7 @@ async fn no_client_makes_labels_of_its_own() {
 async fn a_draining_replica_says_so_and_still_takes_deliveries() {
     let deployment = Deployment::new().await;
     let mut replica = Process::start(&deployment, "create_role.before=stall:3000").await;
+    replica.is_ready().await;
     let control = deployment.control_url.clone();
     let event = events::created(&new_org(), "Acme");
     wait_until("it is accepted", async || {
@@ -204,12 +210,9 @@ async fn debug_output_shows_no_secret() {
     let mut deployment = Deployment::new().await;
     deployment.set("WORKOS_WEBHOOK_SECRET", "whsec_canary");
     let config = deployment.config();
-    let replica = tenantry::replica::Replica::new(
-        config.clone(),
-        tenantry::provisioning::BlueprintSource::Bundled,
-    )
-    .unwrap();
-    let url = url::Url::parse(&deployment.control_url).unwrap();
+    let replica =
+        tenantry::replica::Replica::new(config.clone(), BlueprintSource::Bundled).unwrap();
+    let url = url::Url::parse(config.database.url.expose_secret()).unwrap();
     let environment: tenantry::config::Environment = deployment.variables.iter().cloned().collect();
     let shown = format!("{config:?} {replica:?} {environment:?}");
     for secret in ["whsec_canary", url.password().unwrap(), "BwcHBwcH"] {

@@ -309,7 +309,7 @@ async fn a_session_of_an_earlier_job_is_ended_before_a_retry_begins() {
     let failed = Failed::at("seed.before").await;
     let tenant = failed.app.tenant(&failed.org).find().await.unwrap();
     // what a stopped worker still holds: a session that carries its attempt's name
-    let url = failed.app.deployment.url(&tenant.database);
+    let url = failed.app.deployment.operator_url(&tenant.database);
     let stale = format!("{url}?application_name=tenantry%20{}%201.1", tenant.id);
     let mut stale = PgConnection::connect(&stale).await.unwrap();
     sqlx::query("begin").execute(&mut stale).await.unwrap();

@@ -101,23 +101,25 @@ fn judge(cluster: &Cluster, findings: &Findings) -> Vec<Check> {
             fix,
         ));
     }
-    checks.push(
-        match (findings.sealed_templates, findings.unsealed_templates) {
-            (0, 0) => Check::pass(
-                "template",
-                format!("{name}: none yet; the first tenant or `serve` builds it"),
-            ),
-            (sealed, 0) => Check::pass("template", format!("{name}: {sealed} sealed")),
-            (_, unsealed) => Check::warn(
-                "template",
-                format!("{name}: {unsealed} not sealed"),
-                "nothing: a builder is at work, or the next one rebuilds it",
-            ),
-        },
-    );
+    checks.push(templates(name, findings));
     checks.push(connections(name, findings));
     checks.extend(disk(name, findings));
     checks
+}
+
+fn templates(name: &str, findings: &Findings) -> Check {
+    match (findings.sealed_templates, findings.unsealed_templates) {
+        (0, 0) => Check::pass(
+            "template",
+            format!("{name}: none yet; the first tenant or `serve` builds it"),
+        ),
+        (sealed, 0) => Check::pass("template", format!("{name}: {sealed} sealed")),
+        (_, unsealed) => Check::warn(
+            "template",
+            format!("{name}: {unsealed} not sealed"),
+            "nothing: a builder is at work, or the next one rebuilds it",
+        ),
+    }
 }
 
 fn connections(name: &str, findings: &Findings) -> Check {

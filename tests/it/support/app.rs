@@ -40,17 +40,27 @@ impl Deployment {
     }
 
     /// The same on another cluster.
+    ///
+    /// The product works as an ordinary user who may create databases and roles; only the test itself
+    /// is a superuser (`control_url`).
     pub async fn on(url: impl Fn(&str) -> String) -> Self {
         let id = format!("{:08x}", rand::random::<u32>());
-        let database = format!("control_{id}");
-        execute(&url("postgres"), &format!("create database {database}")).await;
+        let (database, user) = (format!("control_{id}"), format!("operator_{id}"));
+        let server = url("postgres");
+        let password = format!("pw_{id}");
+        let role = format!("create role {user} login createdb createrole password '{password}'");
+        execute(&server, &role).await;
+        execute(&server, &format!("create database {database} owner {user}")).await;
         let mut this = Self {
             control_url: url(&database),
             prefix: format!("t{id}_"),
             variables: Vec::new(),
         };
         let key = format!("test:{}", STANDARD.encode([7; 32]));
-        this.set("DATABASE_URL", &this.control_url.clone());
+        let mut operator = url::Url::parse(&this.control_url).unwrap();
+        operator.set_username(&user).unwrap();
+        operator.set_password(Some(&password)).unwrap();
+        this.set("DATABASE_URL", operator.as_str());
         this.set("WORKOS_WEBHOOK_SECRET", SECRET);
         this.set("TENANTRY__SERVER__LISTEN", "127.0.0.1:0");
         this.set("TENANTRY__TENANTS__PREFIX", &this.prefix.clone());
@@ -68,6 +78,17 @@ impl Deployment {
     pub fn config(&self) -> Config {
         let environment: Environment = self.variables.iter().cloned().collect();
         Config::load(None, &environment).unwrap()
+    }
+
+    /// URL of another database of the same cluster, as the product connects to it.
+    pub fn operator_url(&self, database: &str) -> String {
+        let (_, url) = self
+            .variables
+            .iter()
+            .find(|(name, _)| name == "DATABASE_URL")
+            .unwrap();
+        let (server, _) = url.rsplit_once('/').unwrap();
+        format!("{server}/{database}")
     }
 
     /// URL of another database of the same cluster.

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::app::{Deployment, wait_for, wait_until};
+use super::app::{Deployment, get, wait_for, wait_until};
 
 /// Where the program is: beside this binary, or where a copy of it was put.
 pub fn program() -> std::path::PathBuf {
@@ -92,6 +92,12 @@ impl Process {
 
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn is_ready(&self) {
+        let ready = async || get(self.address, "/readyz").await.contains("200 OK");
+        wait_until("the replica is ready", ready).await;
     }
 
     /// SIGKILL.
