@@ -1,7 +1,7 @@
 //! The command line, and the composition root: one file a command.
 //!
 //! Guarantees: data goes to standard output, talk to standard error; every error says what, why and
-//! what to do next; exit codes are those of [`Exit`].
+//! what to do next; exit codes are listed by `--help`.
 
 mod access;
 mod bench;
