@@ -15,10 +15,22 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// Tells workers that there is work.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Waker {
     here: Arc<Notify>,
     elsewhere: Arc<Notify>,
+    /// Tells our own calls from those of other processes.
+    caller: Arc<str>,
+}
+
+impl Default for Waker {
+    fn default() -> Self {
+        Self {
+            here: Arc::default(),
+            elsewhere: Arc::default(),
+            caller: format!("{:016x}", rand::random::<u64>()).into(),
+        }
+    }
 }
 
 impl Waker {
@@ -41,6 +53,7 @@ impl Waker {
     /// Carries calls to the other processes until the tasks drain.
     pub fn spawn_notifier(&self, tasks: &Tasks, db: Db) {
         let (elsewhere, draining) = (Arc::clone(&self.elsewhere), tasks.clone());
+        let caller = Arc::clone(&self.caller);
         tasks.spawn(async move {
             loop {
                 tokio::select! {
@@ -49,8 +62,9 @@ impl Waker {
                 }
                 let sent = db
                     .run(async |connection| {
-                        sqlx::query("select pg_notify($1, '')")
+                        sqlx::query("select pg_notify($1, $2)")
                             .bind(CHANNEL)
+                            .bind(&*caller)
                             .execute(connection)
                             .await
                     })
@@ -85,7 +99,10 @@ async fn listen(waker: &Waker, db: &Db) {
     let Ok(mut listener) = db.listen(CHANNEL).await else {
         return;
     };
-    while listener.recv().await.is_ok() {
-        waker.wake_here();
+    while let Ok(call) = listener.recv().await {
+        // this process woke its worker itself
+        if call.payload() != &*waker.caller {
+            waker.wake_here();
+        }
     }
 }

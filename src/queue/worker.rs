@@ -134,6 +134,7 @@ pub async fn work<F, R>(
     let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
     while !tasks.is_draining() {
         let claims = worker.claim(&slots, &waker).await;
+        let claimed = !claims.is_empty();
         for (claim, lease) in claims {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
@@ -148,7 +149,7 @@ pub async fn work<F, R>(
         }
         tokio::select! {
             () = waker.woken() => {}
-            () = worker.pause() => {}
+            () = worker.pause(claimed) => {}
             () = tasks.draining() => {}
         }
     }
@@ -221,7 +222,12 @@ impl Worker {
     }
 
     /// Sleeps when nobody calls: until the next retry is due, at most a poll interval.
-    async fn pause(&self) {
+    ///
+    /// After a claim the end of a job calls anyway: then nobody needs to ask what is due.
+    async fn pause(&self, claimed: bool) {
+        if claimed {
+            return tokio::time::sleep(self.settings.poll_interval).await;
+        }
         let due = self
             .db
             .run(async |connection| super::next_due(connection).await)
