@@ -97,6 +97,16 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Error> {
     ]))
 }
 
+/// Connects once and hangs up: the error says why a server cannot be reached.
+pub async fn reach(url: &SecretString) -> Result<(), Error> {
+    let options = connect_options(url)?;
+    let connect = async { PgConnection::connect_with(&options).await?.close().await };
+    match tokio::time::timeout(ACQUIRE_TIMEOUT, connect).await {
+        Ok(reached) => Ok(reached?),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
+    }
+}
+
 impl Db {
     /// A pool of at most `max_connections`; connects when first used.
     pub fn new(url: &SecretString, max_connections: u32) -> Result<Self, Error> {

@@ -20,8 +20,14 @@ pub(super) struct Printer;
 impl Printer {
     /// A result.
     pub(super) fn data(self, text: impl AsRef<str>) {
-        // whoever reads no further does not want the rest
-        let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
+        match writeln!(std::io::stdout(), "{}", text.as_ref()) {
+            // whoever reads no further does not want the rest
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                self.talk(format!("error: the result cannot be written: {error}"));
+                std::process::exit(Exit::Failed as i32);
+            }
+            _ => {}
+        }
     }
 
     /// A result as JSON.

@@ -41,7 +41,7 @@ pub(super) enum Command {
         /// Id, organization id, host or database
         tenant: String,
         /// Give up after so many seconds
-        #[arg(long, default_value_t = 120)]
+        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
         timeout: u64,
     },
     /// Try a failed tenant again, from the step that failed

@@ -298,6 +298,10 @@ impl Config {
             let expected = "at least 1";
             return Err(Error::value("server.idle_timeout_s", "0", expected));
         }
+        if prefix.starts_with("pg_") {
+            let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
+            return Err(Error::value("tenants.prefix", prefix, expected));
+        }
         if !(1..=256).contains(&self.queue.concurrency) {
             return Err(Error::value(
                 "queue.concurrency",

@@ -104,6 +104,7 @@ async fn apply(
             let last = describe(origin.source, organization);
             organizations::delete(tx, &last, organization.updated_at).await?;
             tenants::mark_suspended(tx, origin.source, &organization.id).await?;
+            tenants::follow_name(tx, origin.source, &organization.id).await?;
             Ok(Applied::default())
         }
     }
@@ -128,6 +129,7 @@ async fn upsert_organization(
 ) -> Result<Applied, JobError> {
     let upserted = organizations::upsert(tx, &describe(origin.source, organization)).await?;
     if upserted == Upserted::Deleted {
+        tenants::follow_name(tx, origin.source, &organization.id).await?;
         let note = "the organization was deleted; a later event does not bring it back";
         return Ok(Applied {
             note: Some(note),
@@ -166,7 +168,7 @@ async fn upsert_organization(
             })
         }
         (None, Upserted::Newest) => {
-            tenants::rename(tx, origin.source, &organization.id, &organization.name).await?;
+            tenants::follow_name(tx, origin.source, &organization.id).await?;
             Ok(Applied::default())
         }
         (None, _) => Ok(Applied {

@@ -270,8 +270,16 @@ fn holder_is_alive(holder: &str) -> bool {
         .is_some_and(is_alive)
 }
 
-/// True when a process of that number exists, whoever owns it.
+/// True when a process of that number exists, whoever owns it; one that has ended and waits for its
+/// parent does not count.
 pub(super) fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let state = stat
+        .ok()
+        .and_then(|stat| stat.rsplit(") ").next()?.chars().next());
+    if matches!(state, Some('Z' | 'X')) {
+        return false;
+    }
     !matches!(
         rustix::process::test_kill_process(pid),
         Err(rustix::io::Errno::SRCH)

@@ -42,6 +42,12 @@ pub enum StepError {
     /// Tenants' roles could create tables in schema public.
     #[error("PUBLIC may create in schema public, and our user may not revoke it")]
     PublicSchemaOpen,
+    /// A database of our prefix lets every role in.
+    #[error("its role can connect to database {database}, because PUBLIC can")]
+    IsolationOpen {
+        /// The database.
+        database: String,
+    },
     /// Every cluster is full.
     #[error("no cluster has room for another tenant")]
     NoRoom,
@@ -131,6 +137,7 @@ impl StepError {
             Self::File { code, .. } => code,
             Self::NotVerified { .. } => "not_verified",
             Self::PublicSchemaOpen => "public_schema_open",
+            Self::IsolationOpen { .. } => "isolation_open",
             Self::NoRoom => "no_room",
             Self::NotPlaced => "not_placed",
             Self::TemplateUnknown { .. } => "template_unknown",
@@ -148,6 +155,11 @@ impl StepError {
             Self::File { file, .. } => {
                 format!(
                     "repair {file} in the blueprint (or what it met in the database), then: tenantry tenants retry <tenant>"
+                )
+            }
+            Self::IsolationOpen { database } => {
+                format!(
+                    "revoke connect on database \"{database}\" from public; then it goes on by itself"
                 )
             }
             _ => self.fixed_text().to_owned(),
@@ -200,6 +212,7 @@ impl StepError {
         match self {
             Self::Control(_)
             | Self::NoRoom
+            | Self::IsolationOpen { .. }
             | Self::NotPlaced
             | Self::TimedOut { .. }
             | Self::LostClaim

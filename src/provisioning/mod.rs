@@ -38,7 +38,7 @@ use crate::{
     queue::{Claim, worker::Lease},
     secrets::Keyring,
     shutdown::Tasks,
-    tenant_db::{Cluster, Clusters, Ident, Tag},
+    tenant_db::{Cluster, Clusters, Ident, Tag, databases::Facts},
     tenants::{self, Tenant, TenantId},
 };
 
@@ -308,15 +308,17 @@ impl StepContext<'_> {
             return Ok(done);
         }
         let tenant = self.tenant().await;
-        let found = self
-            .cluster()
-            .await?
-            .find_database(&tenant.database)
-            .await?;
-        if found.is_some_and(|facts| facts.usable) {
+        let cluster = self.cluster().await?;
+        let found = cluster.find_database(&tenant.database).await?;
+        let is_ours = |facts: &Facts| {
+            let mark = facts.mark(&cluster.owner);
+            facts.usable && mark.is_some_and(|mark| mark.tenant == tenant.id.0)
+        };
+        if found.as_ref().is_some_and(is_ours) {
             return Ok(done);
         }
-        tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is gone or unusable; it is made again");
+        // gone or unusable: made again; somebody else's: create_database refuses it
+        tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is not there any more");
         let forget = async |tx: &mut sqlx::PgConnection| {
             crate::queue::assert_held(tx, self.claim).await?;
             Ok::<_, StepError>(steps::forget_database(tx, tenant.id).await?)

@@ -131,7 +131,9 @@ async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepEr
     let doing = "checking the rights of the tenant's role";
     let excess = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
     let problem = match excess.map_err(tenant_db::Error::sql(doing))? {
-        Some(problem) => Some(problem),
+        // not this tenant's fault, and mended outside of it: every tenant waits until it is
+        Some((Some(database), _)) => return Err(StepError::IsolationOpen { database }),
+        Some((None, problem)) => Some(problem),
         None if may_create_tables(&mut session)
             .await
             .map_err(tenant_db::Error::sql(doing))? =>
@@ -163,18 +165,19 @@ async fn may_create_tables(session: &mut PgConnection) -> sqlx::Result<bool> {
 }
 
 /// What a role has beyond what a tenant may; `$1` is the prefix of all names, `$2` the group.
-pub(crate) const EXCESS_RIGHT: &str = "select 'its role has an attribute beyond login'
+pub(crate) const EXCESS_RIGHT: &str =
+    "select null::text as open_database, 'its role has an attribute beyond login'
  from pg_roles
  where rolname = current_user
    and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)
  union all
- select 'its role is a member of ' || roleid::regrole
+ select null, 'its role is a member of ' || roleid::regrole
  from pg_auth_members
  where member = (select oid from pg_roles where rolname = current_user)
    and roleid <> (select oid from pg_roles where rolname = $2)
  union all
  (
-     select 'its role can connect to database ' || datname
+     select datname::text, 'its role can connect to database ' || datname
      from pg_database
      where starts_with(datname, $1)
        and datname <> current_database()
@@ -189,8 +192,8 @@ async fn find_excess_right(
     session: &mut PgConnection,
     prefix: &str,
     app: &str,
-) -> sqlx::Result<Option<String>> {
-    sqlx::query_scalar(EXCESS_RIGHT)
+) -> sqlx::Result<Option<(Option<String>, String)>> {
+    sqlx::query_as(EXCESS_RIGHT)
         .bind(prefix)
         .bind(app)
         .fetch_optional(session)

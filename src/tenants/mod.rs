@@ -292,24 +292,21 @@ async fn exists(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Resu
         .await
 }
 
-/// The tenant follows its organization's name; host, database and role names stay.
-pub async fn rename(
-    tx: &mut PgConnection,
-    source: &str,
-    org_id: &str,
-    name: &str,
-) -> sqlx::Result<()> {
+/// The tenant follows its organization's newest name; host, database and role names stay.
+pub async fn follow_name(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<()> {
     sqlx::query(
         "update tenants
-         set name = $3,
+         set name = left(organizations.name, 255),
              updated_at = now()
-         where source = $1
-           and org_id = $2
-           and name <> $3",
+         from organizations
+         where tenants.source = $1
+           and tenants.org_id = $2
+           and organizations.source = tenants.source
+           and organizations.org_id = tenants.org_id
+           and tenants.name <> left(organizations.name, 255)",
     )
     .bind(source)
     .bind(org_id)
-    .bind(shown_name(name))
     .execute(tx)
     .await?;
     Ok(())

@@ -231,6 +231,51 @@ async fn another_tenants_database_under_this_name_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_exchanged_between_two_attempts_is_refused_and_a_missing_one_is_made_again()
+ {
+    // the step create_database is recorded as done
+    let failed = Failed::at("seed.before").await;
+    let database = failed.database().await;
+    failed.execute(&format!("drop database {database}")).await;
+    failed.execute(&format!("create database {database}")).await;
+    failed
+        .execute(&format!("revoke all on database {database} from public"))
+        .await;
+
+    assert_eq!(failed.fails_again().await.0, "foreign_database");
+
+    failed.execute(&format!("drop database {database}")).await;
+    failed.becomes_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_our_prefix_that_lets_everybody_in_holds_up_tenants_until_it_is_closed() {
+    let deployment = Deployment::new().await;
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(deployment, blueprint.source()).await;
+    let (control, prefix) = (
+        app.deployment.control_url.clone(),
+        app.deployment.prefix.clone(),
+    );
+    execute(&control, &format!("create database {prefix}open")).await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let code = "select coalesce((select failure ->> 'code' from tenants), '')";
+    wait_until("the tenant waits", async || {
+        app.ask::<String>(code).await == "isolation_open"
+    })
+    .await;
+
+    execute(
+        &control,
+        &format!("revoke connect on database {prefix}open from public"),
+    )
+    .await;
+    app.tenant(&org).is_ready().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn somebody_who_copies_our_mark_is_refused_by_the_owner() {
     let failed = Failed::at("create_database.before").await;
     let tenant = failed.app.tenant(&failed.org).find().await.unwrap();

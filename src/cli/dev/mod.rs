@@ -51,7 +51,7 @@ pub(super) struct Options {
     #[arg(long)]
     once: bool,
     /// How long the first tenant may take, in seconds
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     timeout: u64,
     /// With --once: print the tenant and its steps as JSON
     #[arg(long, requires = "once")]
@@ -74,9 +74,9 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
     let printer = globals.printer;
     let settings = postgres_settings(globals, &options, &directory);
     let progress = |line: &str| printer.talk(format!("· {line}"));
-    let postgres = PrivatePostgres::start(&settings, progress).await?;
+    let mut postgres = PrivatePostgres::start(&settings, progress).await?;
     // whatever happens from here on, Postgres is stopped before the answer is given
-    let result = with_postgres(globals, &options, &directory, &postgres, started).await;
+    let result = with_postgres(globals, &options, &directory, &mut postgres, started).await;
     let stopped = postgres.stop().await;
     result?;
     Ok(stopped?)
@@ -100,7 +100,7 @@ async fn with_postgres(
     globals: &Globals,
     options: &Options,
     directory: &Path,
-    postgres: &PrivatePostgres,
+    postgres: &mut PrivatePostgres,
     started: Instant,
 ) -> Result<(), Failure> {
     let instance = Instance::prepare(globals, options.port, directory, postgres).await?;
@@ -139,7 +139,7 @@ async fn show(
     options: &Options,
     screen: &Screen,
     replica: &Replica,
-    postgres: &PrivatePostgres,
+    postgres: &mut PrivatePostgres,
     started: Instant,
 ) -> Result<(), Failure> {
     if options.json {
@@ -149,11 +149,19 @@ async fn show(
     if options.once {
         return Ok(());
     }
-    replica
-        .tasks
-        .wait_for_signal()
-        .await
-        .map_err(|error| Failure::unexpected(&error))
+    tokio::select! {
+        signal = replica.tasks.wait_for_signal() => signal.map_err(|error| Failure::unexpected(&error)),
+        () = has_ended(postgres) => Err(Failure::failed(
+            "the private Postgres has ended by itself",
+            format!("its log is {}; start `tenantry dev` again: the data is kept", postgres.dir().join("server.log").display()),
+        )),
+    }
+}
+
+async fn has_ended(postgres: &mut PrivatePostgres) {
+    while postgres.is_running() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Migrates, builds the template, starts to work, and sends a first event over real HTTP.

@@ -40,6 +40,8 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
 }
 
 async fn look(cluster: &Cluster) -> Result<Findings, Error> {
+    // one direct attempt first: a pool tries again for a minute and forgets the reason
+    drop(cluster.connect_for_maintenance().await?);
     cluster
         .run(async |connection| probe::look(connection, &cluster.prefix).await)
         .await

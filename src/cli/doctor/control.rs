@@ -31,6 +31,11 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
             )];
         }
     };
+    // one direct attempt first: a pool tries again and forgets the reason
+    if let Err(error) = crate::db::reach(&config.database.url).await {
+        let fix = "check DATABASE_URL and that Postgres runs";
+        return vec![Check::fail("control database", chain(&error), fix)];
+    }
     let mut checks = Vec::new();
     match db.server_clock().await {
         Ok(clock) => {
@@ -48,7 +53,22 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
             )];
         }
     }
-    checks.push(match db.is_migrated().await {
+    checks.push(schema(&db).await);
+    if let Ok(false) = db.may_create_tables().await {
+        let fix =
+            "grant create on schema public to that user, or make it the owner of the database";
+        checks.push(Check::fail(
+            "control rights",
+            "the user in DATABASE_URL may not create tables",
+            fix,
+        ));
+    }
+    db.close().await;
+    checks
+}
+
+async fn schema(db: &Db) -> Check {
+    match db.is_migrated().await {
         Ok(true) => Check::pass("control schema", "is this version's"),
         Ok(false) => Check::warn(
             "control schema",
@@ -67,18 +87,7 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
             chain(&error),
             "check the rights of the user in DATABASE_URL",
         ),
-    });
-    if let Ok(false) = db.may_create_tables().await {
-        let fix =
-            "grant create on schema public to that user, or make it the owner of the database";
-        checks.push(Check::fail(
-            "control rights",
-            "the user in DATABASE_URL may not create tables",
-            fix,
-        ));
     }
-    db.close().await;
-    checks
 }
 
 fn clock_check(server: DateTime<Utc>, here: DateTime<Utc>) -> Check {
