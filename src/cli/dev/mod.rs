@@ -92,6 +92,8 @@ fn postgres_settings(globals: &Globals, options: &Options, directory: &Path) -> 
         } else {
             BinarySource::Any
         },
+        // as durable as a crash of the process needs; only a power cut could lose what was tried out
+        durable: false,
         ..Settings::kept(directory.join("postgres"), directory.join("cache"))
     }
 }
