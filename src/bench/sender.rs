@@ -167,6 +167,6 @@ mod tests {
         let reading = webhooks::read(SourceKind::Workos, &event.body);
         assert_eq!(reading.event_id.as_deref(), Some(event.id.as_str()));
         assert_eq!(reading.organization_id, Some(event.organization_id));
-        assert!(matches!(reading.meaning, Meaning::Event(_)));
+        assert!(matches!(reading.meaning, Meaning::Events(_)));
     }
 }

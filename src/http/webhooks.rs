@@ -22,7 +22,7 @@ use crate::{
     config::Source,
     inbox::{Disposition, NewEvent, Recorded},
     secrets,
-    webhooks::{self, Headers, Meaning, Reading, VerifyError},
+    webhooks::{self, Headers, IdentityEvent, Meaning, Reading, VerifyError},
 };
 
 /// Bytes of a body; more are answered 413.
@@ -214,7 +214,7 @@ fn refuse(error: &VerifyError) -> Delivered {
 /// A label that no sender can invent.
 fn known_type(reading: &Reading) -> &'static str {
     match &reading.meaning {
-        Meaning::Event(event) => event.name(),
+        Meaning::Events(events) => events.last().map_or("other", IdentityEvent::name),
         Meaning::Ignored | Meaning::Unreadable(_) => "other",
     }
 }
@@ -247,7 +247,7 @@ fn new_event(source: &str, reading: Reading, body: &Bytes) -> NewEvent {
         body: body.to_vec(),
         body_sha256,
         disposition: match reading.meaning {
-            Meaning::Event(_) => Disposition::Process,
+            Meaning::Events(_) => Disposition::Process,
             Meaning::Ignored => Disposition::Ignore,
             Meaning::Unreadable(reason) => Disposition::Fail(chain(&reason)),
         },

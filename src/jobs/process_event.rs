@@ -19,7 +19,7 @@ use crate::{
         self, NewTenant,
         organizations::{self, Description, Upserted},
     },
-    webhooks::{self, IdentityEvent, Meaning, Organization},
+    webhooks::{self, IdentityEvent, Meaning, Organization, Said},
 };
 
 pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Outcome, JobError> {
@@ -39,7 +39,7 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Ou
         }));
     };
     let meaning = match webhooks::read(source.kind, &stored.body).meaning {
-        Meaning::Event(meaning) => Some(meaning),
+        Meaning::Events(mut events) => events.pop(),
         Meaning::Ignored => None,
         Meaning::Unreadable(reason) => {
             let failure = Failure {
@@ -97,37 +97,43 @@ async fn apply(
     event: &IdentityEvent,
 ) -> Result<Applied, JobError> {
     match event {
-        IdentityEvent::OrganizationUpserted(organization) => {
-            upsert_organization(cx, tx, origin, organization).await
-        }
-        IdentityEvent::OrganizationDeleted(organization) => {
-            let last = describe(origin.source, organization);
-            organizations::delete(tx, &last, organization.updated_at).await?;
-            tenants::mark_suspended(tx, origin.source, &organization.id).await?;
-            tenants::follow_name(tx, origin.source, &organization.id).await?;
-            Ok(Applied::default())
-        }
+        IdentityEvent::Organization(said) => match said.deleted_at {
+            None => upsert_organization(cx, tx, origin, said).await,
+            Some(deleted_at) => {
+                if let Some(last) = describe(origin.source, said) {
+                    organizations::delete(tx, &last, deleted_at).await?;
+                }
+                tenants::mark_suspended(tx, origin.source, &said.id).await?;
+                tenants::follow_name(tx, origin.source, &said.id).await?;
+                Ok(Applied::default())
+            }
+        },
+        _ => Ok(Applied::default()),
     }
 }
 
-fn describe<'a>(source: &'a str, organization: &'a Organization) -> Description<'a> {
-    Description {
+fn describe<'a>(source: &'a str, said: &'a Said<Organization>) -> Option<Description<'a>> {
+    let described = said.described.as_ref()?;
+    Some(Description {
         source,
-        org_id: &organization.id,
-        name: &organization.name,
-        external_id: organization.external_id.as_deref(),
-        metadata: &organization.metadata,
-        updated_at: organization.updated_at,
-    }
+        org_id: &said.id,
+        name: &described.content.name,
+        external_id: described.content.external_id.as_deref(),
+        metadata: &described.content.metadata,
+        updated_at: described.updated_at,
+    })
 }
 
 async fn upsert_organization(
     cx: &JobContext,
     tx: &mut PgConnection,
     origin: &Origin<'_>,
-    organization: &Organization,
+    organization: &Said<Organization>,
 ) -> Result<Applied, JobError> {
-    let upserted = organizations::upsert(tx, &describe(origin.source, organization)).await?;
+    let Some(described) = describe(origin.source, organization) else {
+        return Ok(Applied::default());
+    };
+    let upserted = organizations::upsert(tx, &described).await?;
     if upserted == Upserted::Deleted {
         tenants::follow_name(tx, origin.source, &organization.id).await?;
         let note = "the organization was deleted; a later event does not bring it back";
@@ -139,7 +145,7 @@ async fn upsert_organization(
     let new = NewTenant {
         source: origin.source,
         org_id: &organization.id,
-        name: &organization.name,
+        name: described.name,
         requested_at: origin.received_at,
     };
     let (names, keyring) = (&cx.provisioner.names, &cx.provisioner.keyring);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! raw body ──▶ verify() ──▶ read() ──▶ Reading ──▶ inbox
-//!                │ VerifyError           └ Event · Ignored · Unreadable
+//!                │ VerifyError           └ Events · Ignored · Unreadable
 //!                └▶ 400 malformed · 401 refused
 //! ```
 //!
@@ -22,7 +22,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 pub use event::{
-    Domain, FieldProblem, IdentityEvent, Meaning, Organization, Reading, UnreadableReason,
+    Description, DirectoryGroup, DirectoryState, DirectoryUser, Domain, FieldProblem, GroupMember,
+    IdentityEvent, Invitation, InvitationState, Meaning, Membership, MembershipStatus,
+    Organization, Permission, Reading, Role, Said, UnreadableReason, User,
 };
 pub use headers::Headers;
 
@@ -226,6 +228,30 @@ pub fn sign(
 pub fn read(kind: SourceKind, body: &[u8]) -> Reading {
     match kind {
         SourceKind::Workos => workos::read(body),
+    }
+}
+
+/// What kind of object a provider's API answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// An organization.
+    Organization,
+    /// A user.
+    User,
+    /// A membership.
+    Membership,
+    /// An invitation.
+    Invitation,
+}
+
+/// Reads an object that the provider's API answered with: the same objects as in events.
+pub fn read_object(
+    kind: SourceKind,
+    object: ObjectKind,
+    data: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Vec<IdentityEvent>, UnreadableReason> {
+    match kind {
+        SourceKind::Workos => workos::read_object(object, data),
     }
 }
 

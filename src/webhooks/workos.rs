@@ -11,9 +11,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::event::{
-    Domain, FieldProblem, IdentityEvent, Meaning, Organization, Reading, UnreadableReason,
+    FieldProblem, IdentityEvent, Meaning, Organization, Reading, Said, UnreadableReason,
 };
-use super::{Headers, VerifyError, age, hmac, json};
+use super::{Headers, ObjectKind, VerifyError, age, hmac, json};
 
 const HEADER: &str = "workos-signature";
 
@@ -140,23 +140,14 @@ fn read_envelope(
     }
     reading.event_id = Some(json::id(envelope, "id", "event id")?);
     let occurred_at = reading.occurred_at;
-    Ok(match event_type?.as_str() {
-        "organization.created" | "organization.updated" => {
-            let data = data?;
-            let updated_at = json::time(data, "updated_at").or(occurred_at);
-            Meaning::Event(IdentityEvent::OrganizationUpserted(organization(
-                data, updated_at,
-            )?))
+    let event_type = event_type?;
+    match event_type.as_str() {
+        "organization.created" | "organization.updated" | "organization.deleted" => {
+            organization(&event_type, data?, occurred_at)
+                .map(|said| Meaning::Events(vec![IdentityEvent::Organization(said)]))
         }
-        "organization.deleted" => {
-            let data = data?;
-            let deleted_at = occurred_at.or_else(|| json::time(data, "updated_at"));
-            Meaning::Event(IdentityEvent::OrganizationDeleted(organization(
-                data, deleted_at,
-            )?))
-        }
-        _ => Meaning::Ignored,
-    })
+        _ => Ok(Meaning::Ignored),
+    }
 }
 
 /// The organization that an event of any type is about, as far as it says.
@@ -168,40 +159,45 @@ fn organization_id(event_type: &str, data: &Map<String, Value>) -> Option<String
     json::id(data, key, "organization id").ok()
 }
 
-/// The organization object; `updated_at` falls back to the object's own `created_at`.
-fn organization(
+pub(super) fn read_object(
+    object: ObjectKind,
     data: &Map<String, Value>,
-    updated_at: Option<DateTime<Utc>>,
-) -> Result<Organization, UnreadableReason> {
+) -> Result<Vec<IdentityEvent>, UnreadableReason> {
+    match object {
+        ObjectKind::Organization => organization("organization.updated", data, None)
+            .map(|said| vec![IdentityEvent::Organization(said)]),
+        ObjectKind::User | ObjectKind::Membership | ObjectKind::Invitation => Ok(Vec::new()),
+    }
+}
+
+/// The organization object; a time falls back to the event's, and to the object's own `created_at`.
+fn organization(
+    event_type: &str,
+    data: &Map<String, Value>,
+    occurred_at: Option<DateTime<Utc>>,
+) -> Result<Said<Organization>, UnreadableReason> {
+    let no_time = || UnreadableReason::NoTime {
+        object: "organization",
+    };
+    let updated_at = json::time(data, "updated_at");
+    let created_at = json::time(data, "created_at");
     let metadata = json::object(data, "metadata", "organization metadata")?;
-    Ok(Organization {
-        id: json::id(data, "id", "organization id")?,
+    let content = Organization {
         name: json::display_text(data, "name", "organization name")?,
         external_id: json::optional_id(data, "external_id", "organization's external id")?,
         metadata: json::without_nul(&metadata.cloned().unwrap_or_default().into()),
-        domains: domains(data),
-        updated_at: updated_at
-            .or_else(|| json::time(data, "created_at"))
-            .ok_or(UnreadableReason::NoTime {
-                object: "organization",
-            })?,
-    })
-}
-
-/// The domains that can be read; one that cannot must not keep a tenant from its organization.
-fn domains(data: &Map<String, Value>) -> Vec<Domain> {
-    let items = data.get("domains").and_then(Value::as_array);
-    items
-        .into_iter()
-        .flatten()
-        .filter_map(|item| {
-            let text = |key| Some(json::without_controls(item.get(key)?.as_str()?));
-            Some(Domain {
-                domain: text("domain").filter(|domain| !domain.is_empty())?,
-                state: text("state"),
-            })
-        })
-        .collect()
+        created_by: None,
+    };
+    let described_at = updated_at.or(occurred_at).or(created_at);
+    let mut said = Said::described(
+        json::id(data, "id", "organization id")?,
+        content,
+        described_at.ok_or_else(no_time)?,
+    );
+    if event_type == "organization.deleted" {
+        said.deleted_at = occurred_at.or(described_at);
+    }
+    Ok(said)
 }
 
 #[cfg(test)]
@@ -219,11 +215,12 @@ mod tests {
         }
     }
 
-    fn organization(body: &str) -> Organization {
+    fn organization(body: &str) -> Said<Organization> {
         match read(body.as_bytes()).meaning {
-            Meaning::Event(
-                IdentityEvent::OrganizationUpserted(it) | IdentityEvent::OrganizationDeleted(it),
-            ) => it,
+            Meaning::Events(events) => match &events[..] {
+                [IdentityEvent::Organization(said)] => said.clone(),
+                other => panic!("{body} reads as {other:?}"),
+            },
             other => panic!("{body} reads as {other:?}"),
         }
     }
@@ -318,7 +315,12 @@ mod tests {
                 time("updated_at", updated),
                 time("created_at", created),
             );
-            organization(&body).updated_at.format("%Y").to_string()
+            let said = organization(&body);
+            let described = said.described.expect("a description").updated_at;
+            said.deleted_at
+                .unwrap_or(described)
+                .format("%Y")
+                .to_string()
         };
         assert_eq!(year("updated", "2021/2022", "2023"), "2021");
         assert_eq!(
@@ -335,22 +337,16 @@ mod tests {
 
     #[test]
     fn nothing_that_postgres_refuses_gets_through() {
-        let read = organization(concat!(
+        let said = organization(concat!(
             r#"{"id":"e","event":"organization.created","created_at":"2026-11-16T09:00:00.123456789Z","data":{"id":"o","#,
             "\"name\":\"A\\u0000\\n\u{202e}\u{1f680}\",",
-            r#""metadata":{"k\u0000":["\u0000v\n",{"x":"\u0000"}]},"external_id":"","#,
-            r#""domains":["x",{},{"domain":""},{"domain":"a\u0000.example","state":3}]}}"#
+            r#""metadata":{"k\u0000":["\u0000v\n",{"x":"\u0000"}]},"external_id":""}}"#
         ));
+        let described = said.described.expect("a description");
+        let read = described.content;
         assert_eq!(read.name, "A\u{202e}\u{1f680}");
         assert_eq!(read.metadata, serde_json::json!({"k": ["v\n", {"x": ""}]}));
         assert_eq!(read.external_id, None);
-        assert_eq!(
-            read.domains,
-            [Domain {
-                domain: "a.example".to_owned(),
-                state: None
-            }]
-        );
-        assert_eq!(read.updated_at.timestamp_subsec_nanos(), 123_456_000);
+        assert_eq!(described.updated_at.timestamp_subsec_nanos(), 123_456_000);
     }
 }

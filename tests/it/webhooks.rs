@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tenantry::webhooks::{
-    Headers, IdentityEvent, Meaning, Organization, SourceKind, VerifyError, read, sign, verify,
+    Headers, IdentityEvent, Meaning, Organization, Said, SourceKind, VerifyError, read, sign,
+    verify,
 };
 
 const WORKOS: SourceKind = SourceKind::Workos;
@@ -66,11 +67,12 @@ fn workos_bodies() -> Vec<(String, String)> {
         .collect()
 }
 
-fn organization(meaning: Meaning) -> Organization {
+fn organization(meaning: Meaning) -> Said<Organization> {
     match meaning {
-        Meaning::Event(
-            IdentityEvent::OrganizationUpserted(it) | IdentityEvent::OrganizationDeleted(it),
-        ) => it,
+        Meaning::Events(events) => match &events[..] {
+            [IdentityEvent::Organization(said)] => said.clone(),
+            other => panic!("no organization: {other:?}"),
+        },
         other => panic!("no organization: {other:?}"),
     }
 }
@@ -205,7 +207,7 @@ fn every_workos_body_is_a_proper_event() {
         ]
         .contains(&reading.event_type.as_str());
         match reading.meaning {
-            Meaning::Event(_) => assert!(has_meaning, "{file} has no meaning yet"),
+            Meaning::Events(_) => assert!(has_meaning, "{file} has no meaning yet"),
             Meaning::Ignored => assert!(!has_meaning, "{file} was ignored"),
             Meaning::Unreadable(reason) => panic!("{file}: {reason}"),
         }
