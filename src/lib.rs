@@ -18,6 +18,7 @@
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod audit;
 pub mod bench;
 pub mod blueprint;
 pub mod causes;
@@ -26,8 +27,10 @@ pub mod config;
 pub mod db;
 pub mod faults;
 pub mod http;
+pub mod identity;
 pub mod inbox;
 pub mod jobs;
+pub mod members;
 pub mod metrics;
 pub mod private_postgres;
 pub mod provisioning;

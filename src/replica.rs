@@ -211,18 +211,24 @@ impl Replica {
             tasks: self.tasks.clone(),
             sources: Arc::new(self.config.sources.clone()),
             max_attempts: queue.max_attempts,
+            parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
+            worker: worker::worker_name().into(),
         };
+        let batches = cx.clone();
         let run = move |claim, lease| {
             let cx = cx.clone();
             async move { jobs::run(&cx, claim, lease).await }
         };
+        let run_batch = move || {
+            let cx = batches.clone();
+            async move { jobs::process_batch(&cx).await }
+        };
         let worker = worker::work(
-            self.db.clone(),
-            self.waker.clone(),
-            self.tasks.clone(),
+            (self.db.clone(), self.waker.clone(), self.tasks.clone()),
             settings,
             self.metrics.clone(),
             run,
+            run_batch,
         );
         self.tasks.spawn(worker);
     }

@@ -38,6 +38,8 @@ pub struct Config {
     pub database: Database,
     /// Senders of webhooks, by the name in `POST /webhooks/{name}`.
     pub sources: BTreeMap<String, Source>,
+    /// What the providers say of organizations and people.
+    pub identity: Identity,
     /// Where the blueprint is.
     pub blueprint: BlueprintLocation,
     /// How tenants are named and limited.
@@ -114,6 +116,16 @@ pub struct Source {
     /// How far a signature's time may be from ours, both ways, in seconds.
     #[serde(default = "default_tolerance_s")]
     pub tolerance_s: u32,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// How long an event waits for an object that it names before the provider is asked, in seconds.
+    pub parent_wait_s: u64,
+    /// Slug of the role that administers an organization.
+    pub admin_role: String,
 }
 
 /// `[blueprint]`

@@ -6,12 +6,16 @@
 //!
 //! Does not: claim, retry or keep leases. The queue does.
 
+mod fetch_parent;
+mod hear;
 mod process_event;
 mod provision_tenant;
 mod retry;
+mod sync_members;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+pub use process_event::process_batch;
 pub use retry::retry_tenant;
 
 use crate::{
@@ -22,7 +26,7 @@ use crate::{
     inbox,
     provisioning::Provisioner,
     queue::{
-        self, Claim, Failure, Job, Waker,
+        self, Claim, Failure, Job, NewJob, Waker,
         worker::{Lease, Outcome, Settled},
     },
     shutdown::Tasks,
@@ -51,6 +55,10 @@ pub struct JobContext {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// Attempts of a new job.
     pub max_attempts: i32,
+    /// How long events wait for an object that they name before the provider is asked.
+    pub parent_wait: Duration,
+    /// Name of this process's worker, for the record of attempts.
+    pub worker: Arc<str>,
 }
 
 /// Why a handler failed.
@@ -74,20 +82,16 @@ impl From<queue::Error> for JobError {
     fn from(error: queue::Error) -> Self {
         match error {
             queue::Error::LostClaim { .. } => Self::Lost,
-            error @ (queue::Error::Sql(_) | queue::Error::Raced) => Self::Retry(Failure {
-                code: "control_database_unavailable",
-                error: chain(&error),
-            }),
+            error @ (queue::Error::Sql(_) | queue::Error::Raced) => {
+                Self::Retry(Failure::new("control_database_unavailable", chain(&error)))
+            }
         }
     }
 }
 
 impl From<Injected> for JobError {
     fn from(error: Injected) -> Self {
-        Self::Retry(Failure {
-            code: "injected_fault",
-            error: error.to_string(),
-        })
+        Self::Retry(Failure::new("injected_fault", error.to_string()))
     }
 }
 
@@ -95,22 +99,18 @@ impl From<Injected> for JobError {
 pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
     if claim.is_exhausted() {
         let error = "its worker was lost on the last attempt".to_owned();
-        return give_up(
-            cx,
-            &claim,
-            Failure {
-                code: "worker_lost",
-                error,
-            },
-            None,
-        )
-        .await;
+        return give_up(cx, &claim, Failure::new("worker_lost", error), None).await;
     }
-    let result = match claim.payload {
-        Job::ProcessEvent { event } => process_event::run(cx, &claim, event).await,
+    let result = match &claim.payload {
+        Job::ProcessEvent { .. } => process_event::run(cx, &claim).await,
         Job::ProvisionTenant { tenant } => {
-            provision_tenant::run(cx, &claim, &lease, TenantId(tenant)).await
+            provision_tenant::run(cx, &claim, &lease, TenantId(*tenant)).await
         }
+        Job::SyncMembers { tenant } => {
+            sync_members::run(cx, &claim, &lease, TenantId(*tenant)).await
+        }
+        Job::FetchParent { source, parent } => fetch_parent::run(cx, &claim, source, parent).await,
+        Job::SendInvitation { .. } | Job::PushMembership { .. } => todo!(),
     };
     match result {
         Ok(outcome) => outcome,
@@ -131,9 +131,16 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
 }
 
 fn log(claim: &Claim, failure: &Failure, message: &'static str) {
-    let subject = match claim.payload {
+    let subject = match &claim.payload {
         Job::ProcessEvent { event } => format!("event {event}"),
-        Job::ProvisionTenant { tenant } => format!("tenant {tenant}"),
+        Job::ProvisionTenant { tenant } | Job::SyncMembers { tenant } => {
+            format!("tenant {tenant}")
+        }
+        Job::FetchParent { source, parent } => format!("{parent} of {source}"),
+        Job::SendInvitation { invitation } => format!("invitation {invitation}"),
+        Job::PushMembership { source, membership } => {
+            format!("membership {membership} of {source}")
+        }
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -157,11 +164,15 @@ async fn give_up(
         .db
         .transaction(async |tx| {
             queue::assert_held(tx, claim).await?;
-            match claim.payload {
-                Job::ProcessEvent { event } => {
-                    let reason = format!("{}: {}", failure.code, failure.error);
-                    inbox::mark_failed(tx, event, &reason).await?;
+            let reason = format!("{}: {}", failure.code, failure.error);
+            match &claim.payload {
+                Job::ProcessEvent { event } => inbox::mark_failed(tx, *event, &reason).await?,
+                Job::FetchParent { source, parent } => {
+                    inbox::fail_waiting(tx, source, parent, &reason).await?;
                 }
+                // what is not told yet stays to be told: the next change, or a retry, does it
+                Job::SyncMembers { .. } => {}
+                Job::SendInvitation { .. } | Job::PushMembership { .. } => todo!(),
                 Job::ProvisionTenant { tenant } => {
                     let told = told.clone().unwrap_or_else(|| TenantFailure {
                         step: String::new(),
@@ -169,7 +180,7 @@ async fn give_up(
                         cause: failure.error.clone(),
                         fix: format!("tenantry tenants retry {tenant}"),
                     });
-                    tenants::mark_failed(tx, TenantId(tenant), &told).await?;
+                    tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
                 }
             }
             queue::bury(tx, claim, &failure).await
@@ -179,9 +190,19 @@ async fn give_up(
         Ok(()) => Outcome::Settled(Settled::Discarded),
         Err(queue::Error::LostClaim { .. }) => Outcome::Lost,
         // not recorded: another attempt comes here again
-        Err(error @ (queue::Error::Sql(_) | queue::Error::Raced)) => Outcome::Retry(Failure {
-            code: failure.code,
-            error: chain(&error),
-        }),
+        Err(error @ (queue::Error::Sql(_) | queue::Error::Raced)) => {
+            Outcome::Retry(Failure::new(failure.code, chain(&error)))
+        }
+    }
+}
+
+/// The job that makes a tenant ready.
+fn provision(tenant: TenantId, (source, org_id): (&str, &str), max_attempts: i32) -> NewJob {
+    NewJob {
+        job: Job::ProvisionTenant { tenant: tenant.0 },
+        concurrency_key: Some(format!("{source}:{org_id}")),
+        unique_key: Some(format!("provision:{tenant}")),
+        max_attempts,
+        delay: Duration::ZERO,
     }
 }

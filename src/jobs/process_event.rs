@@ -1,185 +1,143 @@
-//! `process_event`: what a received event does to organizations and tenants.
+//! `process_event`: what received events mean.
 //!
-//! Guarantees: the event's effects, the job for what follows, the event's new state and the end of
-//! this job are one transaction; descriptions count by the provider's `updated_at`, deletions for
-//! ever, so that any order and any repetition of the same events ends in the same state.
+//! Guarantees: the events' effects, the jobs for what follows, the events' new states and the end of
+//! these jobs are one transaction; events are done many at a time, and one by one where a batch failed.
 
-use chrono::{DateTime, Utc};
+use std::sync::Mutex;
+
 use sqlx::PgConnection;
 
-use super::{FAULT_POINTS, JobContext, JobError};
+use super::{FAULT_POINTS, JobContext, JobError, hear};
 use crate::{
     causes::chain,
-    inbox,
+    identity::{self, Heard},
+    inbox::{self, StoredBody},
     queue::{
-        self, Claim, Failure, Job, NewJob,
+        self, Claim, Failure, Job,
         worker::{Outcome, Settled},
     },
-    tenants::{
-        self, NewTenant,
-        organizations::{self, Description, Upserted},
-    },
-    webhooks::{self, IdentityEvent, Meaning, Organization, Said},
+    webhooks::{self, Meaning},
 };
 
-pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Outcome, JobError> {
-    let stored = cx
+/// Events in one transaction: a few ten milliseconds of work.
+const BATCH: i64 = 256;
+
+/// Processes the events that are due, at most [`BATCH`]; returns how many were taken.
+///
+/// Nothing is returned as an error but an unusable database: events that make a batch fail are left
+/// to be processed one by one.
+pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
+    let taken = Mutex::new(Vec::new());
+    let processed = cx
         .db
-        .run(async |connection| inbox::find_body(connection, event).await)
-        .await?;
-    let Some(stored) = stored.filter(|stored| stored.state == "received") else {
-        // settled by an attempt whose completion was not recorded, or pruned
-        return Ok(Outcome::Done);
-    };
-    let Some(source) = cx.sources.get(&stored.source) else {
-        let error = format!("source {} is not configured any more", stored.source);
-        return Err(JobError::Retry(Failure {
-            code: "source_unknown",
-            error,
-        }));
-    };
-    let meaning = match webhooks::read(source.kind, &stored.body).meaning {
-        Meaning::Events(mut events) => events.pop(),
-        Meaning::Ignored => None,
-        Meaning::Unreadable(reason) => {
-            let failure = Failure {
-                code: "event_unreadable",
-                error: chain(&reason),
-            };
-            return Err(JobError::Discard(failure, None));
+        .transaction(async |tx| {
+            // somebody else is at it: what is left is seen by them, or at the next call
+            if !identity::try_lock(tx).await? {
+                return Ok(false);
+            }
+            let claims = queue::take(tx, BATCH).await?;
+            if claims.is_empty() {
+                return Ok(false);
+            }
+            *taken
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = claims.clone();
+            let follow_up = process(cx, tx, &claims).await?;
+            queue::complete_taken(tx, &claims, &cx.worker).await?;
+            cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
+            Ok::<_, JobError>(follow_up)
+        })
+        .await;
+    let taken = taken
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    match processed {
+        Ok(follow_up) => {
+            let _ = cx.provisioner.faults.hit(FAULT_POINTS[2]).await;
+            for claim in &taken {
+                let kind = claim.payload.kind();
+                cx.provisioner.metrics.job_attempt_ended(kind, "completed");
+            }
+            if follow_up {
+                cx.waker.wake();
+            }
         }
-    };
-    let faults = &cx.provisioner.faults;
-    faults.hit(FAULT_POINTS[0]).await?;
-    let origin = Origin {
-        source: &stored.source,
-        received_at: stored.received_at,
-    };
+        Err(_) if !taken.is_empty() => {
+            cx.db
+                .run(async |connection| queue::leave_batch(connection, &taken).await)
+                .await?;
+            cx.waker.wake();
+        }
+        Err(JobError::Retry(failure) | JobError::Discard(failure, _)) => {
+            let error = std::io::Error::other(failure.error);
+            return Err(queue::Error::Sql(sqlx::Error::Io(error)));
+        }
+        Err(JobError::Lost) => {}
+    }
+    Ok(taken.len())
+}
+
+/// Processes one event whose batch failed.
+pub(super) async fn run(cx: &JobContext, claim: &Claim) -> Result<Outcome, JobError> {
     let follow_up = cx
         .db
         .transaction(async |tx| {
-            let applied = match &meaning {
-                Some(meaning) => apply(cx, tx, &origin, meaning).await?,
-                None => Applied {
-                    note: Some("no meaning for tenantry"),
-                    enqueued: false,
-                },
-            };
-            inbox::mark_processed(tx, event, applied.note).await?;
+            // the job's row first, as everywhere: attempts never lock crosswise
+            queue::assert_held(tx, claim).await?;
+            identity::lock(tx).await?;
+            let follow_up = process(cx, tx, std::slice::from_ref(claim)).await?;
             queue::complete(tx, claim).await?;
-            faults.hit(FAULT_POINTS[1]).await?;
-            Ok::<_, JobError>(applied.enqueued)
+            cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
+            Ok::<_, JobError>(follow_up)
         })
         .await?;
-    faults.hit(FAULT_POINTS[2]).await?;
+    cx.provisioner.faults.hit(FAULT_POINTS[2]).await?;
     if follow_up {
         cx.waker.wake();
     }
     Ok(Outcome::Settled(Settled::Completed))
 }
 
-struct Origin<'a> {
-    source: &'a str,
-    received_at: DateTime<Utc>,
-}
-
-/// What an event did.
-#[derive(Default)]
-struct Applied {
-    note: Option<&'static str>,
-    enqueued: bool,
-}
-
-async fn apply(
+/// Carries out what the jobs' events mean; true when that made other jobs.
+async fn process(
     cx: &JobContext,
     tx: &mut PgConnection,
-    origin: &Origin<'_>,
-    event: &IdentityEvent,
-) -> Result<Applied, JobError> {
-    match event {
-        IdentityEvent::Organization(said) => match said.deleted_at {
-            None => upsert_organization(cx, tx, origin, said).await,
-            Some(deleted_at) => {
-                if let Some(last) = describe(origin.source, said) {
-                    organizations::delete(tx, &last, deleted_at).await?;
-                }
-                tenants::mark_suspended(tx, origin.source, &said.id).await?;
-                tenants::follow_name(tx, origin.source, &said.id).await?;
-                Ok(Applied::default())
-            }
-        },
-        _ => Ok(Applied::default()),
-    }
+    claims: &[Claim],
+) -> Result<bool, JobError> {
+    let event = |claim: &Claim| match claim.payload {
+        Job::ProcessEvent { event } => Some(event),
+        _ => None,
+    };
+    let events: Vec<i64> = claims.iter().filter_map(event).collect();
+    // an event that is not there, or settled, was pruned or done by an attempt that could not say so
+    let stored = inbox::find_bodies(tx, &events).await?;
+    let stored = stored.iter().filter(|stored| stored.state == "received");
+    let heard = stored
+        .map(|stored| read(cx, stored))
+        .collect::<Result<Vec<_>, _>>()?;
+    cx.provisioner.faults.hit(FAULT_POINTS[0]).await?;
+    let heeded = hear::hear(cx, tx, &heard).await?;
+    inbox::settle(tx, &heeded.settled).await?;
+    Ok(heeded.has_follow_up)
 }
 
-fn describe<'a>(source: &'a str, said: &'a Said<Organization>) -> Option<Description<'a>> {
-    let described = said.described.as_ref()?;
-    Some(Description {
-        source,
-        org_id: &said.id,
-        name: &described.content.name,
-        external_id: described.content.external_id.as_deref(),
-        metadata: &described.content.metadata,
-        updated_at: described.updated_at,
+fn read(cx: &JobContext, stored: &StoredBody) -> Result<Heard, JobError> {
+    let Some(source) = cx.sources.get(&stored.source) else {
+        let error = format!("source {} is not configured any more", stored.source);
+        return Err(JobError::Retry(Failure::new("source_unknown", error)));
+    };
+    let said = match webhooks::read(source.kind, &stored.body).meaning {
+        Meaning::Events(said) => said,
+        Meaning::Ignored => Vec::new(),
+        Meaning::Unreadable(reason) => {
+            let failure = Failure::new("event_unreadable", chain(&reason));
+            return Err(JobError::Discard(failure, None));
+        }
+    };
+    Ok(Heard {
+        source: stored.source.clone(),
+        event: Some(stored.id),
+        received_at: stored.received_at,
+        said,
     })
-}
-
-async fn upsert_organization(
-    cx: &JobContext,
-    tx: &mut PgConnection,
-    origin: &Origin<'_>,
-    organization: &Said<Organization>,
-) -> Result<Applied, JobError> {
-    let Some(described) = describe(origin.source, organization) else {
-        return Ok(Applied::default());
-    };
-    let upserted = organizations::upsert(tx, &described).await?;
-    if upserted == Upserted::Deleted {
-        tenants::follow_name(tx, origin.source, &organization.id).await?;
-        let note = "the organization was deleted; a later event does not bring it back";
-        return Ok(Applied {
-            note: Some(note),
-            enqueued: false,
-        });
-    }
-    let new = NewTenant {
-        source: origin.source,
-        org_id: &organization.id,
-        name: described.name,
-        requested_at: origin.received_at,
-    };
-    let (names, keyring) = (&cx.provisioner.names, &cx.provisioner.keyring);
-    let inserted =
-        tenants::insert(tx, &new, names, keyring)
-            .await
-            .map_err(|error| match error {
-                tenants::Error::Sql(error) => JobError::from(error),
-                error => JobError::Retry(Failure {
-                    code: "tenant_not_recorded",
-                    error: chain(&error),
-                }),
-            })?;
-    match (inserted, upserted) {
-        (Some(tenant), _) => {
-            let job = NewJob {
-                job: Job::ProvisionTenant { tenant: tenant.0 },
-                concurrency_key: Some(format!("{}:{}", origin.source, organization.id)),
-                unique_key: Some(format!("provision:{tenant}")),
-                max_attempts: cx.max_attempts,
-            };
-            queue::enqueue(tx, &job).await?;
-            Ok(Applied {
-                note: None,
-                enqueued: true,
-            })
-        }
-        (None, Upserted::Newest) => {
-            tenants::follow_name(tx, origin.source, &organization.id).await?;
-            Ok(Applied::default())
-        }
-        (None, _) => Ok(Applied {
-            note: Some("a newer description was there already"),
-            enqueued: false,
-        }),
-    }
 }

@@ -36,10 +36,7 @@ async fn record(
     tenant: TenantId,
     Failed { step, error }: Failed,
 ) -> JobError {
-    let failure = Failure {
-        code: error.code(),
-        error: chain(&error),
-    };
+    let failure = Failure::new(error.code(), chain(&error));
     let told = TenantFailure {
         step: step.name().to_owned(),
         code: error.code().to_owned(),

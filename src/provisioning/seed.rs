@@ -7,7 +7,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StepContext, StepError};
-use crate::tenants::{Tenant, organizations};
+use crate::{identity, tenants::Tenant};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
@@ -81,7 +81,7 @@ pub(super) async fn organization_name(
     tenant: &Tenant,
 ) -> Result<String, StepError> {
     let find = async |connection: &mut PgConnection| {
-        organizations::find_name(connection, &tenant.source, &tenant.org_id).await
+        identity::find_organization_name(connection, &tenant.source, &tenant.org_id).await
     };
     let found = cx.provisioner.db.run(find).await?;
     Ok(found.unwrap_or_else(|| tenant.name.clone()))

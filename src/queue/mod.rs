@@ -16,6 +16,7 @@
 //! Does not: know what a job means. `jobs` does, and is handed to the worker.
 
 pub mod backoff;
+mod batch;
 pub mod job;
 mod wake;
 pub mod worker;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection, types::Json};
 
+pub use batch::{complete_taken, leave_batch, take};
 pub use job::{Job, JobId};
 pub use wake::Waker;
 
@@ -59,6 +61,8 @@ pub struct NewJob {
     pub unique_key: Option<String>,
     /// Attempts before the job is dead.
     pub max_attempts: i32,
+    /// Not before so long from now.
+    pub delay: Duration,
 }
 
 /// A job that this process holds, and the attempt that fences its writes.
@@ -94,13 +98,26 @@ pub struct Failure {
     pub code: &'static str,
     /// The error with its chain.
     pub error: String,
+    /// When whoever refused asked to be asked again; otherwise the backoff decides.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure that says nothing of when to try again.
+    pub const fn new(code: &'static str, error: String) -> Self {
+        Self {
+            code,
+            error,
+            retry_after: None,
+        }
+    }
 }
 
 /// Puts a job into the queue, in the caller's transaction. `None`: a live job has its unique key.
 pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId>, Error> {
     let id = sqlx::query_scalar(
-        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
-         values ($1, $2, $3, $4, $5)
+        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts, run_at)
+         values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
          on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do nothing
          returning id",
     )
@@ -109,9 +126,47 @@ pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId
     .bind(&new.concurrency_key)
     .bind(&new.unique_key)
     .bind(new.max_attempts)
+    .bind(new.delay.as_secs_f64())
     .fetch_optional(tx)
     .await?;
     Ok(id)
+}
+
+/// Sees to it that a job of the unique key begins after the caller's commit, or notices it before it ends.
+///
+/// For jobs that bring something to its desired state. A live job of the key is made due, and its row
+/// is locked until the caller commits: a handler that looks for more to do after [`assert_held`]
+/// therefore sees what the caller wrote. Callers with several keys call in the order of the keys.
+pub async fn rouse(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
+    sqlx::query(
+        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
+         values ($1, $2, $3, $4, $5)
+         on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do update
+         set run_at = least(jobs.run_at, now())",
+    )
+    .bind(new.job.kind())
+    .bind(Json(&new.job))
+    .bind(&new.concurrency_key)
+    .bind(&new.unique_key)
+    .bind(new.max_attempts)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Completes waiting jobs whose reason went away.
+pub async fn cancel(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(), Error> {
+    sqlx::query(
+        "update jobs
+         set state = 'completed',
+             finished_at = now()
+         where unique_key = any($1)
+           and state = 'available'",
+    )
+    .bind(unique_keys)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Brings the newest dead job of the unique key back, with as many further attempts as a new one has.
@@ -160,6 +215,7 @@ pub async fn claim(
              select job.id
              from jobs job
              where job.state = 'available'
+               and not job.is_batched
                and job.run_at <= now()
                and job.kind = any($4)
                -- one at a time per key, oldest first: nothing of the key runs,

@@ -1,4 +1,4 @@
-//! Station 6, READY: tenants, the organizations they are for, and the states they go through.
+//! Station 6, READY: tenants, and the states they go through.
 //!
 //! ```text
 //!  pending ─▶ provisioning ─▶ ready ⇄ suspended ─▶ archived ─▶ deleted
@@ -14,7 +14,6 @@
 //! Does not: touch a tenant's database. `provisioning` does.
 
 pub mod naming;
-pub mod organizations;
 mod transitions;
 
 use chrono::{DateTime, Utc};

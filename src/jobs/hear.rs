@@ -1,0 +1,184 @@
+//! What follows from what a provider said, whether by an event or by its API.
+//!
+//! Guarantees: an organization that is described and not deleted has a tenant, or the job that makes
+//! it; a deleted one's tenant is suspended; whoever waited for an object is settled in the
+//! transaction that describes it; tenants whose members changed are told.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{JobContext, JobError, provision, sync_members};
+use crate::{
+    causes::chain,
+    identity::{self, Changes, Heard, LiveOrganization, Parent},
+    inbox::{self, Settled, State},
+    queue::{self, Failure, Job, NewJob},
+    tenants::{self, NewTenant, TenantId},
+    webhooks::IdentityEvent,
+};
+
+/// What became of what was heard.
+pub(super) struct Heeded {
+    /// How the events are to be settled.
+    pub(super) settled: Vec<Settled>,
+    /// Whether there is something for the workers to do.
+    pub(super) has_follow_up: bool,
+}
+
+/// Records it, and does what follows. The caller holds [`identity::lock`].
+pub(super) async fn hear(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    heard: &[Heard],
+) -> Result<Heeded, JobError> {
+    crate::audit::by_events(tx).await?;
+    let changes = identity::record(tx, heard).await?;
+    let mut has_follow_up = follow_organizations(cx, tx, heard, &changes).await?;
+    settle_children(tx, &changes).await?;
+    let missing = identity::missing(tx, heard).await?;
+    ask_for_parents(cx, tx, missing.iter().flatten()).await?;
+    for tenant in identity::affected_tenants(tx, &changes).await? {
+        let key = (tenant.source.as_str(), tenant.org_id.as_str());
+        let job = sync_members::job(TenantId(tenant.id), key, cx.max_attempts);
+        queue::rouse(tx, &job).await?;
+        has_follow_up = true;
+    }
+    let settled = heard.iter().zip(&missing).zip(&changes.is_news);
+    let settled = settled.filter_map(|((heard, missing), is_news)| {
+        Some(settle(heard.event?, heard, missing, *is_news))
+    });
+    Ok(Heeded {
+        settled: settled.collect(),
+        has_follow_up,
+    })
+}
+
+fn settle(event: i64, heard: &Heard, missing: &BTreeSet<Parent>, is_news: bool) -> Settled {
+    let note = if heard.said.is_empty() {
+        Some("no meaning for tenantry")
+    } else if missing.is_empty() && !is_news {
+        Some("a newer description was there already")
+    } else if missing.is_empty() {
+        None
+    } else {
+        Some("recorded; it names an object that nobody has described yet")
+    };
+    Settled {
+        event,
+        state: if missing.is_empty() {
+            State::Processed
+        } else {
+            State::Waiting
+        },
+        note,
+        waiting_for: missing.iter().map(Parent::text).collect(),
+    }
+}
+
+/// Tenants begin, follow their organization's name, and end with it.
+async fn follow_organizations(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    heard: &[Heard],
+    changes: &Changes,
+) -> Result<bool, JobError> {
+    let mut has_follow_up = false;
+    let live = identity::live_organizations(tx, changes).await?;
+    for organization in &live {
+        if !organization.has_tenant {
+            make_tenant(cx, tx, organization, received_at(heard, organization)).await?;
+            has_follow_up = true;
+        }
+    }
+    for (source, org_id) in changes.organizations() {
+        let is_live = |live: &LiveOrganization| live.source == source && live.org_id == org_id;
+        if !live.iter().any(is_live) {
+            tenants::mark_suspended(tx, source, org_id).await?;
+        }
+        tenants::follow_name(tx, source, org_id).await?;
+    }
+    Ok(has_follow_up)
+}
+
+/// When the event that asks for the tenant was received.
+fn received_at(heard: &[Heard], organization: &LiveOrganization) -> DateTime<Utc> {
+    let names = |heard: &&Heard| {
+        heard.source == organization.source
+            && heard.said.iter().any(|event| {
+                matches!(event, IdentityEvent::Organization(said) if said.id == organization.org_id)
+            })
+    };
+    heard.iter().find(names).map_or_else(
+        || std::time::SystemTime::now().into(),
+        |heard| heard.received_at,
+    )
+}
+
+async fn make_tenant(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    organization: &LiveOrganization,
+    requested_at: DateTime<Utc>,
+) -> Result<(), JobError> {
+    let new = NewTenant {
+        source: &organization.source,
+        org_id: &organization.org_id,
+        name: &organization.name,
+        requested_at,
+    };
+    let (names, keyring) = (&cx.provisioner.names, &cx.provisioner.keyring);
+    let inserted = tenants::insert(tx, &new, names, keyring).await;
+    let inserted = inserted.map_err(|error| match error {
+        tenants::Error::Sql(error) => JobError::from(error),
+        error => JobError::Retry(Failure::new("tenant_not_recorded", chain(&error))),
+    })?;
+    if let Some(tenant) = inserted {
+        let key = (organization.source.as_str(), organization.org_id.as_str());
+        queue::enqueue(tx, &provision(tenant, key, cx.max_attempts)).await?;
+    }
+    Ok(())
+}
+
+/// Events that waited for what is there now are complete.
+async fn settle_children(tx: &mut PgConnection, changes: &Changes) -> Result<(), JobError> {
+    let parents = changes.parents();
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let sources: Vec<&str> = parents.iter().map(|parent| &*parent.source).collect();
+    let texts: Vec<String> = parents.iter().map(Parent::text).collect();
+    let settled = inbox::settle_waiting(tx, &sources, &texts).await?;
+    if settled > 0 {
+        let keys: Vec<String> = parents.iter().map(fetch_key).collect();
+        queue::cancel(tx, &keys).await?;
+    }
+    Ok(())
+}
+
+/// In time the provider is asked about what nobody has described.
+async fn ask_for_parents(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    missing: impl Iterator<Item = &Parent>,
+) -> Result<(), JobError> {
+    for parent in missing.collect::<BTreeSet<_>>() {
+        let job = NewJob {
+            job: Job::FetchParent {
+                source: parent.source.clone(),
+                parent: parent.text(),
+            },
+            concurrency_key: None,
+            unique_key: Some(fetch_key(parent)),
+            max_attempts: cx.max_attempts,
+            delay: cx.parent_wait,
+        };
+        queue::enqueue(tx, &job).await?;
+    }
+    Ok(())
+}
+
+fn fetch_key(parent: &Parent) -> String {
+    format!("fetch:{}:{}", parent.source, parent.text())
+}
