@@ -195,6 +195,20 @@ impl Replica {
         Ok(())
     }
 
+    /// What handlers of jobs need.
+    pub fn job_context(&self) -> JobContext {
+        JobContext {
+            db: self.db.clone(),
+            provisioner: Arc::clone(&self.provisioner),
+            waker: self.waker.clone(),
+            tasks: self.tasks.clone(),
+            sources: Arc::new(self.config.sources.clone()),
+            max_attempts: self.config.queue.max_attempts,
+            parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
+            worker: worker::worker_name().into(),
+        }
+    }
+
     /// Starts the worker.
     pub fn work(&self) {
         let queue = &self.config.queue;
@@ -204,16 +218,7 @@ impl Replica {
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),
         };
-        let cx = JobContext {
-            db: self.db.clone(),
-            provisioner: Arc::clone(&self.provisioner),
-            waker: self.waker.clone(),
-            tasks: self.tasks.clone(),
-            sources: Arc::new(self.config.sources.clone()),
-            max_attempts: queue.max_attempts,
-            parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
-            worker: worker::worker_name().into(),
-        };
+        let cx = self.job_context();
         let batches = cx.clone();
         let run = move |claim, lease| {
             let cx = cx.clone();

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-pub use parents::{Parent, ParentKind, missing};
+pub use parents::{Parent, ParentKind, Parents, find as find_parents};
 
 use crate::webhooks::IdentityEvent;
 

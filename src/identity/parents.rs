@@ -3,7 +3,7 @@
 //! Guarantees: an object whose organization or user nobody has described yet is recorded all the
 //! same; only the event waits, until the parent is described or deleted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
@@ -62,12 +62,18 @@ impl Parent {
     }
 }
 
-/// The parents that nobody has described or deleted yet, for each of the events.
-pub async fn missing(
-    tx: &mut PgConnection,
-    heard: &[super::Heard],
-) -> sqlx::Result<Vec<BTreeSet<Parent>>> {
-    let mut needed: Vec<BTreeSet<Parent>> = heard
+/// How an event stands to what it names.
+#[derive(Debug, Default)]
+pub struct Parents {
+    /// Those that nobody has described or deleted yet.
+    pub missing: BTreeSet<Parent>,
+    /// Whether its organization or user is deleted: then it has no effect.
+    pub is_deleted: bool,
+}
+
+/// How each of the events stands to what it names.
+pub async fn find(tx: &mut PgConnection, heard: &[super::Heard]) -> sqlx::Result<Vec<Parents>> {
+    let needed: Vec<BTreeSet<Parent>> = heard
         .iter()
         .map(|heard| {
             let parents = heard.said.iter().flat_map(parents);
@@ -77,14 +83,19 @@ pub async fn missing(
         })
         .collect();
     let all: BTreeSet<&Parent> = needed.iter().flatten().collect();
-    if all.is_empty() {
-        return Ok(needed);
-    }
-    let known: BTreeSet<Parent> = known(tx, &all).await?;
-    for needed in &mut needed {
-        needed.retain(|parent| !known.contains(parent));
-    }
-    Ok(needed)
+    let known = if all.is_empty() {
+        BTreeMap::new()
+    } else {
+        known(tx, &all).await?
+    };
+    let parents = |needed: BTreeSet<Parent>| Parents {
+        is_deleted: needed.iter().any(|parent| known.get(parent) == Some(&true)),
+        missing: needed
+            .into_iter()
+            .filter(|parent| !known.contains_key(parent))
+            .collect(),
+    };
+    Ok(needed.into_iter().map(parents).collect())
 }
 
 /// A deleted object needs nobody, and neither does a thing of the whole application.
@@ -102,10 +113,17 @@ fn parents(event: &IdentityEvent) -> Vec<(ParentKind, &str)> {
             .collect()
     }
     match event {
-        IdentityEvent::Organization(_)
-        | IdentityEvent::User(_)
-        | IdentityEvent::Permission(_)
-        | IdentityEvent::GroupMember(_) => Vec::new(),
+        // itself: whether it is deleted is what counts
+        IdentityEvent::Organization(said) => {
+            let said = said.described.as_ref().map(|_| said);
+            let said = said.filter(|said| said.deleted_at.is_none());
+            said.map(|said| (ParentKind::Organization, &*said.id))
+                .into_iter()
+                .collect()
+        }
+        IdentityEvent::User(_) | IdentityEvent::Permission(_) | IdentityEvent::GroupMember(_) => {
+            Vec::new()
+        }
         IdentityEvent::Domain(said) => organization(said, |it| Some(&it.organization_id)),
         IdentityEvent::Membership(said) => membership(said),
         IdentityEvent::Invitation(said) => organization(said, |it| it.organization_id.as_deref()),
@@ -138,10 +156,11 @@ fn membership(said: &Said<Membership>) -> Vec<(ParentKind, &str)> {
     parents
 }
 
+/// Those that are described or deleted, and whether they are deleted.
 async fn known(
     tx: &mut PgConnection,
     parents: &BTreeSet<&Parent>,
-) -> sqlx::Result<BTreeSet<Parent>> {
+) -> sqlx::Result<BTreeMap<Parent, bool>> {
     let of = |kind| {
         let parents = parents.iter().filter(move |parent| parent.kind == kind);
         parents
@@ -149,12 +168,12 @@ async fn known(
             .unzip::<_, _, Vec<_>, Vec<_>>()
     };
     let (organizations, users) = (of(ParentKind::Organization), of(ParentKind::User));
-    let rows: Vec<(bool, String, String)> = sqlx::query_as(
-        "select true, source, org_id
+    let rows: Vec<(bool, String, String, bool)> = sqlx::query_as(
+        "select true, source, org_id, deleted_at is not null
          from organizations
          join unnest($1::text[], $2::text[]) as wanted (source, org_id) using (source, org_id)
          union all
-         select false, source, user_id
+         select false, source, user_id, deleted_at is not null
          from users
          join unnest($3::text[], $4::text[]) as wanted (source, user_id) using (source, user_id)",
     )
@@ -164,13 +183,13 @@ async fn known(
     .bind(users.1)
     .fetch_all(tx)
     .await?;
-    let parent = |(is_organization, source, id): (bool, String, String)| {
+    let parent = |(is_organization, source, id, is_deleted): (bool, String, String, bool)| {
         let kind = if is_organization {
             ParentKind::Organization
         } else {
             ParentKind::User
         };
-        Parent::new(kind, &source, &id)
+        (Parent::new(kind, &source, &id), is_deleted)
     };
     Ok(rows.into_iter().map(parent).collect())
 }

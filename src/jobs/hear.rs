@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use super::{JobContext, JobError, provision, sync_members};
 use crate::{
     causes::chain,
-    identity::{self, Changes, Heard, LiveOrganization, Parent},
+    identity::{self, Changes, Heard, LiveOrganization, Parent, Parents},
     inbox::{self, Settled, State},
     queue::{self, Failure, Job, NewJob},
     tenants::{self, NewTenant, TenantId},
@@ -37,17 +37,18 @@ pub(super) async fn hear(
     let changes = identity::record(tx, heard).await?;
     let mut has_follow_up = follow_organizations(cx, tx, heard, &changes).await?;
     settle_children(tx, &changes).await?;
-    let missing = identity::missing(tx, heard).await?;
-    ask_for_parents(cx, tx, missing.iter().flatten()).await?;
+    let parents = identity::find_parents(tx, heard).await?;
+    let missing = parents.iter().flat_map(|parents| &parents.missing);
+    ask_for_parents(cx, tx, missing).await?;
     for tenant in identity::affected_tenants(tx, &changes).await? {
         let key = (tenant.source.as_str(), tenant.org_id.as_str());
         let job = sync_members::job(TenantId(tenant.id), key, cx.max_attempts);
         queue::rouse(tx, &job).await?;
         has_follow_up = true;
     }
-    let settled = heard.iter().zip(&missing).zip(&changes.is_news);
-    let settled = settled.filter_map(|((heard, missing), is_news)| {
-        Some(settle(heard.event?, heard, missing, *is_news))
+    let settled = heard.iter().zip(&parents).zip(&changes.is_news);
+    let settled = settled.filter_map(|((heard, parents), is_news)| {
+        Some(settle(heard.event?, heard, parents, *is_news))
     });
     Ok(Heeded {
         settled: settled.collect(),
@@ -55,15 +56,18 @@ pub(super) async fn hear(
     })
 }
 
-fn settle(event: i64, heard: &Heard, missing: &BTreeSet<Parent>, is_news: bool) -> Settled {
+fn settle(event: i64, heard: &Heard, parents: &Parents, is_news: bool) -> Settled {
+    let missing = &parents.missing;
     let note = if heard.said.is_empty() {
         Some("no meaning for tenantry")
-    } else if missing.is_empty() && !is_news {
-        Some("a newer description was there already")
-    } else if missing.is_empty() {
-        None
-    } else {
+    } else if !missing.is_empty() {
         Some("recorded; it names an object that nobody has described yet")
+    } else if parents.is_deleted {
+        Some("its organization or user was deleted; a later event does not bring it back")
+    } else if !is_news {
+        Some("a newer description was there already")
+    } else {
+        None
     };
     Settled {
         event,

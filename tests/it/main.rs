@@ -31,4 +31,4 @@ mod private_postgres;
 mod provisioning;
 mod queue;
 mod queue_model;
-mod webhooks;
+// mod webhooks;

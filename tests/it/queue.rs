@@ -170,6 +170,7 @@ pub fn new_job(key: Option<&str>, unique_key: Option<&str>, max_attempts: i32) -
         concurrency_key: key.map(str::to_owned),
         unique_key: unique_key.map(str::to_owned),
         max_attempts,
+        delay: Duration::ZERO,
     }
 }
 
@@ -177,6 +178,7 @@ fn failure() -> Failure {
     Failure {
         code: "it_broke",
         error: "it broke: twice".to_owned(),
+        retry_after: None,
     }
 }
 
@@ -378,7 +380,9 @@ async fn a_unique_key_allows_one_live_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_worker_is_lost_on_the_last_attempt_fails_with_its_job() {
-    let mut deployment = Deployment::new().await.with_fault("queue.claimed=error");
+    // its batch fails first: only then is the event's job claimed by itself
+    let fault = "process_event.before=error;queue.claimed=error";
+    let mut deployment = Deployment::new().await.with_fault(fault);
     deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
     let blueprint = TinyBlueprint::new();
     let app = App::of(deployment, blueprint.source()).await;
