@@ -333,3 +333,30 @@ order by
 
 comment on view members is 'Every member of every organization: status, role and name, computed from what the provider said and what was decided here';
 comment on column members.status is 'active, removed or invited';
+
+-- Invitations that are open and whose invited person is no member yet.
+create view open_invitations as
+select
+    invitation.id,
+    invitation.source,
+    invitation.org_id,
+    invitation.invitation_id,
+    invitation.email,
+    invitation.state,
+    invitation.role,
+    invitation.customer_id,
+    invitation.updated_at
+from invitations invitation
+where invitation.state in ('requested', 'pending')
+  and invitation.failure is null
+  and invitation.deleted_at is null
+  and not exists (
+      select
+      from members
+      where members.source = invitation.source
+        and members.org_id = invitation.org_id
+        and lower(members.email) = lower(invitation.email)
+        and members.status in ('active', 'invited')
+  );
+
+comment on view open_invitations is 'Invitations that nobody has answered yet, without those of people who are members already';

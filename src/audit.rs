@@ -17,6 +17,15 @@ pub enum Actor {
     Operator(String),
 }
 
+impl Actor {
+    /// The id or name, as it is kept beside what the actor did.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(name) | Self::Operator(name) => name,
+        }
+    }
+}
+
 /// Everything in this transaction is done by the events that its rows name.
 pub async fn by_events(tx: &mut PgConnection) -> sqlx::Result<()> {
     set(tx, "event", "").await
