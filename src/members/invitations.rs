@@ -1,6 +1,5 @@
 //! Invitations that are asked for here, and all of them as they are shown.
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, types::Json};
