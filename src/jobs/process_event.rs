@@ -38,7 +38,14 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Ou
             error,
         }));
     };
-    let meaning = match webhooks::read(source.kind, &stored.body).meaning {
+    let meaning = match webhooks::read_received(
+        source.kind,
+        &source.mapping,
+        &stored.body,
+        stored.received_at,
+    )
+    .meaning
+    {
         Meaning::Events(mut events) => events.pop(),
         Meaning::Ignored => None,
         Meaning::Unreadable(reason) => {
