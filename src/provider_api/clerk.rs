@@ -72,7 +72,7 @@ pub(super) fn list_invitations(org_id: &str, email: Option<&str>) -> Call {
     }
 }
 
-/// The customer goes into the private metadata: the invited person does not see it.
+/// The customer goes into the public metadata, where the webhook's reader looks for it: the invited person can see it.
 pub(super) fn send_invitation(new: &NewInvitation<'_>) -> Call {
     let doing = format!("inviting to organization {}", shown(new.org_id));
     let mut body = json!({"email_address": new.email, "role": role(new.role)});
@@ -80,7 +80,7 @@ pub(super) fn send_invitation(new: &NewInvitation<'_>) -> Call {
         body["inviter_user_id"] = inviter.into();
     }
     if let Some(customer) = new.customer_id {
-        body["private_metadata"] = json!({"customer_id": customer});
+        body["public_metadata"] = json!({"customer_id": customer});
     }
     let path = ["organizations", new.org_id, "invitations"];
     Call::new(doing, Method::POST, &path).with_body(body)

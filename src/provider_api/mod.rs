@@ -23,7 +23,7 @@ mod workos;
 
 use std::{fmt, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -43,11 +43,11 @@ enum Api {
 }
 
 impl Api {
-    fn of(kind: SourceKind) -> Option<Self> {
-        match kind.name() {
-            "workos" => Some(Self::Workos),
-            "clerk" => Some(Self::Clerk),
-            _ => None,
+    const fn of(kind: SourceKind) -> Option<Self> {
+        match kind {
+            SourceKind::Workos => Some(Self::Workos),
+            SourceKind::Clerk => Some(Self::Clerk),
+            SourceKind::Standard => None,
         }
     }
 }
@@ -378,22 +378,18 @@ fn goes_to(said: &Said<Invitation>, email: &str) -> bool {
         .is_some_and(|address| address.eq_ignore_ascii_case(email))
 }
 
-/// The events of a membership as it was, now that it has ended.
+/// The events of a membership as it was, now that it has ended: what its deletion's webhook says.
 ///
-/// `date` is cut to the second and so may lie before the last change of a membership; never before what it ends.
+/// `date` is cut to the second and so may lie before the membership's last change; the later of the two counts. The
+/// organization around it is left out, as it is there: it may be the organization that is going.
 fn ended(events: Vec<IdentityEvent>, date: Option<DateTime<Utc>>) -> Vec<IdentityEvent> {
-    events
-        .into_iter()
-        .map(|event| match event {
-            IdentityEvent::Membership(mut said) => {
-                let after = said
-                    .described
-                    .as_ref()
-                    .map(|described| described.updated_at + TimeDelta::milliseconds(1));
-                said.deleted_at = date.max(after);
-                IdentityEvent::Membership(said)
-            }
-            other => other,
-        })
-        .collect()
+    let ended = events.into_iter().filter_map(|event| match event {
+        IdentityEvent::Membership(mut said) => {
+            let described = said.described.as_ref();
+            said.deleted_at = date.max(described.map(|described| described.updated_at));
+            Some(IdentityEvent::Membership(said))
+        }
+        _ => None,
+    });
+    ended.collect()
 }

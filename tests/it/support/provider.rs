@@ -188,7 +188,7 @@ impl Provider {
     }
 
     fn is_clerk(&self) -> bool {
-        self.kind.name() == "clerk"
+        self.kind == SourceKind::Clerk
     }
 
     /// An organization; the time as in RFC 3339. One of the same id is replaced.
@@ -404,9 +404,10 @@ async fn answer(
     }
     let answer = {
         let mut state = state.lock().unwrap();
-        match kind.name() {
-            "clerk" => clerk::answer(&mut state, &request),
-            _ => workos::answer(&mut state, &request),
+        match kind {
+            SourceKind::Clerk => clerk::answer(&mut state, &request),
+            SourceKind::Workos => workos::answer(&mut state, &request),
+            SourceKind::Standard => unreachable!("has no API"),
         }
     };
     if matches!(fault, Some(Fault::CutAfter)) {
