@@ -14,7 +14,7 @@
 //! 5. [`provisioning`] makes a tenant, step by step, each step checked and recorded.
 //! 6. [`tenants`] are the rows and the states they go through.
 //!
-//! The edges are [`http`] and [`cli`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
+//! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
@@ -33,6 +33,7 @@ pub mod jobs;
 pub mod members;
 pub mod metrics;
 pub mod private_postgres;
+pub mod provider_api;
 pub mod provisioning;
 pub mod queue;
 pub mod replica;

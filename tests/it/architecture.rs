@@ -100,6 +100,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "webhooks",
         ],
     ),
+    ("provider_api", &["webhooks"]),
     // the ground
     ("causes", &[]),
     ("config", &["faults", "webhooks"]),

@@ -28,6 +28,7 @@ mod organizations;
 mod outage;
 mod path;
 mod private_postgres;
+mod provider_api;
 mod provisioning;
 mod queue;
 mod queue_model;

@@ -4,7 +4,9 @@ pub mod app;
 pub mod cluster;
 pub mod events;
 pub mod process;
+pub mod provider;
 pub mod tiny;
 
 pub use app::{App, Deployment};
+pub use provider::Provider;
 pub use tiny::TinyBlueprint;
