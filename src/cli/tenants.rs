@@ -98,7 +98,7 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 }
 
 /// The one tenant that the text names.
-async fn find(access: &Access, text: &str) -> Result<Tenant, Failure> {
+pub(super) async fn find(access: &Access, text: &str) -> Result<Tenant, Failure> {
     let mut found = access
         .db
         .run(async |connection| tenants::find_by_any(connection, text).await)

@@ -13,7 +13,7 @@ mod secret_files;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::{
@@ -268,6 +268,14 @@ impl Source {
             api_key_file: PathBuf::new(),
             api_url: String::new(),
             mapping: Mapping::default(),
+        }
+    }
+
+    /// Whether the provider's API can be called: it has one, and a key is configured.
+    pub fn can_be_called(&self) -> bool {
+        match self.kind {
+            SourceKind::Workos | SourceKind::Clerk => !self.api_key.expose_secret().is_empty(),
+            SourceKind::Standard => false,
         }
     }
 }

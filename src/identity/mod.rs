@@ -35,6 +35,18 @@ pub struct Heard {
     pub said: Vec<IdentityEvent>,
 }
 
+impl Heard {
+    /// What the provider's API told just now.
+    pub fn from_api(source: &str, said: Vec<IdentityEvent>) -> Self {
+        Self {
+            source: source.to_owned(),
+            event: None,
+            received_at: std::time::SystemTime::now().into(),
+            said,
+        }
+    }
+}
+
 /// What a recording changed.
 #[derive(Debug, Default)]
 pub struct Changes {

@@ -8,13 +8,17 @@
 
 mod fetch_parent;
 mod hear;
+mod manage_members;
 mod process_event;
 mod provision_tenant;
+mod push_membership;
 mod retry;
+mod send_invitation;
 mod sync_members;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+pub use manage_members::MemberDesk;
 pub use process_event::process_batch;
 pub use retry::retry_tenant;
 
@@ -23,7 +27,8 @@ use crate::{
     config::Source,
     db::Db,
     faults::Injected,
-    inbox,
+    inbox, members,
+    provider_api::{self, Client},
     provisioning::Provisioner,
     queue::{
         self, Claim, Failure, Job, NewJob, Waker,
@@ -53,6 +58,8 @@ pub struct JobContext {
     pub tasks: Tasks,
     /// How to read the events of each source.
     pub sources: Arc<BTreeMap<String, Source>>,
+    /// The providers' APIs, by the name of the source.
+    pub providers: Arc<BTreeMap<String, Client>>,
     /// Attempts of a new job.
     pub max_attempts: i32,
     /// How long events wait for an object that they name before the provider is asked.
@@ -89,6 +96,22 @@ impl From<queue::Error> for JobError {
     }
 }
 
+/// A key that is not accepted is tried again as well: it can be replaced while the job waits.
+impl From<provider_api::Error> for JobError {
+    fn from(error: provider_api::Error) -> Self {
+        let failure = Failure {
+            code: error.code(),
+            error: chain(&error),
+            retry_after: error.retry_after(),
+        };
+        if error.is_retryable() || matches!(error, provider_api::Error::Unauthorized { .. }) {
+            Self::Retry(failure)
+        } else {
+            Self::Discard(failure, None)
+        }
+    }
+}
+
 impl From<Injected> for JobError {
     fn from(error: Injected) -> Self {
         Self::Retry(Failure::new("injected_fault", error.to_string()))
@@ -110,7 +133,12 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
             sync_members::run(cx, &claim, &lease, TenantId(*tenant)).await
         }
         Job::FetchParent { source, parent } => fetch_parent::run(cx, &claim, source, parent).await,
-        Job::SendInvitation { .. } | Job::PushMembership { .. } => todo!(),
+        Job::SendInvitation { invitation } => {
+            send_invitation::run(cx, &claim, &lease, *invitation).await
+        }
+        Job::PushMembership { source, membership } => {
+            push_membership::run(cx, &claim, &lease, (source, membership)).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -171,8 +199,10 @@ async fn give_up(
                     inbox::fail_waiting(tx, source, parent, &reason).await?;
                 }
                 // what is not told yet stays to be told: the next change, or a retry, does it
-                Job::SyncMembers { .. } => {}
-                Job::SendInvitation { .. } | Job::PushMembership { .. } => todo!(),
+                Job::SyncMembers { .. } | Job::PushMembership { .. } => {}
+                Job::SendInvitation { invitation } => {
+                    members::mark_not_sent(tx, *invitation, &reason).await?;
+                }
                 Job::ProvisionTenant { tenant } => {
                     let told = told.clone().unwrap_or_else(|| TenantFailure {
                         step: String::new(),

@@ -6,7 +6,10 @@ use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::{Error, Organization};
-use crate::audit::{self, Actor};
+use crate::{
+    audit::{self, Actor},
+    queue::{self, NewJob},
+};
 
 /// An invitation, as it is shown.
 #[derive(Debug, Clone, FromRow, Serialize)]
@@ -55,12 +58,13 @@ pub struct Asked {
     pub inviter_user_id: Option<String>,
 }
 
-/// Asks for an invitation: `requested` until a job has sent it.
+/// Asks for an invitation: `requested` until the job that `send` makes has sent it.
 pub async fn invite(
     tx: &mut PgConnection,
     of: Organization<'_>,
     promise: Promise<'_>,
     actor: &Actor,
+    send: impl FnOnce(Uuid) -> NewJob,
 ) -> Result<Uuid, Error> {
     let email = promise.email.trim();
     let is_address = email.len() <= 320
@@ -95,8 +99,9 @@ pub async fn invite(
     .bind(promise.role)
     .bind(promise.customer_id)
     .bind(actor.name())
-    .fetch_one(tx)
+    .fetch_one(&mut *tx)
     .await?;
+    queue::enqueue(tx, &send(id)).await?;
     Ok(id)
 }
 

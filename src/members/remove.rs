@@ -13,20 +13,21 @@ use crate::{
 
 /// Removes a member softly; returns how many staff assignments ended with it.
 ///
-/// The caller runs it in a transaction. `tell_provider` brings the provider to the same state.
+/// The caller runs it in a transaction. The jobs of `then` bring tenant and provider to the same state.
 pub async fn remove(
     tx: &mut PgConnection,
     of: Organization<'_>,
     user_id: &str,
     actor: &Actor,
-    tell_provider: Option<&NewJob>,
+    then: &[NewJob],
 ) -> Result<u64, Error> {
     one_at_a_time(tx, of).await?;
     let member = find(tx, of, user_id).await?;
     if *actor == Actor::User(user_id.to_owned()) {
         return Err(Error::Yourself(user_id.to_owned()));
     }
-    if member.status == Status::Removed {
+    // who is only invited has nothing to be removed from: an invitation is revoked
+    if member.status != Status::Active {
         return Err(wrong_status(&member));
     }
     if is_last_admin(tx, of, &member).await? {
@@ -58,7 +59,7 @@ pub async fn remove(
     .bind(user_id)
     .execute(&mut *tx)
     .await?;
-    if let Some(job) = tell_provider {
+    for job in then {
         queue::rouse(tx, job).await?;
     }
     Ok(ended.rows_affected())
@@ -66,13 +67,13 @@ pub async fn remove(
 
 /// Takes a removal back; staff assignments do not come back.
 ///
-/// The caller runs it in a transaction. `tell_provider` brings the provider to the same state.
+/// The caller runs it in a transaction. The jobs of `then` bring tenant and provider to the same state.
 pub async fn restore(
     tx: &mut PgConnection,
     of: Organization<'_>,
     user_id: &str,
     actor: &Actor,
-    tell_provider: Option<&NewJob>,
+    then: &[NewJob],
 ) -> Result<(), Error> {
     one_at_a_time(tx, of).await?;
     let member = find(tx, of, user_id).await?;
@@ -100,7 +101,7 @@ pub async fn restore(
     .bind(user_id)
     .execute(&mut *tx)
     .await?;
-    if let Some(job) = tell_provider {
+    for job in then {
         queue::rouse(tx, job).await?;
     }
     Ok(())

@@ -151,6 +151,19 @@ pub async fn find(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<O
         .await
 }
 
+/// The tenant of an organization.
+pub async fn find_of_organization(
+    connection: &mut PgConnection,
+    source: &str,
+    org_id: &str,
+) -> sqlx::Result<Option<Tenant>> {
+    sqlx::query_as(select_tenant!("where source = $1 and org_id = $2"))
+        .bind(source)
+        .bind(org_id)
+        .fetch_optional(connection)
+        .await
+}
+
 /// A tenant by whatever a person has at hand: id, organization id, host, database.
 pub async fn find_by_any(connection: &mut PgConnection, text: &str) -> sqlx::Result<Vec<Tenant>> {
     sqlx::query_as(select_tenant!(

@@ -1,0 +1,402 @@
+//! `tenantry members ls|counts|invitations|assignments|remove|restore|invite|assign|unassign`.
+
+use serde_json::json;
+
+use super::{
+    Exit, Failure, Globals,
+    access::{self, Access},
+    tenants,
+};
+use crate::{
+    audit::Actor,
+    causes::chain,
+    jobs::MemberDesk,
+    members::{self, Error, Member, Organization, Promise, Status},
+    tenants::Tenant,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// List the members of a tenant's organization
+    Ls {
+        #[command(flatten)]
+        of: Of,
+        /// Only members of this status
+        #[arg(long, value_parser = parse_status)]
+        status: Option<Status>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count them by status and role
+    Counts {
+        #[command(flatten)]
+        of: Of,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the invitations
+    Invitations {
+        #[command(flatten)]
+        of: Of,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List who looks after which customer
+    Assignments {
+        #[command(flatten)]
+        of: Of,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a member softly; ends the member's staff assignments
+    Remove(OfMember),
+    /// Take a removal back; staff assignments do not come back
+    Restore(OfMember),
+    /// Invite somebody through the provider
+    Invite {
+        #[command(flatten)]
+        of: Of,
+        /// Where the invitation goes
+        email: String,
+        /// Slug of the promised role
+        #[arg(long)]
+        role: Option<String>,
+        /// The application's customer that the person is for
+        #[arg(long, value_name = "ID")]
+        customer: Option<String>,
+        /// The user on whose behalf this is done
+        #[arg(long = "as", value_name = "USER")]
+        acting: Option<String>,
+    },
+    /// Let a member look after a customer
+    Assign(OfCustomer),
+    /// Let a member look after a customer no longer
+    Unassign(OfCustomer),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Of {
+    /// Tenant: id, organization id, host or database
+    tenant: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OfMember {
+    #[command(flatten)]
+    of: Of,
+    /// User id or e-mail address
+    user: String,
+    /// The user on whose behalf this is done, who cannot be the member
+    #[arg(long = "as", value_name = "USER")]
+    acting: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OfCustomer {
+    #[command(flatten)]
+    member: OfMember,
+    /// The application's id of the customer
+    customer: String,
+}
+
+fn parse_status(text: &str) -> Result<Status, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "active, removed or invited".to_owned())
+}
+
+/// Whoever is at the command line, or the user on whose behalf.
+fn actor(globals: &Globals, acting: Option<String>) -> Actor {
+    acting.map_or_else(
+        || {
+            let account = globals.environment.get("USER");
+            Actor::Operator(account.unwrap_or("operator").to_owned())
+        },
+        Actor::User,
+    )
+}
+
+/// The desk, and the tenant whose organization it is about.
+struct Office {
+    access: Access,
+    tenant: Tenant,
+}
+
+impl Office {
+    async fn open(globals: &Globals, of: &Of) -> Result<Self, Failure> {
+        let access = access::open(globals)?;
+        let tenant = tenants::find(&access, &of.tenant).await?;
+        Ok(Self { access, tenant })
+    }
+
+    fn organization(&self) -> Organization<'_> {
+        Organization {
+            source: &self.tenant.source,
+            org_id: &self.tenant.org_id,
+            admin_role: &self.access.config.identity.admin_role,
+        }
+    }
+
+    fn desk(&self) -> MemberDesk {
+        MemberDesk::new(self.access.db.clone(), &self.access.config)
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, Failure> {
+        let of = self.organization();
+        let list = async |connection: &mut _| members::list(connection, of).await;
+        Ok(self.access.db.run(list).await?)
+    }
+
+    /// The one member that the text names.
+    async fn user_id(&self, text: &str) -> Result<String, Failure> {
+        let members = self.members().await?;
+        let is_named = |member: &&Member| {
+            let email = member.email.as_deref().unwrap_or_default();
+            member.user_id == text || email.eq_ignore_ascii_case(text)
+        };
+        let named: Vec<_> = members.iter().filter(is_named).collect();
+        match &named[..] {
+            [member] => Ok(member.user_id.clone()),
+            [] => Err(self.refused(&Error::Unknown {
+                user_id: text.to_owned(),
+                org_id: self.tenant.org_id.clone(),
+            })),
+            _ => Err(Failure::failed(
+                format!("{} members have the e-mail address {text}", named.len()),
+                format!("give the user id: tenantry members ls {}", self.tenant.id),
+            )),
+        }
+    }
+
+    fn refused(&self, error: &Error) -> Failure {
+        let list = format!("tenantry members ls {}", self.tenant.id);
+        let source = &self.tenant.source;
+        let hint = match error {
+            Error::Sql(_) | Error::Queue(_) => {
+                "check DATABASE_URL and that Postgres runs; `tenantry doctor` tells more".to_owned()
+            }
+            Error::Unknown { .. } | Error::WrongStatus { .. } | Error::AlreadyThere(_) => list,
+            Error::Yourself(_) => "another administrator has to do it".to_owned(),
+            Error::LastAdmin(_) => "give another member the role first, at the provider".to_owned(),
+            Error::RemovedElsewhere(_) => {
+                "bring the member back at the provider, or invite them".to_owned()
+            }
+            Error::BadEmail(_) => "give one address, such as ada@example.com".to_owned(),
+            Error::NoProviderApi(_) => format!("configure sources.{source}.api_key"),
+        };
+        let exit = match error {
+            Error::BadEmail(_) => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, format!("{} [{}]", chain(error), error.code()), hint)
+    }
+}
+
+pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Ls { of, status, json } => {
+            let office = Office::open(globals, &of).await?;
+            let mut found = office.members().await?;
+            found.retain(|member| status.is_none_or(|status| member.status == status));
+            list(globals, &found, json)
+        }
+        Command::Counts { of, json } => counts(globals, &of, json).await,
+        Command::Invitations { of, json } => invitations(globals, &of, json).await,
+        Command::Assignments { of, json } => assignments(globals, &of, json).await,
+        Command::Remove(member) => remove(globals, member).await,
+        Command::Restore(member) => restore(globals, member).await,
+        Command::Invite {
+            of,
+            email,
+            role,
+            customer,
+            acting,
+        } => {
+            let promise = Promise {
+                email: &email,
+                role: role.as_deref(),
+                customer_id: customer.as_deref(),
+            };
+            invite(globals, &of, promise, acting).await
+        }
+        Command::Assign(of) => assign(globals, of, true).await,
+        Command::Unassign(of) => assign(globals, of, false).await,
+    }
+}
+
+fn list(globals: &Globals, found: &[Member], json: bool) -> Result<(), Failure> {
+    if json {
+        return globals.printer.json(&found);
+    }
+    if found.is_empty() {
+        globals.printer.talk("no members");
+        return Ok(());
+    }
+    let row = |member: &Member| {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "—".to_owned());
+        vec![
+            member.status.name().to_owned(),
+            or_none(&member.role),
+            member.display_name.chars().take(40).collect(),
+            or_none(&member.email),
+            or_none(&member.customer_id),
+            member.user_id.clone(),
+        ]
+    };
+    let header = ["STATUS", "ROLE", "NAME", "EMAIL", "CUSTOMER", "USER"];
+    globals.printer.table(&header, found.iter().map(row));
+    Ok(())
+}
+
+async fn counts(globals: &Globals, of: &Of, json: bool) -> Result<(), Failure> {
+    let office = Office::open(globals, of).await?;
+    let of = office.organization();
+    let count = async |connection: &mut _| members::count(connection, of).await;
+    let counts = office.access.db.run(count).await?;
+    if json {
+        return globals.printer.json(&counts);
+    }
+    let row = |count: &members::Count| {
+        let role = count.role.clone().unwrap_or_else(|| "—".to_owned());
+        vec![
+            count.status.name().to_owned(),
+            role,
+            count.members.to_string(),
+        ]
+    };
+    let header = ["STATUS", "ROLE", "MEMBERS"];
+    globals.printer.table(&header, counts.iter().map(row));
+    Ok(())
+}
+
+async fn invitations(globals: &Globals, of: &Of, json: bool) -> Result<(), Failure> {
+    let office = Office::open(globals, of).await?;
+    let of = office.organization();
+    let list = async |connection: &mut _| members::list_invitations(connection, of).await;
+    let found = office.access.db.run(list).await?;
+    if json {
+        return globals.printer.json(&found);
+    }
+    let row = |invitation: &members::Invitation| {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "—".to_owned());
+        vec![
+            invitation.state.clone(),
+            or_none(&invitation.role),
+            or_none(&invitation.email),
+            or_none(&invitation.customer_id),
+            or_none(&invitation.invitation_id),
+            invitation.failure.clone().unwrap_or_default(),
+        ]
+    };
+    let header = [
+        "STATE",
+        "ROLE",
+        "EMAIL",
+        "CUSTOMER",
+        "INVITATION",
+        "PROBLEM",
+    ];
+    globals.printer.table(&header, found.iter().map(row));
+    Ok(())
+}
+
+async fn assignments(globals: &Globals, of: &Of, json: bool) -> Result<(), Failure> {
+    let office = Office::open(globals, of).await?;
+    let of = office.organization();
+    let list = async |connection: &mut _| members::list_assignments(connection, of).await;
+    let found = office.access.db.run(list).await?;
+    if json {
+        return globals.printer.json(&found);
+    }
+    let row = |assignment: &members::Assignment| {
+        vec![
+            assignment.user_id.clone(),
+            assignment.customer_id.clone(),
+            assignment.assigned_by.clone(),
+            assignment.assigned_at.to_rfc3339(),
+        ]
+    };
+    let header = ["USER", "CUSTOMER", "BY", "SINCE"];
+    globals.printer.table(&header, found.iter().map(row));
+    Ok(())
+}
+
+async fn remove(globals: &Globals, named: OfMember) -> Result<(), Failure> {
+    let office = Office::open(globals, &named.of).await?;
+    let user_id = office.user_id(&named.user).await?;
+    let actor = actor(globals, named.acting);
+    let removed = office
+        .desk()
+        .remove(office.organization(), &user_id, &actor)
+        .await;
+    let ended = removed.map_err(|error| office.refused(&error))?;
+    globals.printer.data(&user_id);
+    globals
+        .printer
+        .talk(format!("removed; {ended} staff assignments ended with it"));
+    Ok(())
+}
+
+async fn restore(globals: &Globals, named: OfMember) -> Result<(), Failure> {
+    let office = Office::open(globals, &named.of).await?;
+    let user_id = office.user_id(&named.user).await?;
+    let actor = actor(globals, named.acting);
+    let restored = office
+        .desk()
+        .restore(office.organization(), &user_id, &actor)
+        .await;
+    restored.map_err(|error| office.refused(&error))?;
+    globals.printer.data(&user_id);
+    globals
+        .printer
+        .talk("restored; staff assignments do not come back");
+    Ok(())
+}
+
+async fn invite(
+    globals: &Globals,
+    of: &Of,
+    promise: Promise<'_>,
+    acting: Option<String>,
+) -> Result<(), Failure> {
+    let office = Office::open(globals, of).await?;
+    let actor = actor(globals, acting);
+    let invited = office
+        .desk()
+        .invite(office.organization(), promise, &actor)
+        .await;
+    let id = invited.map_err(|error| office.refused(&error))?;
+    globals.printer.data(id.to_string());
+    globals.printer.talk(format!(
+        "it is being sent; see: tenantry members invitations {}",
+        office.tenant.id
+    ));
+    Ok(())
+}
+
+async fn assign(globals: &Globals, named: OfCustomer, is_assigned: bool) -> Result<(), Failure> {
+    let OfCustomer { member, customer } = named;
+    let office = Office::open(globals, &member.of).await?;
+    let user_id = office.user_id(&member.user).await?;
+    let actor = actor(globals, member.acting);
+    let of = office.organization();
+    let changed = office
+        .access
+        .db
+        .transaction(async |tx| {
+            if is_assigned {
+                members::assign(tx, of, &user_id, &customer, &actor).await
+            } else {
+                members::unassign(tx, of, &user_id, &customer, &actor).await
+            }
+        })
+        .await;
+    let changed = changed.map_err(|error| office.refused(&error))?;
+    globals.printer.data(&user_id);
+    if !changed {
+        globals.printer.talk("it was so already");
+    }
+    Ok(())
+}

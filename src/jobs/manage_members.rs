@@ -1,0 +1,125 @@
+//! What may be done about members, with the jobs that follow from it.
+//!
+//! Guarantees: the change, its audit rows and its jobs are one transaction: the tenant's database is
+//! told, and so is the provider where its API can be called.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::sync_members;
+use crate::{
+    audit::Actor,
+    config::Config,
+    db::Db,
+    members::{self, Error, Organization, Promise},
+    queue::{Job, NewJob},
+    tenants,
+};
+
+/// Where member operations are carried out.
+#[derive(Debug, Clone)]
+pub struct MemberDesk {
+    db: Db,
+    /// Sources whose provider can be called.
+    callable: Vec<String>,
+    max_attempts: i32,
+}
+
+impl MemberDesk {
+    /// The desk of this configuration.
+    pub fn new(db: Db, config: &Config) -> Self {
+        let sources = config.sources.iter();
+        let callable = sources.filter(|(_, source)| source.can_be_called());
+        Self {
+            db,
+            callable: callable.map(|(name, _)| name.clone()).collect(),
+            max_attempts: config.queue.max_attempts,
+        }
+    }
+
+    /// Removes a member; returns how many staff assignments ended with it.
+    pub async fn remove(
+        &self,
+        of: Organization<'_>,
+        user_id: &str,
+        actor: &Actor,
+    ) -> Result<u64, Error> {
+        self.db
+            .transaction(async |tx| {
+                let jobs = self.follow_ups(tx, of, user_id).await?;
+                members::remove(tx, of, user_id, actor, &jobs).await
+            })
+            .await
+    }
+
+    /// Takes a removal back.
+    pub async fn restore(
+        &self,
+        of: Organization<'_>,
+        user_id: &str,
+        actor: &Actor,
+    ) -> Result<(), Error> {
+        self.db
+            .transaction(async |tx| {
+                let jobs = self.follow_ups(tx, of, user_id).await?;
+                members::restore(tx, of, user_id, actor, &jobs).await
+            })
+            .await
+    }
+
+    /// Asks for an invitation; returns our number of it.
+    pub async fn invite(
+        &self,
+        of: Organization<'_>,
+        promise: Promise<'_>,
+        actor: &Actor,
+    ) -> Result<Uuid, Error> {
+        if !self.is_callable(of.source) {
+            return Err(Error::NoProviderApi(of.source.to_owned()));
+        }
+        let send = |invitation: Uuid| NewJob {
+            job: Job::SendInvitation { invitation },
+            concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
+            unique_key: Some(format!("invite:{invitation}")),
+            max_attempts: self.max_attempts,
+            delay: Duration::ZERO,
+        };
+        self.db
+            .transaction(async |tx| members::invite(tx, of, promise, actor, send).await)
+            .await
+    }
+
+    fn is_callable(&self, source: &str) -> bool {
+        self.callable.iter().any(|callable| callable == source)
+    }
+
+    /// The jobs that bring tenant and provider to the member's new state.
+    async fn follow_ups(
+        &self,
+        tx: &mut PgConnection,
+        of: Organization<'_>,
+        user_id: &str,
+    ) -> Result<Vec<NewJob>, Error> {
+        let key = (of.source, of.org_id);
+        let mut jobs = Vec::new();
+        if self.is_callable(of.source) {
+            let membership = members::find(tx, of, user_id).await?.membership_id;
+            jobs.push(NewJob {
+                unique_key: Some(format!("push:{}:{membership}", of.source)),
+                job: Job::PushMembership {
+                    source: of.source.to_owned(),
+                    membership,
+                },
+                concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
+                max_attempts: self.max_attempts,
+                delay: Duration::ZERO,
+            });
+        }
+        if let Some(tenant) = tenants::find_of_organization(tx, of.source, of.org_id).await? {
+            jobs.push(sync_members::job(tenant.id, key, self.max_attempts));
+        }
+        Ok(jobs)
+    }
+}
