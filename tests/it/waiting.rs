@@ -1,0 +1,151 @@
+//! Events that name what nobody has described yet: they wait, are settled, ask the provider, or say why not.
+
+use tenantry::webhooks::SourceKind;
+
+use crate::support::{
+    App, Deployment, TinyBlueprint,
+    app::{new_org, wait_until},
+    events,
+    people::{self, Belongs, new_id},
+    provider::{API_KEY, Provider},
+};
+
+const EVENTS: &str = "select string_agg(concat_ws(' ', event_type, state, waiting_for), ', ' order by id) from webhook_events";
+
+async fn app(settings: &[(&str, &str)]) -> App {
+    let mut deployment = Deployment::new().await;
+    for (name, value) in settings {
+        deployment.set(name, value);
+    }
+    let blueprint = TinyBlueprint::new();
+    App::of(deployment, blueprint.source()).await
+}
+
+fn member<'a>(id: &'a str, org: &'a str, user: &'a str) -> Belongs<'a> {
+    let role = "member";
+    Belongs {
+        id,
+        org,
+        user,
+        role,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_may_come_before_its_organization_and_its_user() {
+    let app = app(&[]).await;
+    let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
+    let belongs = member(&id, &org, &user);
+    app.accepts(&[&people::membership("created", belongs, "active", 1)]).await;
+    app.is_idle().await;
+    assert_eq!(
+        app.ask::<String>(EVENTS).await,
+        format!("organization_membership.created waiting {{organization:{org},user:{user}}}")
+    );
+    app.accepts(&[&people::user("created", &user, "a@b.example", ("A", "B"), 1)]).await;
+    app.is_idle().await;
+    assert_eq!(
+        app.ask::<String>(EVENTS).await,
+        format!("organization_membership.created waiting {{organization:{org}}}, user.created processed")
+    );
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.tenant(&org).is_ready().await;
+    app.is_idle().await;
+    assert_eq!(
+        app.ask::<String>(EVENTS).await,
+        "organization_membership.created processed, user.created processed, organization.created processed"
+    );
+    let asked = "select count(*) from jobs where kind = 'fetch_parent' and state = 'available'";
+    assert_eq!(app.ask::<i64>(asked).await, 0, "nobody needs to be asked any more");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_waits_for_nobody_and_ends_the_wait_of_others() {
+    let app = app(&[]).await;
+    let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
+    let belongs = member(&id, &org, &user);
+    app.accepts(&[
+        &people::membership("deleted", belongs, "active", 3),
+        &people::membership("created", member(&new_id("om"), &org, &user), "active", 1),
+    ])
+    .await;
+    app.is_idle().await;
+    assert!(app.ask::<String>(EVENTS).await.starts_with("organization_membership.deleted processed, organization_membership.created waiting"));
+    app.accepts(&[
+        &people::user("deleted", &user, "a@b.example", ("", ""), 4),
+        &events::deleted(&org, "Acme", 5),
+    ])
+    .await;
+    app.is_idle().await;
+    let waiting = "select count(*) from webhook_events where state = 'waiting'";
+    assert_eq!(app.ask::<i64>(waiting).await, 0);
+    assert!(app.tenant(&org).find().await.is_none());
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_comes_is_asked_of_the_provider() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let app = app(&[
+        ("WORKOS_API_KEY", API_KEY),
+        ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
+        ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
+    ])
+    .await;
+    let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
+    provider.has_organization(&org, "Acme", "2026-11-16T09:00:00.000Z");
+    provider.has_user(&user, "ada@acme.example");
+    provider.fail_next("GET", "/user_management/users", 503, 1);
+    provider.rate_limit_next("GET", "/organizations", "1", 1);
+    app.accepts(&[&people::membership("created", member(&id, &org, &user), "active", 1)]).await;
+    app.tenant(&org).is_ready().await;
+    app.is_idle().await;
+    let settled = "organization_membership.created processed";
+    wait_until("the event is settled", async || app.ask::<String>(EVENTS).await == settled).await;
+    let member = "select concat_ws(' ', status, email) from members";
+    assert_eq!(app.ask::<String>(member).await, "active ada@acme.example");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_knows_is_a_dead_letter_until_it_comes_after_all() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let app = app(&[
+        ("WORKOS_API_KEY", API_KEY),
+        ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
+        ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
+    ])
+    .await;
+    let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.accepts(&[&people::membership("created", member(&id, &org, &user), "active", 1)]).await;
+    app.is_idle().await;
+    let reason = "select state || ' ' || reason from webhook_events order by id desc limit 1";
+    wait_until("the event is a dead letter", async || {
+        app.ask::<String>(reason).await
+            == format!("failed parent_missing: user:{user} did not come, and the provider does not know it")
+    })
+    .await;
+    let member = "select concat_ws(' ', status, display_name) from members";
+    assert_eq!(app.ask::<String>(member).await, format!("active {user}"), "the member counts all the same");
+    app.accepts(&[&people::user("created", &user, "ada@acme.example", ("Ada", ""), 1)]).await;
+    app.is_idle().await;
+    let states = "select string_agg(state, ' ' order by id) from webhook_events";
+    assert_eq!(app.ask::<String>(states).await, "processed processed processed");
+    assert_eq!(app.ask::<String>(member).await, "active Ada");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_the_reason_says_so() {
+    let app = app(&[("TENANTRY__IDENTITY__PARENT_WAIT_S", "0")]).await;
+    let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
+    app.accepts(&[&people::membership("created", member(&id, &org, &user), "active", 1)]).await;
+    let reason = "select coalesce(reason, '') from webhook_events";
+    wait_until("the event is a dead letter", async || {
+        app.ask::<String>(reason).await.ends_with("did not come, and source workos has no api_key to ask with")
+    })
+    .await;
+    app.stop().await;
+}
