@@ -31,6 +31,7 @@ mod private_postgres;
 mod provisioning;
 mod queue;
 mod queue_model;
+mod sources;
 mod webhooks;
 mod webhooks_clerk;
 mod webhooks_signed;
