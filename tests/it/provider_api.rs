@@ -505,7 +505,7 @@ async fn a_404_that_is_not_the_providers_finds_nobody_gone() {
             b"",
             br#"{"message":"Cannot GET /v2/organizations/org_1","statusCode":404}"#,
         ] {
-            provider.bytes_next("GET", "/", 404, &[], body.to_vec(), 1);
+            provider.bytes_next("GET", "/", 404, &[], body);
             let error = provider.client().find_organization(ORG).await.unwrap_err();
             assert_eq!(error.code(), "provider_unreadable", "{error}");
         }
@@ -522,10 +522,9 @@ async fn an_answer_that_makes_no_sense_is_unreadable() {
         b"[]".to_vec(),
         br#"{"id":"org_1"}"#.to_vec(),
         br#"{"id":5}"#.to_vec(),
-        format!("\"{}\"", "x".repeat(2 << 20)).into_bytes(),
     ];
     for body in bodies {
-        provider.bytes_next("GET", "/", 200, &[], body, 1);
+        provider.bytes_next("GET", "/", 200, &[], &body);
         let error = client.find_organization(ORG).await.unwrap_err();
         assert_eq!(error.code(), "provider_unreadable", "{error}");
         assert!(error.is_retryable());
@@ -548,9 +547,23 @@ async fn an_answer_that_makes_no_sense_is_unreadable() {
 }
 
 #[tokio::test]
+async fn an_answer_of_two_megabytes_is_not_read() {
+    let provider = provider(SourceKind::Workos).await;
+    let body = json!({
+        "id": ORG,
+        "name": "x".repeat(2 << 20),
+        "updated_at": "2026-11-16T09:00:00Z",
+    });
+    provider.answer_next("GET", "/", 200, &body, 1);
+    let error = provider.client().find_organization(ORG).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with("it is larger than 1048576 bytes"), "{text}");
+}
+
+#[tokio::test]
 async fn an_error_of_two_megabytes_still_has_its_status() {
     let provider = provider(SourceKind::Workos).await;
-    provider.bytes_next("GET", "/", 502, &[], vec![b'x'; 2 << 20], 1);
+    provider.bytes_next("GET", "/", 502, &[], "x".repeat(2 << 20).as_bytes());
     let error = provider.client().find_user(DANA).await.unwrap_err();
     assert_eq!(error.code(), "provider_unavailable", "{error}");
 }
@@ -561,7 +574,7 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = Provider::start(SourceKind::Workos).await;
     let headers = [("location", elsewhere.url())];
     for status in [301, 302, 307, 308] {
-        provider.bytes_next("GET", "/", status, &headers, Vec::new(), 1);
+        provider.bytes_next("GET", "/", status, &headers, b"");
         let error = provider.client().find_user(DANA).await.unwrap_err();
         assert_eq!(error.code(), "provider_unreadable", "{error}");
     }
@@ -645,7 +658,7 @@ async fn after_a_429_nothing_is_sent_until_its_time_is_over() {
 async fn retry_after_is_read_in_every_form_and_believed_within_reason() {
     let wait = async |headers: &[(&'static str, &str)]| {
         let provider = provider(SourceKind::Workos).await;
-        provider.bytes_next("GET", "/", 429, headers, b"{}".to_vec(), 1);
+        provider.bytes_next("GET", "/", 429, headers, b"{}");
         let error = provider.client().find_user(DANA).await.unwrap_err();
         error.retry_after().unwrap().as_secs_f64()
     };
@@ -752,7 +765,7 @@ async fn the_key_is_told_to_nobody_else() {
             });
             let headers = [("x-request-id", API_KEY)];
             let body = body.to_string().into_bytes();
-            provider.bytes_next("GET", "/", status, &headers, body, 1);
+            provider.bytes_next("GET", "/", status, &headers, &body);
             let error = client.find_user(DANA).await;
             told.extend(error.err().map(|error| tell(&error)));
         }
@@ -760,7 +773,7 @@ async fn the_key_is_told_to_nobody_else() {
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
         provider.stall_next("GET", "/", Duration::from_secs(30), 1);
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
-        provider.bytes_next("GET", "/", 200, &[], API_KEY.as_bytes().to_vec(), 1);
+        provider.bytes_next("GET", "/", 200, &[], API_KEY.as_bytes());
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
         provider.rate_limit_next("GET", "/", "1", 1);
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
