@@ -32,4 +32,8 @@ mod provider_api;
 mod provisioning;
 mod queue;
 mod queue_model;
+mod sources;
 mod webhooks;
+mod webhooks_clerk;
+mod webhooks_signed;
+mod webhooks_standard;
