@@ -117,9 +117,11 @@ fn refused(question: &Question<'_>, status: u16, said: &Value, request: String) 
     }
 }
 
-/// Whether an error is written as the providers write theirs.
+/// Whether an error is written as the providers write theirs, and not by a router that has no such path.
 fn is_from_provider(said: &Value) -> bool {
-    said["message"].is_string() || said["errors"][0]["code"].is_string()
+    let message = said["message"].as_str();
+    message.is_some_and(|text| !text.starts_with("Cannot "))
+        || said["errors"][0]["code"].is_string()
 }
 
 /// What a provider says is wrong.

@@ -196,7 +196,7 @@ impl Refusal {
 
     /// Reads a provider's code and the field that it is about.
     ///
-    /// Sources: the OpenAPI of `WorkOS` (`spec/open-api-spec.yaml`) and <https://clerk.com/docs/errors/backend-api>.
+    /// Sources: `spec/open-api-spec.yaml` of `workos/openapi-spec` and <https://clerk.com/docs/errors/backend-api>.
     pub(super) fn of(status: u16, code: &str, field: Option<&str>) -> Option<Self> {
         match (code, field) {
             (

@@ -169,7 +169,8 @@ impl Client {
 
     /// Lists all memberships of an organization, of every status, all pages.
     ///
-    /// One that cannot be read fails the whole list: who is missing in it would look removed.
+    /// One that cannot be read fails the whole list: who is missing in it would look removed. An organization that the provider
+    /// does not know has none, or is refused with [`Refusal::NotFound`].
     pub async fn list_memberships(&self, org_id: &str) -> Result<Vec<IdentityEvent>, Error> {
         self.memberships(match self.api {
             Api::Workos => workos::list_memberships(org_id),

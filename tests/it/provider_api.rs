@@ -110,6 +110,8 @@ async fn an_organization_is_found_as_a_webhook_would_describe_it() {
         assert_eq!(described.updated_at, time("2026-11-16T09:00:00Z"));
         assert_eq!(said.deleted_at, None);
         assert_eq!(client.find_organization("org_none").await.unwrap(), None);
+        provider.forgets_organization(ORG);
+        assert_eq!(client.find_organization(ORG).await.unwrap(), None);
     }
 }
 
@@ -349,6 +351,30 @@ async fn an_invitation_is_revoked_once() {
 }
 
 #[tokio::test]
+async fn an_accepted_invitation_is_a_membership_and_cannot_be_revoked() {
+    for kind in BOTH {
+        let provider = provider(kind).await;
+        provider.has_role("owner");
+        let client = provider.client();
+        let new = NewInvitation {
+            role: Some("owner"),
+            ..to("tomas@brightwater.example")
+        };
+        let sent = client.send_invitation(&new).await.unwrap();
+        let id = provider.accepts_invitation(&sent.id, TOMAS);
+        let listed = client.list_invitations(ORG, None).await.unwrap();
+        assert_eq!(content(&listed[0]).state, InvitationState::Accepted);
+        let events = client.list_memberships(ORG).await.unwrap();
+        assert_eq!(memberships(&events)[0].id, id);
+        assert_eq!(membership(&events).role.as_deref(), Some("owner"));
+        let error = client.revoke_invitation(ORG, &sent.id).await.unwrap_err();
+        assert_eq!(error.reason(), Some(Refusal::InvitationNotPending));
+        let error = client.send_invitation(&new).await.unwrap_err();
+        assert_eq!(error.reason(), Some(Refusal::AlreadyMember));
+    }
+}
+
+#[tokio::test]
 async fn workos_resends_and_clerk_cannot() {
     let workos = provider(SourceKind::Workos).await;
     let client = workos.client();
@@ -474,10 +500,15 @@ async fn a_status_says_whether_to_come_back() {
 async fn a_404_that_is_not_the_providers_finds_nobody_gone() {
     for kind in BOTH {
         let provider = provider(kind).await;
-        let body = b"<html>404 Not Found</html>".to_vec();
-        provider.bytes_next("GET", "/", 404, &[], body, 1);
-        let error = provider.client().find_organization(ORG).await.unwrap_err();
-        assert_eq!(error.code(), "provider_unreadable", "{error}");
+        for body in [
+            &b"<html>404 Not Found</html>"[..],
+            b"",
+            br#"{"message":"Cannot GET /v2/organizations/org_1","statusCode":404}"#,
+        ] {
+            provider.bytes_next("GET", "/", 404, &[], body);
+            let error = provider.client().find_organization(ORG).await.unwrap_err();
+            assert_eq!(error.code(), "provider_unreadable", "{error}");
+        }
     }
 }
 
@@ -491,36 +522,48 @@ async fn an_answer_that_makes_no_sense_is_unreadable() {
         b"[]".to_vec(),
         br#"{"id":"org_1"}"#.to_vec(),
         br#"{"id":5}"#.to_vec(),
-        format!("\"{}\"", "x".repeat(2 << 20)).into_bytes(),
     ];
     for body in bodies {
-        provider.bytes_next("GET", "/", 200, &[], body, 1);
+        provider.bytes_next("GET", "/", 200, &[], &body);
         let error = client.find_organization(ORG).await.unwrap_err();
         assert_eq!(error.code(), "provider_unreadable", "{error}");
         assert!(error.is_retryable());
     }
-    for (page, problem) in [
-        (json!([]), "the page is not an object"),
-        (json!({"data": {}}), "the page has no list"),
-        (json!({"data": [5]}), "it is not an object"),
+    for (page, times, problem) in [
+        (json!([]), 1, "the page is not an object"),
+        (json!({"data": {}}), 1, "the page has no list"),
+        (json!({"data": [5]}), 1, "it is not an object"),
         (
             json!({"data": [{"id": "om_1"}], "list_metadata": {"after": "om_1"}}),
+            2,
             "the page leads to itself",
         ),
     ] {
-        provider.answer_next("GET", "/", 200, &page, 2);
+        provider.answer_next("GET", "/", 200, &page, times);
         let error = client.list_memberships(ORG).await.unwrap_err();
         assert_eq!(error.code(), "provider_unreadable");
         assert!(error.to_string().contains(problem), "{error}");
-        // the second answer, where one page was enough
-        client.list_memberships("org_drain").await.ok();
     }
+}
+
+#[tokio::test]
+async fn an_answer_of_two_megabytes_is_not_read() {
+    let provider = provider(SourceKind::Workos).await;
+    let body = json!({
+        "id": ORG,
+        "name": "x".repeat(2 << 20),
+        "updated_at": "2026-11-16T09:00:00Z",
+    });
+    provider.answer_next("GET", "/", 200, &body, 1);
+    let error = provider.client().find_organization(ORG).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with("it is larger than 1048576 bytes"), "{text}");
 }
 
 #[tokio::test]
 async fn an_error_of_two_megabytes_still_has_its_status() {
     let provider = provider(SourceKind::Workos).await;
-    provider.bytes_next("GET", "/", 502, &[], vec![b'x'; 2 << 20], 1);
+    provider.bytes_next("GET", "/", 502, &[], "x".repeat(2 << 20).as_bytes());
     let error = provider.client().find_user(DANA).await.unwrap_err();
     assert_eq!(error.code(), "provider_unavailable", "{error}");
 }
@@ -531,7 +574,7 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = Provider::start(SourceKind::Workos).await;
     let headers = [("location", elsewhere.url())];
     for status in [301, 302, 307, 308] {
-        provider.bytes_next("GET", "/", status, &headers, Vec::new(), 1);
+        provider.bytes_next("GET", "/", status, &headers, b"");
         let error = provider.client().find_user(DANA).await.unwrap_err();
         assert_eq!(error.code(), "provider_unreadable", "{error}");
     }
@@ -569,6 +612,8 @@ async fn an_invitation_whose_answer_was_lost_is_not_sent_twice() {
     for kind in BOTH {
         let provider = provider(kind).await;
         let client = provider.client();
+        // a connection that was used before must not be a reason to send again
+        client.find_organization(ORG).await.unwrap();
         provider.cut_after_next("POST", "/", 1);
         let lost = client
             .send_invitation(&to("a@x.example"))
@@ -582,6 +627,9 @@ async fn an_invitation_whose_answer_was_lost_is_not_sent_twice() {
         assert_eq!(again.reason(), Some(Refusal::AlreadyInvited));
         let found = client.list_invitations(ORG, Some("a@x.example")).await;
         assert_eq!(found.unwrap().len(), 1, "{kind:?}");
+        let sent = provider.lines();
+        let sent = sent.iter().filter(|line| line.starts_with("POST"));
+        assert_eq!(sent.count(), 2);
     }
 }
 
@@ -610,7 +658,7 @@ async fn after_a_429_nothing_is_sent_until_its_time_is_over() {
 async fn retry_after_is_read_in_every_form_and_believed_within_reason() {
     let wait = async |headers: &[(&'static str, &str)]| {
         let provider = provider(SourceKind::Workos).await;
-        provider.bytes_next("GET", "/", 429, headers, b"{}".to_vec(), 1);
+        provider.bytes_next("GET", "/", 429, headers, b"{}");
         let error = provider.client().find_user(DANA).await.unwrap_err();
         error.retry_after().unwrap().as_secs_f64()
     };
@@ -717,7 +765,7 @@ async fn the_key_is_told_to_nobody_else() {
             });
             let headers = [("x-request-id", API_KEY)];
             let body = body.to_string().into_bytes();
-            provider.bytes_next("GET", "/", status, &headers, body, 1);
+            provider.bytes_next("GET", "/", status, &headers, &body);
             let error = client.find_user(DANA).await;
             told.extend(error.err().map(|error| tell(&error)));
         }
@@ -725,7 +773,7 @@ async fn the_key_is_told_to_nobody_else() {
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
         provider.stall_next("GET", "/", Duration::from_secs(30), 1);
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
-        provider.bytes_next("GET", "/", 200, &[], API_KEY.as_bytes().to_vec(), 1);
+        provider.bytes_next("GET", "/", 200, &[], API_KEY.as_bytes());
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));
         provider.rate_limit_next("GET", "/", "1", 1);
         told.push(tell(&client.find_user(DANA).await.unwrap_err()));

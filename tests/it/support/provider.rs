@@ -309,24 +309,28 @@ impl Provider {
     /// The next requests are answered with this.
     pub fn answer_next(&self, method: &str, prefix: &str, status: u16, body: &Value, times: usize) {
         let body = body.to_string().into_bytes();
-        self.bytes_next(method, prefix, status, &[], body, times);
+        self.plan(
+            method,
+            prefix,
+            Fault::Answer(status, Vec::new(), body),
+            times,
+        );
     }
 
-    /// The next requests are answered with these headers and bytes.
+    /// The next request is answered with these headers and bytes.
     pub fn bytes_next(
         &self,
         method: &str,
         prefix: &str,
         status: u16,
         headers: &[(&'static str, &str)],
-        body: Vec<u8>,
-        times: usize,
+        body: &[u8],
     ) {
         let headers = headers
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()));
-        let fault = Fault::Answer(status, headers.collect(), body);
-        self.plan(method, prefix, fault, times);
+        let fault = Fault::Answer(status, headers.collect(), body.to_vec());
+        self.plan(method, prefix, fault, 1);
     }
 
     /// The next requests are answered only after so long.
@@ -336,15 +340,9 @@ impl Provider {
 
     /// The next requests are answered 429; `retry_after` in seconds or as a date.
     pub fn rate_limit_next(&self, method: &str, prefix: &str, retry_after: &str, times: usize) {
+        let headers = vec![("retry-after", retry_after.to_owned())];
         let body = br#"{"message":"Too Many Requests"}"#.to_vec();
-        self.bytes_next(
-            method,
-            prefix,
-            429,
-            &[("retry-after", retry_after)],
-            body,
-            times,
-        );
+        self.plan(method, prefix, Fault::Answer(429, headers, body), times);
     }
 
     /// The next requests have no effect and no answer.
