@@ -145,7 +145,10 @@ async fn a_removal_is_soft_ends_assignments_and_can_be_taken_back_without_them()
     let bob = team.has("Bob", "member").await;
     assert!(team.assign(&bob, "customer_1").await.unwrap());
     assert!(team.assign(&bob, "customer_2").await.unwrap());
-    assert!(!team.assign(&bob, "customer_2").await.unwrap(), "it was so already");
+    assert!(
+        !team.assign(&bob, "customer_2").await.unwrap(),
+        "it was so already"
+    );
     assert_eq!(team.remove(&bob, &ada).await.unwrap(), 2);
     assert_eq!(team.status(&bob).await, Status::Removed);
     assert_eq!(team.assignments().await, 0);
@@ -176,9 +179,15 @@ async fn nobody_removes_themselves_or_the_last_administrator() {
     // each removes the other in the same instant: one of them must stay
     for _ in 0..5 {
         let (one, other) = tokio::join!(team.remove(&ada, &eve), team.remove(&eve, &ada));
-        let outcomes = [one.map_err(|error| error.code()), other.map_err(|error| error.code())];
+        let outcomes = [
+            one.map_err(|error| error.code()),
+            other.map_err(|error| error.code()),
+        ];
         let refused = [Err("member_is_last_admin")];
-        assert!(outcomes.contains(&Ok(0)) && outcomes.contains(&refused[0]), "{outcomes:?}");
+        assert!(
+            outcomes.contains(&Ok(0)) && outcomes.contains(&refused[0]),
+            "{outcomes:?}"
+        );
         for user in [&ada, &eve] {
             let _ = team.restore(user, &bob).await;
         }
@@ -290,7 +299,10 @@ async fn an_invitation_is_sent_once_and_what_it_promised_reaches_the_member() {
     assert_eq!(sent[0]["role_slug"], "member");
     let state = "select concat_ws(' ', state, role, customer_id, invitation_id) from invitations";
     let id = sent[0]["id"].as_str().unwrap();
-    assert_eq!(team.app.ask::<String>(state).await, format!("pending member customer_7 {id}"));
+    assert_eq!(
+        team.app.ask::<String>(state).await,
+        format!("pending member customer_7 {id}")
+    );
 
     let tomas = new_id("user");
     let belongs = Belongs {
@@ -302,7 +314,10 @@ async fn an_invitation_is_sent_once_and_what_it_promised_reaches_the_member() {
     let accepted = people::accepted(id, (&team.org, "tomas@acme.example"), &tomas, 59);
     team.app.accepts(&[&accepted]).await;
     team.app.is_idle().await;
-    assert_eq!(team.app.ask::<String>(state).await, format!("accepted member customer_7 {id}"));
+    assert_eq!(
+        team.app.ask::<String>(state).await,
+        format!("accepted member customer_7 {id}")
+    );
     team.app
         .accepts(&[
             &people::membership("created", belongs, "active", 5),
@@ -311,7 +326,10 @@ async fn an_invitation_is_sent_once_and_what_it_promised_reaches_the_member() {
         .await;
     team.app.is_idle().await;
     let members = team.members().await;
-    let tomas = members.iter().find(|member| member.user_id == tomas).unwrap();
+    let tomas = members
+        .iter()
+        .find(|member| member.user_id == tomas)
+        .unwrap();
     assert_eq!(tomas.customer_id.as_deref(), Some("customer_7"));
     assert_eq!(tomas.display_name, "tomas@acme.example");
     assert_eq!(team.counts().await, ["active admin 1", "active member 1"]);
@@ -327,7 +345,14 @@ async fn an_invitation_that_cannot_be_sent_says_why() {
 
     let provider = Provider::start(SourceKind::Workos).await;
     let team = Team::at(&provider).await;
-    for address in ["", "tomas", "@acme.example", "a b@acme.example", "a@b@c", "a\n@b"] {
+    for address in [
+        "",
+        "tomas",
+        "@acme.example",
+        "a b@acme.example",
+        "a@b@c",
+        "a\n@b",
+    ] {
         let refused = team.invite(address).await.unwrap_err();
         assert_eq!(refused.code(), "email_invalid", "{address:?}");
     }
@@ -341,7 +366,9 @@ async fn an_invitation_that_cannot_be_sent_says_why() {
     let dead = "select kind || ' ' || state from jobs order by id desc limit 1";
     assert_eq!(team.app.ask::<String>(dead).await, "send_invitation dead");
     assert_eq!(team.counts().await, Vec::<String>::new());
-    team.invite("tomas@acme.example").await.expect("it may be tried anew");
+    team.invite("tomas@acme.example")
+        .await
+        .expect("it may be tried anew");
     team.app.is_idle().await;
     assert_eq!(provider.invitations().len(), 1);
     team.app.stop().await;
@@ -351,7 +378,10 @@ async fn an_invitation_that_cannot_be_sent_says_why() {
 async fn two_users_may_share_an_address_and_one_may_have_none() {
     let team = Team::alone().await;
     let users = [new_id("user"), new_id("user"), new_id("user")];
-    for (user, email) in users.iter().zip(["twin@acme.example", "Twin@acme.example", ""]) {
+    for (user, email) in users
+        .iter()
+        .zip(["twin@acme.example", "Twin@acme.example", ""])
+    {
         let belongs = Belongs {
             id: &new_id("om"),
             org: &team.org,
@@ -367,7 +397,10 @@ async fn two_users_may_share_an_address_and_one_may_have_none() {
     }
     team.app.is_idle().await;
     let members = team.members().await;
-    let mut names: Vec<_> = members.iter().map(|member| member.display_name.as_str()).collect();
+    let mut names: Vec<_> = members
+        .iter()
+        .map(|member| member.display_name.as_str())
+        .collect();
     names.sort_unstable();
     assert_eq!(names, ["Twin@acme.example", "twin@acme.example", &users[2]]);
     assert_eq!(team.counts().await, ["active member 3"]);
@@ -392,24 +425,33 @@ async fn every_change_is_in_the_audit_log_which_nobody_can_rewrite() {
     );
     let cause = "select event = (select id from webhook_events where event_type = 'organization_membership.created' order by id desc limit 1)
                  from audit_log where action = 'membership.created' order by id desc limit 1";
-    assert!(team.app.ask::<bool>(cause).await, "the event that caused it");
+    assert!(
+        team.app.ask::<bool>(cause).await,
+        "the event that caused it"
+    );
     let change: Value = team
         .app
         .ask("select after from audit_log where action = 'membership.changed' order by id desc limit 1")
         .await;
     assert_eq!(change["removed_by"], json!(ada));
-    let secrets = "select count(*) from audit_log where before::text || after::text like '%credential%'";
+    let secrets =
+        "select count(*) from audit_log where before::text || after::text like '%credential%'";
     assert_eq!(team.app.ask::<i64>(secrets).await, 0);
     let tenant = "select string_agg(action, ' ' order by id) from audit_log where target_kind in ('tenant', 'credential')";
     let tenant: String = team.app.ask(tenant).await;
-    assert!(tenant.starts_with("tenant.created credential.created tenant.changed"), "{tenant}");
+    assert!(
+        tenant.starts_with("tenant.created credential.created tenant.changed"),
+        "{tenant}"
+    );
     for sql in [
         "update audit_log set actor = 'nobody'",
         "delete from audit_log",
         "truncate audit_log",
     ] {
         for url in [team.app.deployment.control_url.clone(), operator(&team)] {
-            let error = crate::support::cluster::try_execute(&url, sql).await.unwrap_err();
+            let error = crate::support::cluster::try_execute(&url, sql)
+                .await
+                .unwrap_err();
             let code = tenantry::db::sqlstate(&error);
             assert_eq!(code.as_deref(), Some("42501"), "{sql}: {error}");
         }
@@ -426,20 +468,33 @@ fn operator(team: &Team) -> String {
 async fn the_creator_is_the_first_administrator_whichever_event_comes_first() {
     let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await;
-    deployment.set("CLERK_WEBHOOK_SECRET", "whsec_dGVzdF9vZl90ZW5hbnRyeV8wMTIzNDU2Nzg5");
+    deployment.set(
+        "CLERK_WEBHOOK_SECRET",
+        "whsec_dGVzdF9vZl90ZW5hbnRyeV8wMTIzNDU2Nzg5",
+    );
     let app = App::of(deployment, blueprint.source()).await;
     let org: Value = fixture("organization.created");
     let member: Value = fixture("organizationMembership.created.admin");
-    for (order, text) in [[&org, &member], [&member, &org]].into_iter().zip(["_1", "_2"]) {
+    for (order, text) in [[&org, &member], [&member, &org]]
+        .into_iter()
+        .zip(["_1", "_2"])
+    {
         for event in order {
-            let body = event.to_string().replace("org_3mQMefPZYo217KCYThEDYkR2pEH", &format!("org_clerk{text}"));
-            let body = body.replace("orgmem_3WfRc7QOUOMknxuVpvRFst8fwtz", &format!("orgmem{text}"));
+            let body = event.to_string().replace(
+                "org_3mQMefPZYo217KCYThEDYkR2pEH",
+                &format!("org_clerk{text}"),
+            );
+            let body = body.replace(
+                "orgmem_3WfRc7QOUOMknxuVpvRFst8fwtz",
+                &format!("orgmem{text}"),
+            );
             let answer = app.deliver_clerk(body.as_bytes()).await;
             assert_eq!(answer.status, 200);
         }
     }
     app.is_idle().await;
-    let admins = "select count(*) from members where status = 'active' and role = 'admin' and is_creator";
+    let admins =
+        "select count(*) from members where status = 'active' and role = 'admin' and is_creator";
     wait_until("both organizations have their administrator", async || {
         app.ask::<i64>(admins).await == 2
     })

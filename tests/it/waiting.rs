@@ -36,17 +36,27 @@ async fn a_membership_may_come_before_its_organization_and_its_user() {
     let app = app(&[]).await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     let belongs = member(&id, &org, &user);
-    app.accepts(&[&people::membership("created", belongs, "active", 1)]).await;
+    app.accepts(&[&people::membership("created", belongs, "active", 1)])
+        .await;
     app.is_idle().await;
     assert_eq!(
         app.ask::<String>(EVENTS).await,
         format!("organization_membership.created waiting {{organization:{org},user:{user}}}")
     );
-    app.accepts(&[&people::user("created", &user, "a@b.example", ("A", "B"), 1)]).await;
+    app.accepts(&[&people::user(
+        "created",
+        &user,
+        "a@b.example",
+        ("A", "B"),
+        1,
+    )])
+    .await;
     app.is_idle().await;
     assert_eq!(
         app.ask::<String>(EVENTS).await,
-        format!("organization_membership.created waiting {{organization:{org}}}, user.created processed")
+        format!(
+            "organization_membership.created waiting {{organization:{org}}}, user.created processed"
+        )
     );
     app.accepts(&[&events::created(&org, "Acme")]).await;
     app.tenant(&org).is_ready().await;
@@ -56,7 +66,11 @@ async fn a_membership_may_come_before_its_organization_and_its_user() {
         "organization_membership.created processed, user.created processed, organization.created processed"
     );
     let asked = "select count(*) from jobs where kind = 'fetch_parent' and state = 'available'";
-    assert_eq!(app.ask::<i64>(asked).await, 0, "nobody needs to be asked any more");
+    assert_eq!(
+        app.ask::<i64>(asked).await,
+        0,
+        "nobody needs to be asked any more"
+    );
     app.stop().await;
 }
 
@@ -71,7 +85,9 @@ async fn a_deletion_waits_for_nobody_and_ends_the_wait_of_others() {
     ])
     .await;
     app.is_idle().await;
-    assert!(app.ask::<String>(EVENTS).await.starts_with("organization_membership.deleted processed, organization_membership.created waiting"));
+    assert!(app.ask::<String>(EVENTS).await.starts_with(
+        "organization_membership.deleted processed, organization_membership.created waiting"
+    ));
     app.accepts(&[
         &people::user("deleted", &user, "a@b.example", ("", ""), 4),
         &events::deleted(&org, "Acme", 5),
@@ -98,11 +114,20 @@ async fn what_never_comes_is_asked_of_the_provider() {
     provider.has_user(&user, "ada@acme.example");
     provider.fail_next("GET", "/user_management/users", 503, 1);
     provider.rate_limit_next("GET", "/organizations", "1", 1);
-    app.accepts(&[&people::membership("created", member(&id, &org, &user), "active", 1)]).await;
+    app.accepts(&[&people::membership(
+        "created",
+        member(&id, &org, &user),
+        "active",
+        1,
+    )])
+    .await;
     app.tenant(&org).is_ready().await;
     app.is_idle().await;
     let settled = "organization_membership.created processed";
-    wait_until("the event is settled", async || app.ask::<String>(EVENTS).await == settled).await;
+    wait_until("the event is settled", async || {
+        app.ask::<String>(EVENTS).await == settled
+    })
+    .await;
     let member = "select concat_ws(' ', status, email) from members";
     assert_eq!(app.ask::<String>(member).await, "active ada@acme.example");
     app.stop().await;
@@ -119,20 +144,42 @@ async fn what_nobody_knows_is_a_dead_letter_until_it_comes_after_all() {
     .await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     app.accepts(&[&events::created(&org, "Acme")]).await;
-    app.accepts(&[&people::membership("created", member(&id, &org, &user), "active", 1)]).await;
+    app.accepts(&[&people::membership(
+        "created",
+        member(&id, &org, &user),
+        "active",
+        1,
+    )])
+    .await;
     app.is_idle().await;
     let reason = "select state || ' ' || reason from webhook_events order by id desc limit 1";
     wait_until("the event is a dead letter", async || {
         app.ask::<String>(reason).await
-            == format!("failed parent_missing: user:{user} did not come, and the provider does not know it")
+            == format!(
+                "failed parent_missing: user:{user} did not come, and the provider does not know it"
+            )
     })
     .await;
     let member = "select concat_ws(' ', status, display_name) from members";
-    assert_eq!(app.ask::<String>(member).await, format!("active {user}"), "the member counts all the same");
-    app.accepts(&[&people::user("created", &user, "ada@acme.example", ("Ada", ""), 1)]).await;
+    assert_eq!(
+        app.ask::<String>(member).await,
+        format!("active {user}"),
+        "the member counts all the same"
+    );
+    app.accepts(&[&people::user(
+        "created",
+        &user,
+        "ada@acme.example",
+        ("Ada", ""),
+        1,
+    )])
+    .await;
     app.is_idle().await;
     let states = "select string_agg(state, ' ' order by id) from webhook_events";
-    assert_eq!(app.ask::<String>(states).await, "processed processed processed");
+    assert_eq!(
+        app.ask::<String>(states).await,
+        "processed processed processed"
+    );
     assert_eq!(app.ask::<String>(member).await, "active Ada");
     app.stop().await;
 }
@@ -141,10 +188,18 @@ async fn what_nobody_knows_is_a_dead_letter_until_it_comes_after_all() {
 async fn without_a_key_the_reason_says_so() {
     let app = app(&[("TENANTRY__IDENTITY__PARENT_WAIT_S", "0")]).await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
-    app.accepts(&[&people::membership("created", member(&id, &org, &user), "active", 1)]).await;
+    app.accepts(&[&people::membership(
+        "created",
+        member(&id, &org, &user),
+        "active",
+        1,
+    )])
+    .await;
     let reason = "select coalesce(reason, '') from webhook_events";
     wait_until("the event is a dead letter", async || {
-        app.ask::<String>(reason).await.ends_with("did not come, and source workos has no api_key to ask with")
+        app.ask::<String>(reason)
+            .await
+            .ends_with("did not come, and source workos has no api_key to ask with")
     })
     .await;
     app.stop().await;
