@@ -369,9 +369,8 @@ impl Config {
                 "at least 4",
             ));
         }
-        let sources = self.sources.iter();
-        sources
-            .map(|(name, source)| source.check(name))
-            .collect::<Result<_, _>>()
+        self.sources
+            .iter()
+            .try_for_each(|(name, source)| source.check(name))
     }
 }
