@@ -55,6 +55,11 @@ fn what_is_missing_or_odd_has_a_clear_outcome() {
             "  unreadable: the organization id is 10000 bytes long; at most 255 are accepted\n",
         ),
         (
+            "organization.updated",
+            json!({"id": "o", "name": "", "public_metadata": {"a\u{0}": 1}, "private_metadata": {"b": 2}, "created_by": 7}),
+            "  organization.upserted o {\"created_by\":null,\"external_id\":null,\"metadata\":{\"a\":1},\"name\":\"\"} @11-16T09:00:00.000\n",
+        ),
+        (
             "organization.deleted",
             json!({"id": "o", "deleted": true}),
             "  organization.deleted o deleted @11-16T09:00:00.000\n",
