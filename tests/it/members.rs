@@ -23,6 +23,7 @@ struct Team {
     app: App,
     org: String,
     desk: MemberDesk,
+    _blueprint: TinyBlueprint,
 }
 
 impl Team {
@@ -48,7 +49,12 @@ impl Team {
         app.accepts(&[&events::created(&org, "Acme")]).await;
         app.tenant(&org).is_ready().await;
         let desk = MemberDesk::new(app.replica.db.clone(), &app.deployment.config());
-        Self { app, org, desk }
+        Self {
+            app,
+            org,
+            desk,
+            _blueprint: blueprint,
+        }
     }
 
     fn organization(&self) -> Organization<'_> {
@@ -237,12 +243,15 @@ async fn a_removal_here_ends_the_access_at_the_provider_and_its_echo_changes_not
     assert_eq!(team.status(&bob).await, Status::Removed);
     let changes = "select count(*) from audit_log where target_kind = 'membership'";
     let before: i64 = team.app.ask(changes).await;
+    // a webhook does not embed the user, as the API's list does
+    let mut told = provider.memberships()[0].clone();
+    told.as_object_mut().unwrap().remove("user");
     let echo = json!({
         "object": "event",
         "id": new_id("event"),
         "event": "organization_membership.updated",
-        "data": provider.memberships()[0],
-        "created_at": provider.memberships()[0]["updated_at"],
+        "data": told,
+        "created_at": told["updated_at"],
     });
     team.app.accepts(&[&echo]).await;
     team.app.is_idle().await;

@@ -12,12 +12,11 @@ use crate::support::{
 
 const EVENTS: &str = "select string_agg(concat_ws(' ', event_type, state, waiting_for), ', ' order by id) from webhook_events";
 
-async fn app(settings: &[(&str, &str)]) -> App {
+async fn app(blueprint: &TinyBlueprint, settings: &[(&str, &str)]) -> App {
     let mut deployment = Deployment::new().await;
     for (name, value) in settings {
         deployment.set(name, value);
     }
-    let blueprint = TinyBlueprint::new();
     App::of(deployment, blueprint.source()).await
 }
 
@@ -33,7 +32,8 @@ fn member<'a>(id: &'a str, org: &'a str, user: &'a str) -> Belongs<'a> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_membership_may_come_before_its_organization_and_its_user() {
-    let app = app(&[]).await;
+    let blueprint = TinyBlueprint::new();
+    let app = app(&blueprint, &[]).await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     let belongs = member(&id, &org, &user);
     app.accepts(&[&people::membership("created", belongs, "active", 1)])
@@ -76,7 +76,8 @@ async fn a_membership_may_come_before_its_organization_and_its_user() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_waits_for_nobody_and_ends_the_wait_of_others() {
-    let app = app(&[]).await;
+    let blueprint = TinyBlueprint::new();
+    let app = app(&blueprint, &[]).await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     let belongs = member(&id, &org, &user);
     app.accepts(&[
@@ -103,11 +104,15 @@ async fn a_deletion_waits_for_nobody_and_ends_the_wait_of_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_never_comes_is_asked_of_the_provider() {
     let provider = Provider::start(SourceKind::Workos).await;
-    let app = app(&[
-        ("WORKOS_API_KEY", API_KEY),
-        ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
-        ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
-    ])
+    let blueprint = TinyBlueprint::new();
+    let app = app(
+        &blueprint,
+        &[
+            ("WORKOS_API_KEY", API_KEY),
+            ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
+            ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
+        ],
+    )
     .await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     provider.has_organization(&org, "Acme", "2026-11-16T09:00:00.000Z");
@@ -136,11 +141,15 @@ async fn what_never_comes_is_asked_of_the_provider() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_knows_is_a_dead_letter_until_it_comes_after_all() {
     let provider = Provider::start(SourceKind::Workos).await;
-    let app = app(&[
-        ("WORKOS_API_KEY", API_KEY),
-        ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
-        ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
-    ])
+    let blueprint = TinyBlueprint::new();
+    let app = app(
+        &blueprint,
+        &[
+            ("WORKOS_API_KEY", API_KEY),
+            ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
+            ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
+        ],
+    )
     .await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     app.accepts(&[&events::created(&org, "Acme")]).await;
@@ -186,7 +195,8 @@ async fn what_nobody_knows_is_a_dead_letter_until_it_comes_after_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_the_reason_says_so() {
-    let app = app(&[("TENANTRY__IDENTITY__PARENT_WAIT_S", "0")]).await;
+    let blueprint = TinyBlueprint::new();
+    let app = app(&blueprint, &[("TENANTRY__IDENTITY__PARENT_WAIT_S", "0")]).await;
     let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
     app.accepts(&[&people::membership(
         "created",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 fn at(minute: u32) -> String {
-    format!("2026-11-16T09:{minute:02}:00.000Z")
+    format!("2026-11-16T12:{minute:02}:00.000Z")
 }
 
 fn event(name: &str, data: Value, minute: u32) -> Value {
