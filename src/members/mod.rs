@@ -6,9 +6,15 @@
 //!
 //! Does not: record what providers say. `identity` does.
 
+mod sync;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
+
+pub use sync::{
+    Terms, Told, Unsynced, forget_syncs, mark_synced, mark_unknown, note_failures, unsynced,
+};
 
 /// Whether a member may use the tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
