@@ -32,3 +32,6 @@ mod provisioning;
 mod queue;
 mod queue_model;
 mod webhooks;
+mod webhooks_clerk;
+mod webhooks_signed;
+mod webhooks_standard;
