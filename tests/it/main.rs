@@ -24,6 +24,7 @@ mod docs;
 mod edge;
 mod inbox;
 mod isolation;
+mod members_sync;
 mod organizations;
 mod outage;
 mod path;
