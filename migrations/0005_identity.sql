@@ -250,9 +250,9 @@ create table member_syncs (
 );
 
 comment on table member_syncs is 'What each tenant''s database was last told of each member: whoever differs from it is told again';
-comment on column member_syncs.digest is 'Of the member and of the blueprint''s sync scripts';
+comment on column member_syncs.digest is 'Of the member and of the blueprint''s sync scripts; empty while nobody knows what the database has';
 comment on column member_syncs.role is 'The role as the tenant''s database got it';
-comment on column member_syncs.note is 'What was changed on the way, such as an unknown role that became the default one';
+comment on column member_syncs.note is 'What was changed on the way, such as an unknown role that became the default one; or why the member is not synced';
 
 -- One row per organization and user: everything that is known of the member, computed.
 create view members as

@@ -129,6 +129,8 @@ impl Replica {
             clusters: clusters.clone(),
             keyring: Keyring::parse(&config.secrets.keys)?,
             names: config.tenants.clone(),
+            admin_role: config.identity.admin_role.clone(),
+            max_attempts: config.queue.max_attempts,
             blueprint,
             metrics: metrics.clone(),
             faults: config.faults.clone(),

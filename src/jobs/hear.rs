@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{JobContext, JobError, provision, sync_members};
+use super::{JobContext, JobError, provision};
 use crate::{
     causes::chain,
     identity::{self, Changes, Heard, LiveOrganization, Parent, Parents},
     inbox::{self, Settled, State},
     queue::{self, Failure, Job, NewJob},
-    tenants::{self, NewTenant, TenantId},
+    tenants::{self, NewTenant},
     webhooks::IdentityEvent,
 };
 
@@ -42,7 +42,7 @@ pub(super) async fn hear(
     ask_for_parents(cx, tx, missing).await?;
     for tenant in identity::affected_tenants(tx, &changes).await? {
         let key = (tenant.source.as_str(), tenant.org_id.as_str());
-        let job = sync_members::job(TenantId(tenant.id), key, cx.max_attempts);
+        let job = NewJob::sync_members(tenant.id, key, cx.max_attempts);
         queue::rouse(tx, &job).await?;
         has_follow_up = true;
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::sync_members;
 use crate::{
     audit::Actor,
     config::Config,
@@ -118,7 +117,7 @@ impl MemberDesk {
             });
         }
         if let Some(tenant) = tenants::find_of_organization(tx, of.source, of.org_id).await? {
-            jobs.push(sync_members::job(tenant.id, key, self.max_attempts));
+            jobs.push(NewJob::sync_members(tenant.id.0, key, self.max_attempts));
         }
         Ok(jobs)
     }

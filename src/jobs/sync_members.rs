@@ -1,32 +1,28 @@
 //! `sync_members`: a tenant's database is told of its members.
 
-use std::time::Duration;
-
 use super::{JobContext, JobError};
 use crate::{
+    causes::chain,
+    provisioning::{self, StepError, Synced},
     queue::{
-        Claim, Job, NewJob,
-        worker::{Lease, Outcome},
+        Claim, Failure,
+        worker::{Lease, Outcome, Settled},
     },
     tenants::TenantId,
 };
 
-/// The job for the tenant of an organization.
-pub(super) fn job(tenant: TenantId, (source, org_id): (&str, &str), max_attempts: i32) -> NewJob {
-    NewJob {
-        job: Job::SyncMembers { tenant: tenant.0 },
-        concurrency_key: Some(format!("{source}:{org_id}")),
-        unique_key: Some(format!("sync:{tenant}")),
-        max_attempts,
-        delay: Duration::ZERO,
-    }
-}
-
 pub(super) async fn run(
-    _cx: &JobContext,
-    _claim: &Claim,
-    _lease: &Lease,
-    _tenant: TenantId,
+    cx: &JobContext,
+    claim: &Claim,
+    lease: &Lease,
+    tenant: TenantId,
 ) -> Result<Outcome, JobError> {
-    Ok(Outcome::Done)
+    match provisioning::sync_members(&cx.provisioner, (claim, lease), &cx.tasks, tenant).await {
+        Ok(Synced::Completed) => Ok(Outcome::Settled(Settled::Completed)),
+        Ok(Synced::NothingToDo) => Ok(Outcome::Done),
+        Ok(Synced::Draining) => Ok(Outcome::Released),
+        Err(StepError::LostClaim) => Err(JobError::Lost),
+        // whatever it is, it may be repaired while there are attempts: nobody else asks for one
+        Err(error) => Err(JobError::Retry(Failure::new(error.code(), chain(&error)))),
+    }
 }

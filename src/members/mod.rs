@@ -11,6 +11,7 @@
 mod invitations;
 mod remove;
 mod staff;
+mod sync;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub use invitations::{
 };
 pub use remove::{Wanted, remove, restore, wanted};
 pub use staff::{Assignment, assign, list_assignments, unassign};
+pub use sync::{
+    Terms, Told, Unsynced, forget_syncs, mark_synced, mark_unknown, note_failures, unsynced,
+};
 
 use crate::queue;
 

@@ -1,7 +1,11 @@
 //! What jobs there are: data only. `crate::jobs` knows what each means.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::NewJob;
 
 /// Number of a job.
 #[derive(
@@ -77,6 +81,19 @@ impl Job {
             Self::FetchParent { .. } => "fetch_parent",
             Self::SendInvitation { .. } => "send_invitation",
             Self::PushMembership { .. } => "push_membership",
+        }
+    }
+}
+
+impl NewJob {
+    /// Tell the database of an organization's tenant about its members.
+    pub fn sync_members(tenant: Uuid, (source, org_id): (&str, &str), max_attempts: i32) -> Self {
+        Self {
+            job: Job::SyncMembers { tenant },
+            concurrency_key: Some(format!("{source}:{org_id}")),
+            unique_key: Some(format!("sync:{tenant}")),
+            max_attempts,
+            delay: Duration::ZERO,
         }
     }
 }

@@ -131,6 +131,13 @@ pub struct Tenant {
     pub ready_at: Option<DateTime<Utc>>,
 }
 
+impl Tenant {
+    /// The organization whose tenant it is: name of the source, and the provider's id.
+    pub fn key(&self) -> (&str, &str) {
+        (&self.source, &self.org_id)
+    }
+}
+
 /// Every column of [`Tenant`]; a macro because statements are literals.
 macro_rules! select_tenant {
     ($rest:literal) => {

@@ -11,10 +11,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "jobs",
         &[
+            "audit",
             "causes",
             "config",
             "db",
             "faults",
+            "identity",
             "inbox",
             "provisioning",
             "queue",
@@ -31,6 +33,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "db",
             "faults",
+            "identity",
+            "members",
             "metrics",
             "queue",
             "secrets",
@@ -39,6 +43,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
+    ("identity", &["secrets", "webhooks"]),
+    ("members", &[]),
     ("tenants", &["config", "secrets"]),
     ("blueprint", &[]),
     // the edges
@@ -102,6 +108,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("provider_api", &["webhooks"]),
     // the ground
+    ("audit", &[]),
     ("causes", &[]),
     ("config", &["faults", "webhooks"]),
     ("db", &[]),
@@ -256,11 +263,14 @@ fn things_stand_where_they_belong() {
         (
             "requests and commands own no SQL",
             &[
+                "audit",
                 "bench",
                 "cli/dev",
                 "blueprint",
                 "db",
+                "identity",
                 "inbox",
+                "members",
                 "private_postgres",
                 "provisioning",
                 "queue",

@@ -126,6 +126,7 @@ fn dev_makes_a_ready_tenant_with_one_command_and_keeps_its_data() {
                 "create_database",
                 "create_role",
                 "seed",
+                "sync_members",
                 "verify",
                 "activate"
             ]

@@ -26,6 +26,7 @@ mod edge;
 mod inbox;
 mod isolation;
 mod members;
+mod members_sync;
 mod organizations;
 mod outage;
 mod path;
