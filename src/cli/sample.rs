@@ -47,7 +47,7 @@ pub(super) fn event(kind: SourceKind, event_type: &str, org_id: &str, name: &str
     let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
     let now = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     match kind {
-        SourceKind::Workos => json!({
+        SourceKind::Workos | SourceKind::Clerk | SourceKind::Standard => json!({
             "object": "event",
             "id": format!("event_{}", uuid::Uuid::now_v7().simple()),
             "event": event_type,
@@ -79,7 +79,7 @@ pub(super) async fn deliver(
     let now = chrono::DateTime::from(std::time::SystemTime::now());
     let mut request =
         Request::post(format!("/webhooks/{source}")).header("content-type", "application/json");
-    for (name, value) in webhooks::sign(kind, secret, now, &body) {
+    for (name, value) in webhooks::sign(kind, secret, "", now, &body) {
         request = request.header(name, value);
     }
     exchange(base, request, body).await

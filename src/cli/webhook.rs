@@ -98,7 +98,7 @@ pub(super) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Sign(Signing { common, secret }) => {
             for (name, value) in
-                webhooks::sign(common.source, secret, common.now(), &common.body()?)
+                webhooks::sign(common.source, secret, "", common.now(), &common.body()?)
             {
                 globals.printer.data(format!("{name}: {value}"));
             }

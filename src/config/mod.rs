@@ -16,7 +16,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::{faults::Faults, webhooks::SourceKind};
+use crate::{
+    faults::Faults,
+    webhooks::{Mapping, SourceKind},
+};
 
 pub use layers::{Environment, Error};
 
@@ -116,6 +119,17 @@ pub struct Source {
     /// How far a signature's time may be from ours, both ways, in seconds.
     #[serde(default = "default_tolerance_s")]
     pub tolerance_s: u32,
+    /// Key for the provider's API; empty when not configured.
+    #[serde(default = "empty_secret")]
+    pub api_key: SecretString,
+    #[serde(default)]
+    api_key_file: PathBuf,
+    /// Base URL of the provider's API; empty for the provider's own.
+    #[serde(default)]
+    pub api_url: String,
+    /// What a sender of kind `standard` means.
+    #[serde(default)]
+    pub mapping: Mapping,
 }
 
 /// `[identity]`
@@ -222,6 +236,27 @@ fn empty_secret() -> SecretString {
 }
 
 impl Source {
+    /// Refuses what cannot work.
+    fn check(&self, name: &str) -> Result<(), Error> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        if name.is_empty() || name.len() > 40 || !name.chars().all(legal) {
+            let expected = "names of 1 to 40 characters of a-z, 0-9, _ and -";
+            return Err(Error::value("sources", name, expected));
+        }
+        if self.kind != SourceKind::Standard && self.mapping != Mapping::default() {
+            let expected = "a mapping only where kind is \"standard\"";
+            return Err(Error::value("sources", name, expected));
+        }
+        let speaks_http = |url: &url::Url| matches!(url.scheme(), "http" | "https");
+        let url = url::Url::parse(&self.api_url);
+        if !self.api_url.is_empty() && !url.is_ok_and(|url| speaks_http(&url)) {
+            let expected = "http:// or https:// and a host, or nothing for the provider's own";
+            // the value may hold a password
+            return Err(Error::value("sources.api_url", "…", expected));
+        }
+        Ok(())
+    }
+
     /// A source with these secrets and the default tolerance.
     pub fn new(kind: SourceKind, secrets: Vec<SecretString>) -> Self {
         Self {
@@ -229,6 +264,10 @@ impl Source {
             secrets,
             secret_files: Vec::new(),
             tolerance_s: default_tolerance_s(),
+            api_key: empty_secret(),
+            api_key_file: PathBuf::new(),
+            api_url: String::new(),
+            mapping: Mapping::default(),
         }
     }
 }
@@ -342,15 +381,9 @@ impl Config {
                 "at least 4",
             ));
         }
-        for name in self.sources.keys() {
-            if name.is_empty() || name.len() > 40 || !name.chars().all(|c| legal(c) || c == '-') {
-                return Err(Error::value(
-                    "sources",
-                    name,
-                    "names of 1 to 40 characters of a-z, 0-9, _ and -",
-                ));
-            }
-        }
-        Ok(())
+        let sources = self.sources.iter();
+        sources
+            .map(|(name, source)| source.check(name))
+            .collect::<Result<_, _>>()
     }
 }

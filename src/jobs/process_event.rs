@@ -126,7 +126,13 @@ fn read(cx: &JobContext, stored: &StoredBody) -> Result<Heard, JobError> {
         let error = format!("source {} is not configured any more", stored.source);
         return Err(JobError::Retry(Failure::new("source_unknown", error)));
     };
-    let said = match webhooks::read(source.kind, &stored.body).meaning {
+    let reading = webhooks::read_received(
+        source.kind,
+        &source.mapping,
+        &stored.body,
+        stored.received_at,
+    );
+    let said = match reading.meaning {
         Meaning::Events(said) => said,
         Meaning::Ignored => Vec::new(),
         Meaning::Unreadable(reason) => {

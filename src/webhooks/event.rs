@@ -6,7 +6,9 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::json;
 
 /// What was read from a body; see [`read`](super::read).
 ///
@@ -14,7 +16,7 @@ use serde_json::Value;
 /// the delivery can be stored and found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
-    /// The provider's id of the event; `None` when unusable.
+    /// The provider's id of the event; `None` when unusable, and where it is in a header: [`event_id`](super::event_id).
     pub event_id: Option<String>,
     /// The provider's name of the type, such as `organization.created`; empty when unusable.
     pub event_type: String,
@@ -26,11 +28,32 @@ pub struct Reading {
     pub meaning: Meaning,
 }
 
+impl Reading {
+    /// Lets `fill` say what an object means; what it had filled in by then stays when it gives up.
+    pub(super) fn of(
+        body: &[u8],
+        fill: impl FnOnce(Map<String, Value>, &mut Self) -> Result<Meaning, UnreadableReason>,
+    ) -> Self {
+        let mut reading = Self {
+            event_id: None,
+            event_type: String::new(),
+            organization_id: None,
+            occurred_at: None,
+            meaning: Meaning::Ignored,
+        };
+        reading.meaning = json::parse_object(body)
+            .and_then(|object| fill(object, &mut reading))
+            .unwrap_or_else(Meaning::Unreadable);
+        reading
+    }
+}
+
 /// What a body asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Meaning {
     /// Something that has a meaning here; one body may speak of several objects, such as a
-    /// membership and the organization it is in.
+    /// membership and the organization it is in. Never empty; the last is what the event is about,
+    /// those before it come along.
     Events(Vec<IdentityEvent>),
     /// A proper event of a type that has no meaning here.
     Ignored,

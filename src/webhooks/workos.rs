@@ -1,4 +1,4 @@
-//! `WorkOS`: the `WorkOS-Signature` header and the payloads of its events.
+//! `WorkOS`: the `WorkOS-Signature` header and the envelope of its events.
 //!
 //! Sources: [webhooks](https://workos.com/docs/events/data-syncing/webhooks), [events](https://workos.com/docs/events) and the
 //! schemas in [openapi-spec](https://github.com/workos/openapi-spec). Where the documentation's samples and the schemas differ
@@ -10,10 +10,9 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::event::{
-    FieldProblem, IdentityEvent, Meaning, Organization, Reading, Said, UnreadableReason,
-};
-use super::{Headers, ObjectKind, VerifyError, age, hmac, json};
+use super::event::{Meaning, Reading, UnreadableReason};
+use super::object::Object;
+use super::{Headers, VerifyError, age, hmac, json, workos_objects};
 
 const HEADER: &str = "workos-signature";
 
@@ -109,18 +108,7 @@ impl<'a> SignatureHeader<'a> {
 
 /// Reads the envelope `{id, event, data, created_at}`; the type is in `event`, not in `type`.
 pub(super) fn read(body: &[u8]) -> Reading {
-    let mut reading = Reading {
-        event_id: None,
-        event_type: String::new(),
-        organization_id: None,
-        occurred_at: None,
-        meaning: Meaning::Ignored,
-    };
-    reading.meaning = match json::parse_object(body) {
-        Ok(envelope) => read_envelope(&envelope, &mut reading).unwrap_or_else(Meaning::Unreadable),
-        Err(reason) => Meaning::Unreadable(reason),
-    };
-    reading
+    Reading::of(body, |envelope, reading| read_envelope(&envelope, reading))
 }
 
 /// Fills in everything that can be read before the first reason to give up.
@@ -133,21 +121,25 @@ fn read_envelope(
     if let Ok(event_type) = &event_type {
         reading.event_type.clone_from(event_type);
     }
-    let data = json::object(envelope, "data", "event data")
-        .and_then(|data| data.ok_or(json::reason("event data", FieldProblem::Missing)));
-    if let Ok(data) = &data {
+    let data = json::required_object(envelope, "data", "event data");
+    if let Ok(data) = data {
         reading.organization_id = organization_id(&reading.event_type, data);
     }
     reading.event_id = Some(json::id(envelope, "id", "event id")?);
-    let occurred_at = reading.occurred_at;
     let event_type = event_type?;
-    match event_type.as_str() {
-        "organization.created" | "organization.updated" | "organization.deleted" => {
-            organization(&event_type, data?, occurred_at)
-                .map(|said| Meaning::Events(vec![IdentityEvent::Organization(said)]))
-        }
-        _ => Ok(Meaning::Ignored),
-    }
+    let Some((family, action)) = event_type.rsplit_once('.') else {
+        return Ok(Meaning::Ignored);
+    };
+    let Some(reader) = workos_objects::reader(family, action) else {
+        return Ok(Meaning::Ignored);
+    };
+    let object = Object {
+        data: data?,
+        action,
+        occurred_at: reading.occurred_at,
+        read_time: json::time,
+    };
+    reader(&object).map(Meaning::Events)
 }
 
 /// The organization that an event of any type is about, as far as it says.
@@ -156,52 +148,17 @@ fn organization_id(event_type: &str, data: &Map<String, Value>) -> Option<String
         "organization.created" | "organization.updated" | "organization.deleted" => "id",
         _ => "organization_id",
     };
-    json::id(data, key, "organization id").ok()
-}
-
-pub(super) fn read_object(
-    object: ObjectKind,
-    data: &Map<String, Value>,
-) -> Result<Vec<IdentityEvent>, UnreadableReason> {
-    match object {
-        ObjectKind::Organization => organization("organization.updated", data, None)
-            .map(|said| vec![IdentityEvent::Organization(said)]),
-        ObjectKind::User | ObjectKind::Membership | ObjectKind::Invitation => Ok(Vec::new()),
-    }
-}
-
-/// The organization object; a time falls back to the event's, and to the object's own `created_at`.
-fn organization(
-    event_type: &str,
-    data: &Map<String, Value>,
-    occurred_at: Option<DateTime<Utc>>,
-) -> Result<Said<Organization>, UnreadableReason> {
-    let no_time = || UnreadableReason::NoTime {
-        object: "organization",
-    };
-    let updated_at = json::time(data, "updated_at");
-    let created_at = json::time(data, "created_at");
-    let metadata = json::object(data, "metadata", "organization metadata")?;
-    let content = Organization {
-        name: json::display_text(data, "name", "organization name")?,
-        external_id: json::optional_id(data, "external_id", "organization's external id")?,
-        metadata: json::without_nul(&metadata.cloned().unwrap_or_default().into()),
-        created_by: None,
-    };
-    let described_at = updated_at.or(occurred_at).or(created_at);
-    let mut said = Said::described(
-        json::id(data, "id", "organization id")?,
-        content,
-        described_at.ok_or_else(no_time)?,
-    );
-    if event_type == "organization.deleted" {
-        said.deleted_at = occurred_at.or(described_at);
-    }
-    Ok(said)
+    // events of a group's users and of failed domains have it one level deeper
+    let inside = ["organization_domain", "group", "user"]
+        .iter()
+        .filter_map(|key| data.get(*key)?.as_object())
+        .find_map(|data| json::optional_slug(data, "organization_id"));
+    json::optional_slug(data, key).or(inside)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::{IdentityEvent, Organization, Said};
     use super::*;
 
     fn header(text: &str) -> Result<SignatureHeader<'_>, &'static str> {

@@ -40,7 +40,7 @@ async fn deliver(process: &Process, event: &Value) -> bool {
     let secret = secrecy::SecretString::from(SECRET);
     loop {
         let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
-        let headers = webhooks::sign(SourceKind::Workos, &secret, now, &body);
+        let headers = webhooks::sign(SourceKind::Workos, &secret, "", now, &body);
         let answer = try_post(process.address, "/webhooks/workos", &headers, body.clone()).await;
         match answer.map(|answer| answer.status) {
             Ok(200) => return true,

@@ -290,7 +290,13 @@ pub fn now() -> DateTime<Utc> {
 
 /// The headers of a delivery that was signed at `at`.
 pub fn signed(secret: &str, at: DateTime<Utc>, body: &[u8]) -> Vec<(&'static str, String)> {
-    webhooks::sign(SourceKind::Workos, &SecretString::from(secret), at, body)
+    webhooks::sign(
+        SourceKind::Workos,
+        &SecretString::from(secret),
+        "",
+        at,
+        body,
+    )
 }
 
 /// Posts bytes to a replica.
