@@ -179,6 +179,17 @@ pub fn read_object(
     }
 }
 
+/// Whether a delivery can be checked with this secret at all.
+///
+/// `WorkOS` takes any text for a key; for the other kinds the secret is one in base64.
+pub fn is_usable(kind: SourceKind, secret: &SecretString) -> bool {
+    match kind {
+        SourceKind::Workos => !secret.expose_secret().trim().is_empty(),
+        SourceKind::Clerk => CLERK.is_usable(secret),
+        SourceKind::Standard => STANDARD.is_usable(secret),
+    }
+}
+
 /// Leaves out blank secrets: anyone can sign with the empty key.
 fn usable(secrets: &[SecretString]) -> Vec<&SecretString> {
     secrets

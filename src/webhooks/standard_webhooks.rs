@@ -110,6 +110,11 @@ impl Scheme {
         }
     }
 
+    /// Whether the secret stands for a key.
+    pub(super) fn is_usable(&self, secret: &SecretString) -> bool {
+        Key::parse(secret, self.asymmetric).is_some()
+    }
+
     /// The headers as the sender writes them; none when the secret cannot sign.
     pub(super) fn sign(
         &self,

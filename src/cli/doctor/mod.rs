@@ -141,7 +141,7 @@ const SHORT_SECRET: usize = 16;
 
 fn sources(config: &Config) -> Vec<Check> {
     if config.routed_sources().next().is_none() {
-        let fix = "set WORKOS_WEBHOOK_SECRET, or a [sources.<name>] section with secrets";
+        let fix = "set WORKOS_WEBHOOK_SECRET or CLERK_WEBHOOK_SECRET, or a [sources.<name>] section with secrets";
         return vec![Check::warn(
             "sources",
             "no source has a secret: no webhook is routed",
@@ -153,6 +153,14 @@ fn sources(config: &Config) -> Vec<Check> {
             .secrets
             .iter()
             .any(|secret| secret.expose_secret().len() < SHORT_SECRET);
+        let usable = |secret| crate::webhooks::is_usable(source.kind, secret);
+        if !source.secrets.iter().all(usable) {
+            return Check::warn(
+                "sources",
+                format!("a secret of {name} is no key: nothing that it signs is accepted"),
+                "copy the whole secret, whsec_ and what follows",
+            );
+        }
         match (source.secrets.len(), short) {
             (0, _) => Check::warn(
                 "sources",

@@ -1,6 +1,7 @@
 //! What tests are written in: an application of its own per test, on one real Postgres per run.
 
 pub mod app;
+pub mod bodies;
 pub mod cluster;
 pub mod events;
 pub mod process;
