@@ -19,7 +19,7 @@ mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;
-// mod convergence;
+mod convergence;
 mod crash;
 mod docs;
 mod edge;
