@@ -16,7 +16,7 @@ use sqlx::{Connection, PgConnection};
 use tenantry::{
     identity::{self, Heard},
     replica::Replica,
-    webhooks::{self, Mapping, Meaning, SourceKind},
+    webhooks::{self, IdentityEvent, Mapping, Meaning, SourceKind},
 };
 
 use crate::support::{
@@ -62,17 +62,45 @@ async fn control_database() -> Deployment {
     deployment
 }
 
-/// What is heard of one event of a history.
-fn hear(source: &str, kind: SourceKind, body: &[u8]) -> Heard {
-    let said = match webhooks::read(kind, &Mapping::default(), body).meaning {
+/// A history as a source tells it.
+struct Told<'a> {
+    source: String,
+    history: &'a History,
+    said: Vec<Vec<IdentityEvent>>,
+}
+
+impl<'a> Told<'a> {
+    fn new(source: String, history: &'a History) -> Self {
+        let events = 0..history.events.len();
+        let said = events.map(|at| read(history.provider, &history.body(at)));
+        Self {
+            said: said.collect(),
+            source,
+            history,
+        }
+    }
+
+    fn heard(&self, at: usize) -> Heard {
+        Heard {
+            source: self.source.clone(),
+            event: Some(1),
+            received_at: now(),
+            said: self.said[at].clone(),
+        }
+    }
+
+    /// Each history under a source of its own.
+    fn all(prefix: &str, histories: &'a [History]) -> Vec<Self> {
+        let numbered = histories.iter().enumerate();
+        let told = numbered.map(|(at, history)| Self::new(format!("{prefix}{at}"), history));
+        told.collect()
+    }
+}
+
+fn read(kind: SourceKind, body: &[u8]) -> Vec<IdentityEvent> {
+    match webhooks::read(kind, &Mapping::default(), body).meaning {
         Meaning::Events(said) => said,
         other => panic!("{} reads as {other:?}", String::from_utf8_lossy(body)),
-    };
-    Heard {
-        source: source.to_owned(),
-        event: Some(1),
-        received_at: now(),
-        said,
     }
 }
 
@@ -93,43 +121,52 @@ fn batches<'a, T>(items: &'a [T], rng: &mut StdRng) -> Vec<&'a [T]> {
         .collect();
     cuts.extend([0, items.len()]);
     cuts.sort_unstable();
-    cuts.windows(2).map(|pair| &items[pair[0]..pair[1]]).collect()
+    cuts.windows(2)
+        .map(|pair| &items[pair[0]..pair[1]])
+        .collect()
 }
 
-/// Records the histories, each under its source, mixed and in a random order.
-async fn record(tx: &mut PgConnection, histories: &[(String, &History)], rng: &mut StdRng) {
-    let all = histories.iter().enumerate();
-    let all = all.flat_map(|(of, (_, history))| (0..history.events.len()).map(move |at| (of, at)));
-    for batch in batches(&shuffled(all.collect(), rng), rng) {
-        let heard = batch.iter().map(|(of, at)| {
-            let (source, history) = &histories[*of];
-            hear(source, history.provider, &history.body(*at))
-        });
-        identity::record(tx, &heard.collect::<Vec<_>>()).await.unwrap();
+/// Records what was told, mixed and in a random order.
+async fn record(tx: &mut PgConnection, told: &[Told<'_>], rng: &mut StdRng) {
+    let events = told
+        .iter()
+        .flat_map(|told| (0..told.said.len()).map(move |at| (told, at)));
+    for batch in batches(&shuffled(events.collect(), rng), rng) {
+        let heard = batch.iter().map(|(told, at)| told.heard(*at));
+        identity::record(tx, &heard.collect::<Vec<_>>())
+            .await
+            .unwrap();
     }
 }
 
 /// Adds what is left waiting to what is known.
 async fn add_waiting(
     tx: &mut PgConnection,
-    histories: &[(String, &History)],
+    told: &[Told<'_>],
     worlds: &mut BTreeMap<String, World>,
 ) {
-    for (source, history) in histories {
-        let events = 0..history.events.len();
-        let heard = events.map(|at| hear(source, history.provider, &history.body(at)));
-        let parents = identity::find_parents(tx, &heard.collect::<Vec<_>>()).await;
-        let waiting = parents.unwrap().into_iter().enumerate();
-        let waiting = waiting.filter(|(_, parents)| !parents.missing.is_empty());
-        let waiting = waiting.map(|(at, _)| format!("waiting {}", history.event_id(at)));
-        worlds.entry(source.clone()).or_default().extend(waiting);
+    let events = told
+        .iter()
+        .flat_map(|told| (0..told.said.len()).map(move |at| (told, at)));
+    let events: Vec<(&Told<'_>, usize)> = events.collect();
+    let heard: Vec<Heard> = events.iter().map(|(told, at)| told.heard(*at)).collect();
+    let parents = identity::find_parents(tx, &heard).await.unwrap();
+    for ((told, at), parents) in events.iter().zip(parents) {
+        if !parents.missing.is_empty() {
+            let world = worlds.entry(told.source.clone()).or_default();
+            world.insert(format!("waiting {}", told.history.event_id(*at)));
+        }
     }
 }
 
 /// Where the world is not what was expected, or nothing.
 fn difference(expected: &World, known: &World) -> Option<String> {
-    let missing = expected.difference(known).map(|line| format!("  expected {line}\n"));
-    let found = known.difference(expected).map(|line| format!("  found    {line}\n"));
+    let missing = expected
+        .difference(known)
+        .map(|line| format!("  expected {line}\n"));
+    let found = known
+        .difference(expected)
+        .map(|line| format!("  found    {line}\n"));
     let lines: String = missing.chain(found).collect();
     (!lines.is_empty()).then_some(lines)
 }
@@ -140,19 +177,15 @@ async fn differences(
     histories: &[History],
     seed: u64,
 ) -> BTreeMap<usize, String> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let sources = histories.iter().enumerate();
-    let sources: Vec<(String, &History)> = sources
-        .map(|(at, history)| (format!("s{at}"), history))
-        .collect();
+    let told = Told::all("s", histories);
     let mut tx = connection.begin().await.unwrap();
-    record(&mut tx, &sources, &mut rng).await;
+    record(&mut tx, &told, &mut StdRng::seed_from_u64(seed)).await;
     let mut worlds = read_worlds(&mut tx).await;
-    add_waiting(&mut tx, &sources, &mut worlds).await;
+    add_waiting(&mut tx, &told, &mut worlds).await;
     tx.rollback().await.unwrap();
-    let differences = sources.iter().enumerate().filter_map(|(at, (source, history))| {
-        let known = worlds.get(source).cloned().unwrap_or_default();
-        Some((at, difference(&fold(history), &known)?))
+    let differences = told.iter().enumerate().filter_map(|(at, told)| {
+        let known = worlds.remove(&told.source).unwrap_or_default();
+        Some((at, difference(&fold(told.history), &known)?))
     });
     differences.collect()
 }
@@ -164,21 +197,16 @@ async fn disagreements(
     seed: u64,
 ) -> BTreeMap<usize, String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let [first, second] = ["s", "t"].map(|prefix| {
-        let sources = histories.iter().enumerate();
-        let sources = sources.map(|(at, history)| (format!("{prefix}{at}"), history));
-        sources.collect::<Vec<_>>()
-    });
+    let [first, second] = ["s", "t"].map(|prefix| Told::all(prefix, histories));
     let mut tx = connection.begin().await.unwrap();
     record(&mut tx, &first, &mut rng).await;
     record(&mut tx, &second, &mut rng).await;
     let mut rows = read_rows(&mut tx).await;
     tx.rollback().await.unwrap();
-    let mut of = |source: &str| rows.remove(source).unwrap_or_default();
+    let mut of = |told: &Told<'_>| rows.remove(&told.source).unwrap_or_default();
     let pairs = first.iter().zip(&second).enumerate();
-    let different = pairs.filter_map(|(at, ((one, _), (other, _)))| {
-        Some((at, difference(&of(one), &of(other))?))
-    });
+    let different =
+        pairs.filter_map(|(at, (one, other))| Some((at, difference(&of(one), &of(other))?)));
     different.collect()
 }
 
@@ -202,7 +230,9 @@ fn check(
     let mut runner = runner(seed);
     let rounds = count.div_ceil(ROUND as u64);
     for round in 0..rounds {
-        let trees: Vec<_> = (0..ROUND).map(|_| strategy.new_tree(&mut runner).unwrap()).collect();
+        let trees: Vec<_> = (0..ROUND)
+            .map(|_| strategy.new_tree(&mut runner).unwrap())
+            .collect();
         let histories: Vec<History> = trees.iter().map(ValueTree::current).collect();
         let Some((at, difference)) = look(&histories, seed ^ round).into_iter().next() else {
             continue;
@@ -211,7 +241,9 @@ fn check(
         let smallest = runner.run_one(tree, |history| {
             // the same history ten times: one of the orders will show it
             let wrong = look(&vec![history; 10], seed).into_values().next();
-            wrong.map_or(Ok(()), |lines| Err(TestCaseError::fail(format!("it ends otherwise\n{lines}"))))
+            wrong.map_or(Ok(()), |lines| {
+                Err(TestCaseError::fail(format!("it ends otherwise\n{lines}")))
+            })
         });
         match smallest {
             Err(TestError::Fail(why, history)) => panic!("{why}{history:#?}"),

@@ -147,7 +147,10 @@ impl History {
         say("updated_at", json!(text(event.updated_at())));
         if event.object == Object::OrganizationRole {
             say("object", json!("organization_role"));
-            say("organization_id", json!(event.object.organization().id(self.provider)));
+            say(
+                "organization_id",
+                json!(event.object.organization().id(self.provider)),
+            );
             say("name", json!("Night shift"));
         } else {
             say("object", json!("role"));
@@ -216,7 +219,9 @@ impl History {
                 both(invitation, accepted.unwrap_or(json!({})))
             }
             Content::Role { permissions } => {
-                let keys = permissions.iter().map(|key| json!({"object": "permission", "key": key}));
+                let keys = permissions
+                    .iter()
+                    .map(|key| json!({"object": "permission", "key": key}));
                 json!({
                     "object": "role", "key": format!("org:{}", event.object.slug()), "name": "Dispatcher",
                     "description": null, "permissions": keys.collect::<Vec<_>>(),

@@ -110,8 +110,14 @@ impl History {
                     .map(str::to_owned),
             },
             Object::DirectoryUser(_) => Content::DirectoryUser {
-                email: self.pick(event, "email", ["USER0@a.example", "User0@B.example"]).to_owned(),
-                state: self.pick(event, "state", ["active", "active", "inactive", "suspended"]),
+                email: self
+                    .pick(event, "email", ["USER0@a.example", "User0@B.example"])
+                    .to_owned(),
+                state: self.pick(
+                    event,
+                    "state",
+                    ["active", "active", "inactive", "suspended"],
+                ),
             },
             Object::DirectoryGroup => Content::DirectoryGroup {
                 name: format!("Planners {minute} {}", event.variant),
@@ -171,7 +177,10 @@ impl History {
             organization: in_organization.then(|| event.object.organization()),
             email: format!("User{user}{address}"),
             state,
-            role: has_role.then(|| self.pick(event, "role", ["dispatcher", "viewer"]).to_owned()),
+            role: has_role.then(|| {
+                self.pick(event, "role", ["dispatcher", "viewer"])
+                    .to_owned()
+            }),
             accepted_by: (state == "accepted" && says_who).then_some(User(user)),
             customer: (is_clerk && has_customer).then(|| format!("customer_{at}")),
         }

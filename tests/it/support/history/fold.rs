@@ -62,7 +62,9 @@ impl<'a> Known<'a> {
 
     /// The newest description, by the provider's time.
     fn newest(&self, object: Object) -> Option<&'a (u32, Content)> {
-        let described = self.about(object).filter_map(|said| said.described.as_ref());
+        let described = self
+            .about(object)
+            .filter_map(|said| said.described.as_ref());
         described.max_by_key(|(at, _)| *at)
     }
 
@@ -111,7 +113,9 @@ impl<'a> Known<'a> {
                 or_dash(person.first_name.as_ref()),
                 or_dash(person.last_name.as_ref())
             ),
-            Content::Membership { status, role, .. } => format!("{status} {}", or_dash(role.as_ref())),
+            Content::Membership { status, role, .. } => {
+                format!("{status} {}", or_dash(role.as_ref()))
+            }
             Content::Invitation {
                 organization,
                 email,
@@ -127,17 +131,26 @@ impl<'a> Known<'a> {
             Content::Domain { domain, state } => {
                 format!("{} {domain} {}", organization(), or_dash(state.as_ref()))
             }
-            Content::DirectoryUser { email, state } => format!("{} {email} {state}", organization()),
+            Content::DirectoryUser { email, state } => {
+                format!("{} {email} {state}", organization())
+            }
             Content::GroupMember => "in".to_owned(),
         }
     }
 
     /// The newest role that any description of an invitation tells.
     fn promised_role(&self, invitation: Object) -> Option<&'a str> {
-        let told = self.about(invitation).filter_map(|said| match &said.described {
-            Some((at, Content::Invitation { role: Some(role), .. })) => Some((*at, role.as_str())),
-            _ => None,
-        });
+        let told = self
+            .about(invitation)
+            .filter_map(|said| match &said.described {
+                Some((
+                    at,
+                    Content::Invitation {
+                        role: Some(role), ..
+                    },
+                )) => Some((*at, role.as_str())),
+                _ => None,
+            });
         told.max().map(|(_, role)| role)
     }
 
@@ -149,12 +162,20 @@ impl<'a> Known<'a> {
         };
         let accepted = self.accepted(organization, user, person);
         let is_removed = self.deleted_at(user).is_some() || self.is_kept_out(organization, person);
-        let status = if is_removed { "removed" } else { membership.status };
+        let status = if is_removed {
+            "removed"
+        } else {
+            membership.status
+        };
         let promised = accepted.as_ref().and_then(|accepted| accepted.role);
         let customer = accepted.as_ref().and_then(|accepted| accepted.customer);
-        let names = [&person.first_name, &person.last_name].into_iter().flatten();
+        let names = [&person.first_name, &person.last_name]
+            .into_iter()
+            .flatten();
         let names = names.map(String::as_str).collect::<Vec<_>>().join(" ");
-        let (organization, user) = [organization, user].map(|it| it.id(self.history.provider)).into();
+        let (organization, user) = [organization, user]
+            .map(|it| it.id(self.history.provider))
+            .into();
         let display_name = match &person.email {
             _ if !names.is_empty() => &names,
             Some(email) => email,
@@ -172,10 +193,19 @@ impl<'a> Known<'a> {
     fn standing(&self, organization: Object, user: Object) -> Standing<'a> {
         let objects: BTreeSet<Object> = self.statements.iter().map(|said| said.object).collect();
         let is_theirs = |it: &Object| {
-            matches!(it, Object::Membership(_)) && (it.organization(), it.user()) == (organization, user)
+            matches!(it, Object::Membership(_))
+                && (it.organization(), it.user()) == (organization, user)
         };
         let standing = objects.into_iter().filter(is_theirs).map(|membership| {
-            let Some((at, Content::Membership { status, role, hints })) = self.newest(membership) else {
+            let Some((
+                at,
+                Content::Membership {
+                    status,
+                    role,
+                    hints,
+                },
+            )) = self.newest(membership)
+            else {
                 unreachable!("a deletion of a membership describes it too")
             };
             let is_deleted = self.deleted_at(membership).is_some();
@@ -184,7 +214,15 @@ impl<'a> Known<'a> {
                 (false, "pending") => (1, "invited"),
                 _ => (0, "removed"),
             };
-            (rank, *at, Standing { status, role, hints })
+            (
+                rank,
+                *at,
+                Standing {
+                    status,
+                    role,
+                    hints,
+                },
+            )
         });
         let counts = standing.max_by_key(|(rank, at, _)| (*rank, *at));
         counts.unwrap().2
@@ -192,29 +230,39 @@ impl<'a> Known<'a> {
 
     /// The newest invitation to the organization that this user accepted: by id, or by address where
     /// no id is told.
-    fn accepted(&self, organization: Object, user: Object, person: &Person) -> Option<Accepted<'a>> {
+    fn accepted(
+        &self,
+        organization: Object,
+        user: Object,
+        person: &Person,
+    ) -> Option<Accepted<'a>> {
         let objects: BTreeSet<Object> = self.statements.iter().map(|said| said.object).collect();
-        let accepted = objects.into_iter().filter_map(|object| match self.newest(object) {
-            Some((
-                at,
-                Content::Invitation {
-                    organization: Some(to),
-                    email,
-                    state: "accepted",
-                    accepted_by,
-                    customer,
-                    ..
-                },
-            )) if *to == organization
-                && accepted_by.map_or_else(|| is_same_address(email, person), |by| by == user) =>
-            {
-                let role = self.promised_role(object);
-                let customer = customer.as_deref();
-                Some((*at, Accepted { role, customer }))
-            }
-            _ => None,
-        });
-        accepted.max_by_key(|(at, _)| *at).map(|(_, accepted)| accepted)
+        let accepted = objects
+            .into_iter()
+            .filter_map(|object| match self.newest(object) {
+                Some((
+                    at,
+                    Content::Invitation {
+                        organization: Some(to),
+                        email,
+                        state: "accepted",
+                        accepted_by,
+                        customer,
+                        ..
+                    },
+                )) if *to == organization
+                    && accepted_by
+                        .map_or_else(|| is_same_address(email, person), |by| by == user) =>
+                {
+                    let role = self.promised_role(object);
+                    let customer = customer.as_deref();
+                    Some((*at, Accepted { role, customer }))
+                }
+                _ => None,
+            });
+        accepted
+            .max_by_key(|(at, _)| *at)
+            .map(|(_, accepted)| accepted)
     }
 
     /// Whether the organization's directory knows the person and has no active entry of theirs.
@@ -240,7 +288,11 @@ impl<'a> Known<'a> {
 
 /// What a sentence needs to be complete; a deletion needs nobody.
 fn named(said: &Statement) -> Vec<Object> {
-    let Some((_, content)) = said.described.as_ref().filter(|_| said.deleted_at.is_none()) else {
+    let Some((_, content)) = said
+        .described
+        .as_ref()
+        .filter(|_| said.deleted_at.is_none())
+    else {
         return Vec::new();
     };
     let organization = said.object.organization();

@@ -69,7 +69,10 @@ const MEMBERS: &str = "
 /// What is known of each source; events that wait are not among it.
 pub async fn read_worlds(connection: &mut PgConnection) -> BTreeMap<String, World> {
     let moment = |column: &str| {
-        let seconds = format!("extract(epoch from {column})::bigint - {}", super::bodies::BEGINNING);
+        let seconds = format!(
+            "extract(epoch from {column})::bigint - {}",
+            super::bodies::BEGINNING
+        );
         format!("coalesce(({seconds})::text, '-')")
     };
     let (since, deleted) = (moment("updated_at"), moment("deleted_at"));
