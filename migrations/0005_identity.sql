@@ -321,13 +321,16 @@ cross join lateral (
       and lower(entry.email) = lower(told.email)
 ) as directory
 where membership.content is not null
--- of several memberships of one user the one in force counts, then the newest
+-- of several memberships of one user the one in force counts, then one that may come into force, then the newest
 order by
     membership.source,
     membership.org_id,
     membership.user_id,
-    membership.deleted_at is not null,
-    membership.status in ('gone', 'inactive'),
+    case
+        when membership.deleted_at is not null or membership.status in ('gone', 'inactive') then 3
+        when membership.status = 'pending' then 2
+        else 1
+    end,
     membership.updated_at desc,
     membership.membership_id desc;
 

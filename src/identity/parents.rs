@@ -150,7 +150,12 @@ fn membership(said: &Said<Membership>) -> Vec<(ParentKind, &str)> {
     };
     let membership = &described.content;
     let mut parents = vec![(ParentKind::Organization, &*membership.organization_id)];
-    if membership.email.is_none() && membership.first_name.is_none() {
+    let told = [
+        &membership.email,
+        &membership.first_name,
+        &membership.last_name,
+    ];
+    if told.iter().all(|told| told.is_none()) {
         parents.push((ParentKind::User, &membership.user_id));
     }
     parents

@@ -20,6 +20,7 @@ mod blueprint;
 mod blueprint_changes;
 mod cli;
 mod cli_webhook;
+mod convergence;
 mod crash;
 mod docs;
 mod edge;

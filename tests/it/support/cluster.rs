@@ -106,3 +106,14 @@ impl Holder {
             .unwrap();
     }
 }
+
+/// The rows of a query of three texts.
+pub async fn rows(url: &str, sql: &str) -> Vec<(String, String, String)> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let rows = sqlx::query_as(AssertSqlSafe(sql.to_owned()))
+        .fetch_all(&mut connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection.close().await.unwrap();
+    rows
+}

@@ -4,6 +4,7 @@ pub mod app;
 pub mod bodies;
 pub mod cluster;
 pub mod events;
+pub mod history;
 pub mod people;
 pub mod process;
 pub mod provider;
