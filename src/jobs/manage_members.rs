@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     db::Db,
     members::{self, Error, Organization, Promise},
-    queue::{Job, NewJob},
+    queue::{self, Job, NewJob},
     tenants,
 };
 
@@ -47,8 +47,10 @@ impl MemberDesk {
     ) -> Result<u64, Error> {
         self.db
             .transaction(async |tx| {
-                let jobs = self.follow_ups(tx, of, user_id).await?;
-                members::remove(tx, of, user_id, actor, &jobs).await
+                self.tell_provider(tx, of, user_id).await?;
+                let ended = members::remove(tx, of, user_id, actor).await?;
+                self.tell_tenant(tx, of).await?;
+                Ok(ended)
             })
             .await
     }
@@ -62,8 +64,9 @@ impl MemberDesk {
     ) -> Result<(), Error> {
         self.db
             .transaction(async |tx| {
-                let jobs = self.follow_ups(tx, of, user_id).await?;
-                members::restore(tx, of, user_id, actor, &jobs).await
+                self.tell_provider(tx, of, user_id).await?;
+                members::restore(tx, of, user_id, actor).await?;
+                self.tell_tenant(tx, of).await
             })
             .await
     }
@@ -94,31 +97,42 @@ impl MemberDesk {
         self.callable.iter().any(|callable| callable == source)
     }
 
-    /// The jobs that bring tenant and provider to the member's new state.
-    async fn follow_ups(
+    /// Before the change: the job of a membership is locked before the membership itself, as its handler does.
+    async fn tell_provider(
         &self,
         tx: &mut PgConnection,
         of: Organization<'_>,
         user_id: &str,
-    ) -> Result<Vec<NewJob>, Error> {
-        let key = (of.source, of.org_id);
-        let mut jobs = Vec::new();
-        if self.is_callable(of.source) {
-            let membership = members::find(tx, of, user_id).await?.membership_id;
-            jobs.push(NewJob {
-                unique_key: Some(format!("push:{}:{membership}", of.source)),
-                job: Job::PushMembership {
-                    source: of.source.to_owned(),
-                    membership,
-                },
-                concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
-                max_attempts: self.max_attempts,
-                delay: Duration::ZERO,
-            });
+    ) -> Result<(), Error> {
+        if !self.is_callable(of.source) {
+            return Ok(());
         }
-        if let Some(tenant) = tenants::find_of_organization(tx, of.source, of.org_id).await? {
-            jobs.push(NewJob::sync_members(tenant.id.0, key, self.max_attempts));
+        let membership = members::find(tx, of, user_id).await?.membership_id;
+        let job = NewJob {
+            unique_key: Some(format!("push:{}:{membership}", of.source)),
+            job: Job::PushMembership {
+                source: of.source.to_owned(),
+                membership,
+            },
+            concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
+            max_attempts: self.max_attempts,
+            delay: Duration::ZERO,
+        };
+        queue::rouse(tx, &job).await?;
+        Ok(())
+    }
+
+    /// After the change: memberships are locked before the job that syncs them, as events do.
+    async fn tell_tenant(&self, tx: &mut PgConnection, of: Organization<'_>) -> Result<(), Error> {
+        let tenant = tenants::find_of_organization(tx, of.source, of.org_id).await?;
+        if let Some(tenant) = tenant {
+            let key = (of.source, of.org_id);
+            queue::rouse(
+                tx,
+                &NewJob::sync_members(tenant.id.0, key, self.max_attempts),
+            )
+            .await?;
         }
-        Ok(jobs)
+        Ok(())
     }
 }

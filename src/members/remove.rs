@@ -6,20 +6,16 @@
 use sqlx::PgConnection;
 
 use super::{Error, Member, Organization, Status, find};
-use crate::{
-    audit::{self, Actor},
-    queue::{self, NewJob},
-};
+use crate::audit::{self, Actor};
 
 /// Removes a member softly; returns how many staff assignments ended with it.
 ///
-/// The caller runs it in a transaction. The jobs of `then` bring tenant and provider to the same state.
+/// The caller runs it in a transaction, together with the jobs that bring tenant and provider to the same state.
 pub async fn remove(
     tx: &mut PgConnection,
     of: Organization<'_>,
     user_id: &str,
     actor: &Actor,
-    then: &[NewJob],
 ) -> Result<u64, Error> {
     one_at_a_time(tx, of).await?;
     let member = find(tx, of, user_id).await?;
@@ -59,21 +55,17 @@ pub async fn remove(
     .bind(user_id)
     .execute(&mut *tx)
     .await?;
-    for job in then {
-        queue::rouse(tx, job).await?;
-    }
     Ok(ended.rows_affected())
 }
 
 /// Takes a removal back; staff assignments do not come back.
 ///
-/// The caller runs it in a transaction. The jobs of `then` bring tenant and provider to the same state.
+/// The caller runs it in a transaction, together with the jobs that bring tenant and provider to the same state.
 pub async fn restore(
     tx: &mut PgConnection,
     of: Organization<'_>,
     user_id: &str,
     actor: &Actor,
-    then: &[NewJob],
 ) -> Result<(), Error> {
     one_at_a_time(tx, of).await?;
     let member = find(tx, of, user_id).await?;
@@ -101,9 +93,6 @@ pub async fn restore(
     .bind(user_id)
     .execute(&mut *tx)
     .await?;
-    for job in then {
-        queue::rouse(tx, job).await?;
-    }
     Ok(())
 }
 
