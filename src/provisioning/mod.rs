@@ -20,6 +20,7 @@ mod place;
 mod seed;
 pub mod steps;
 mod sync_members;
+mod teller;
 pub mod template;
 mod verify;
 

@@ -8,19 +8,16 @@
 //!
 //! Does not: undo. Scripts are written to bear being run again.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::PgConnection;
 
-use super::{Provisioner, StepContext, StepError, seed};
+use super::{Provisioner, StepContext, StepError, seed, teller::Teller};
 use crate::{
-    blueprint::{SqlFile, SyncScripts},
     causes::chain,
-    db,
-    members::{self, Status, Told, Unsynced},
+    members::{self, Unsynced},
     queue::{self, Claim, worker::Lease},
     shutdown::Tasks,
-    tenant_db::{self, roles},
     tenants::{self, Tenant, TenantId, TenantState},
 };
 
@@ -45,10 +42,11 @@ pub enum Synced {
 }
 
 /// A member whose script failed.
-struct Failed {
-    user_id: String,
-    digest: String,
-    cause: String,
+pub(super) struct Failed {
+    pub(super) user_id: String,
+    /// Of what was to be told: another one may be told with success.
+    pub(super) digest: String,
+    pub(super) cause: String,
 }
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -201,197 +199,4 @@ async fn tell_page(
     })
     .await?;
     Ok(failed)
-}
-
-/// What telling one page needs.
-struct Teller<'a> {
-    cx: &'a StepContext<'a>,
-    tenant: &'a Tenant,
-    organization_name: String,
-    /// The application's group, quoted.
-    app: String,
-    scripts: &'a SyncScripts,
-}
-
-impl Teller<'_> {
-    async fn tell_page<'m>(
-        &'m self,
-        connection: &mut PgConnection,
-        page: &'m [Unsynced],
-    ) -> Result<(Vec<Told<'m>>, Vec<Failed>), StepError> {
-        let known = match &self.scripts.roles {
-            Some(file) => Some(self.known_roles(connection, file).await?),
-            None => None,
-        };
-        let (mut told, mut failed) = (Vec::new(), Vec::new());
-        for member in page {
-            let (role, note) = self.role(member, known.as_ref());
-            match self.tell(connection, member, role).await? {
-                Ok(()) => told.push(Told { member, role, note }),
-                Err(cause) => failed.push(Failed {
-                    user_id: member.user_id.clone(),
-                    digest: member.digest.clone(),
-                    cause,
-                }),
-            }
-        }
-        Ok((told, failed))
-    }
-
-    /// The role as the database gets it, and what there is to say of that.
-    fn role<'m>(
-        &'m self,
-        member: &'m Unsynced,
-        known: Option<&HashSet<String>>,
-    ) -> (&'m str, Option<String>) {
-        let default = self.cx.blueprint.settings.members.default_role.as_str();
-        let Some(role) = &member.role else {
-            return (default, None);
-        };
-        if member.status != Status::Active || known.is_none_or(|known| known.contains(role)) {
-            return (role, None);
-        }
-        tracing::info!(
-            tenant.id = %self.tenant.id,
-            user.id = member.user_id,
-            role,
-            synced_as = default,
-            "a member's role is unknown to the tenant's database"
-        );
-        let note = format!("role {role:?} is unknown here; synced as {default:?}");
-        (default, Some(note))
-    }
-
-    /// One member, one transaction. The inner error is the member's own: the session is as good as before.
-    async fn tell(
-        &self,
-        connection: &mut PgConnection,
-        member: &Unsynced,
-        role: &str,
-    ) -> Result<Result<(), String>, StepError> {
-        let file = match member.status {
-            Status::Active => &self.scripts.member,
-            Status::Removed | Status::Invited => &self.scripts.removed,
-        };
-        self.begin(connection, "begin").await?;
-        let in_session = tenant_db::Error::sql("setting a member's values");
-        set_member(connection, member, role)
-            .await
-            .map_err(in_session)?;
-        let script = sqlx::raw_sql(AssertSqlSafe(file.sql.clone()));
-        let ended = match script.execute(&mut *connection).await {
-            Ok(_) => {
-                // checked once more as late as can be: after a long stop the commit must not happen
-                self.cx.check_lease()?;
-                sqlx::query("commit").execute(&mut *connection).await
-            }
-            Err(error) => Err(error),
-        };
-        let Err(error) = ended else { return Ok(Ok(())) };
-        // a server that is away cannot be told to roll back either: that is nobody's own failure
-        sqlx::query("rollback")
-            .execute(connection)
-            .await
-            .map_err(tenant_db::Error::sql("telling of a member"))?;
-        let cause = chain(&StepError::file("member_sync_failed", file, error));
-        Ok(Err(without_email(cause, member)))
-    }
-
-    /// The slugs that the database knows.
-    async fn known_roles(
-        &self,
-        connection: &mut PgConnection,
-        file: &SqlFile,
-    ) -> Result<HashSet<String>, StepError> {
-        let failed = |source| StepError::file("roles_query_failed", file, source);
-        self.begin(connection, "begin read only").await?;
-        let rows = sqlx::query(AssertSqlSafe(file.sql.clone()))
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(failed)?;
-        let slugs = rows.iter().map(|row| row.try_get::<Option<String>, _>(0));
-        let slugs: HashSet<String> = slugs
-            .filter_map(Result::transpose)
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
-        sqlx::query("rollback")
-            .execute(connection)
-            .await
-            .map_err(failed)?;
-        Ok(slugs)
-    }
-
-    /// A transaction with the rights of the application and the tenant's values.
-    async fn begin(
-        &self,
-        connection: &mut PgConnection,
-        begin: &'static str,
-    ) -> Result<(), StepError> {
-        let doing = "beginning to tell of members";
-        let statement = format!("{begin}; set local role {}", self.app);
-        let begun = sqlx::raw_sql(AssertSqlSafe(statement.clone()))
-            .execute(&mut *connection)
-            .await;
-        match begun {
-            // tenants were made here before there was anything to tell: we are no member of the group yet
-            Err(error) if db::sqlstate(&error).as_deref() == Some("42501") => {
-                let cluster = self.cx.cluster().await?;
-                cluster
-                    .run(async |connection| roles::ensure_shared(connection, cluster).await)
-                    .await?;
-                sqlx::raw_sql(AssertSqlSafe(format!("rollback; {statement}")))
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(tenant_db::Error::sql(doing))?;
-            }
-            begun => {
-                begun.map_err(tenant_db::Error::sql(doing))?;
-            }
-        }
-        seed::set_values(connection, self.tenant, &self.organization_name)
-            .await
-            .map_err(tenant_db::Error::sql(doing))?;
-        Ok(())
-    }
-}
-
-/// What a script may ask for, beside what a seed may. What is not known is the empty string.
-async fn set_member(
-    connection: &mut PgConnection,
-    member: &Unsynced,
-    role: &str,
-) -> sqlx::Result<()> {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    sqlx::query(
-        "select set_config('tenantry.user_id', $1, true),
-                set_config('tenantry.membership_id', $2, true),
-                set_config('tenantry.role', $3, true),
-                set_config('tenantry.email', $4, true),
-                set_config('tenantry.display_name', $5, true),
-                set_config('tenantry.first_name', $6, true),
-                set_config('tenantry.last_name', $7, true),
-                set_config('tenantry.external_id', $8, true),
-                set_config('tenantry.customer_id', $9, true)",
-    )
-    .bind(&member.user_id)
-    .bind(text(&member.membership_id))
-    .bind(role)
-    .bind(text(&member.email))
-    .bind(&member.display_name)
-    .bind(text(&member.first_name))
-    .bind(text(&member.last_name))
-    .bind(text(&member.external_id))
-    .bind(text(&member.customer_id))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// The server may quote what it was given; errors are kept and shown to whoever operates.
-fn without_email(mut cause: String, member: &Unsynced) -> String {
-    if let Some(email) = member.email.as_deref().filter(|email| !email.is_empty()) {
-        cause = cause.replace(email, "<e-mail>");
-        cause = cause.replace(&email.to_lowercase(), "<e-mail>");
-    }
-    cause
 }

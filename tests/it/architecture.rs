@@ -251,6 +251,23 @@ fn what_is_allowed_is_also_used() {
     );
 }
 
+/// Who has tables, or a cluster, of its own.
+const OWNERS_OF_SQL: &[&str] = &[
+    "audit",
+    "bench",
+    "cli/dev",
+    "blueprint",
+    "db",
+    "identity",
+    "inbox",
+    "members",
+    "private_postgres",
+    "provisioning",
+    "queue",
+    "tenant_db",
+    "tenants",
+];
+
 /// What it says, the places where it may be otherwise, and how it is broken.
 type Rule = (&'static str, &'static [&'static str], fn(&str) -> bool);
 
@@ -260,25 +277,9 @@ fn things_stand_where_they_belong() {
         ("axum is the HTTP edge's alone", &["http"], |code| {
             code.contains("axum::")
         }),
-        (
-            "requests and commands own no SQL",
-            &[
-                "audit",
-                "bench",
-                "cli/dev",
-                "blueprint",
-                "db",
-                "identity",
-                "inbox",
-                "members",
-                "private_postgres",
-                "provisioning",
-                "queue",
-                "tenant_db",
-                "tenants",
-            ],
-            |code| code.contains("sqlx::query"),
-        ),
+        ("requests and commands own no SQL", OWNERS_OF_SQL, |code| {
+            code.contains("sqlx::query")
+        }),
         (
             "DDL on databases and roles is tenant_db's alone, but for the tenant made by hand",
             &["bench", "tenant_db"],

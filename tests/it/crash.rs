@@ -51,6 +51,24 @@ async fn deliver(process: &Process, event: &Value) -> bool {
     }
 }
 
+/// Whoever is a member is in the tenant's database, and that is on record.
+async fn its_members_are_in(deployment: &Deployment, database: &str, what: &str) {
+    let control = &deployment.control_url;
+    let members: i64 = ask(control, "select count(*) from memberships").await;
+    let told = "select count(*) from users where removed_at is null";
+    assert_eq!(
+        ask::<i64>(&deployment.url(database), told).await,
+        members,
+        "{what}: members in the tenant's database"
+    );
+    let synced = "select count(*) from member_syncs where digest <> ''";
+    assert_eq!(
+        ask::<i64>(control, synced).await,
+        members,
+        "{what}: members on record"
+    );
+}
+
 /// What must hold of a deployment with one organization, when everything is quiet.
 async fn one_tenant_and_nothing_else(deployment: &Deployment, org: &str, what: &str) {
     let control = &deployment.control_url;
@@ -112,19 +130,7 @@ async fn one_tenant_and_nothing_else(deployment: &Deployment, org: &str, what: &
         1,
         "{what}: seeds"
     );
-    let members: i64 = ask(control, "select count(*) from memberships").await;
-    let told = "select count(*) from users where removed_at is null";
-    assert_eq!(
-        ask::<i64>(&deployment.url(&database), told).await,
-        members,
-        "{what}: members in the tenant's database"
-    );
-    let synced = "select count(*) from member_syncs where digest <> ''";
-    assert_eq!(
-        ask::<i64>(control, synced).await,
-        members,
-        "{what}: members on record"
-    );
+    its_members_are_in(deployment, &database, what).await;
     deployment.discard().await;
 }
 
