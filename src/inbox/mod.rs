@@ -168,14 +168,28 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> sqlx::Result<Vec<E
     .await
 }
 
-/// Events received and not settled, the age of the oldest in seconds, and events that failed.
-pub async fn count(connection: &mut PgConnection) -> sqlx::Result<(i64, f64, i64)> {
+/// How many events are not done with.
+#[derive(Debug, Clone, FromRow)]
+pub struct Counts {
+    /// Received and not settled.
+    pub pending: i64,
+    /// Age of the oldest of them, in seconds.
+    pub oldest_pending_s: f64,
+    /// Those that name an object which nobody has described yet.
+    pub waiting: i64,
+    /// Dead letters.
+    pub failed: i64,
+}
+
+/// Counts events that are not done with. The others are not counted: there may be millions.
+pub async fn count(connection: &mut PgConnection) -> sqlx::Result<Counts> {
     sqlx::query_as(
-        "select count(*) filter (where state = 'received'),
-                coalesce(extract(epoch from now() - min(received_at) filter (where state = 'received')), 0)::float8,
-                count(*) filter (where state = 'failed')
+        "select count(*) filter (where state = 'received') as pending,
+                coalesce(extract(epoch from now() - min(received_at) filter (where state = 'received')), 0)::float8 as oldest_pending_s,
+                count(*) filter (where state = 'waiting') as waiting,
+                count(*) filter (where state = 'failed') as failed
          from webhook_events
-         where state in ('received', 'failed')",
+         where state in ('received', 'waiting', 'failed')",
     )
     .fetch_one(connection)
     .await

@@ -18,6 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "faults",
             "identity",
             "inbox",
+            "members",
+            "provider_api",
             "provisioning",
             "queue",
             "shutdown",
@@ -44,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("identity", &["secrets", "webhooks"]),
-    ("members", &[]),
+    ("members", &["audit", "queue"]),
     ("tenants", &["config", "secrets"]),
     ("blueprint", &[]),
     // the edges
@@ -65,6 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "metrics",
+            "provider_api",
             "provisioning",
             "queue",
             "secrets",
@@ -75,6 +78,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "audit",
             "bench",
             "blueprint",
             "causes",
@@ -82,6 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "db",
             "inbox",
             "jobs",
+            "members",
             "private_postgres",
             "provisioning",
             "replica",
