@@ -48,7 +48,7 @@ pub enum Error {
         /// The source.
         name: String,
         /// Why.
-        source: provider_api::Error,
+        source: Box<provider_api::Error>,
     },
     /// The port.
     #[error("cannot listen on {address}")]
@@ -72,8 +72,8 @@ fn providers(config: &Config) -> Result<BTreeMap<String, Client>, Error> {
         &source.api_url,
     ) {
         Ok(client) => Ok((name.clone(), client)),
-        Err(source) => {
-            let name = name.clone();
+        Err(error) => {
+            let (name, source) = (name.clone(), Box::new(error));
             Err(Error::Provider { name, source })
         }
     };

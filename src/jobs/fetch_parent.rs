@@ -27,13 +27,11 @@ pub(super) async fn run(
         let reason = format!("{text} did not come, and source {source} has no api_key to ask with");
         return give_up(cx, claim, &parent, &reason).await;
     };
-    match ask(client, &parent).await? {
-        Some(said) => told(cx, claim, &parent, said).await,
-        None => {
-            let reason = format!("{text} did not come, and the provider does not know it");
-            give_up(cx, claim, &parent, &reason).await
-        }
+    if let Some(said) = ask(client, &parent).await? {
+        return told(cx, claim, &parent, said).await;
     }
+    let reason = format!("{text} did not come, and the provider does not know it");
+    give_up(cx, claim, &parent, &reason).await
 }
 
 async fn ask(

@@ -74,7 +74,7 @@ enum JobError {
     /// Another attempt may succeed.
     Retry(Failure),
     /// No attempt will; the tenant's row gets what is told.
-    Discard(Failure, Option<TenantFailure>),
+    Discard(Failure, Option<Box<TenantFailure>>),
     /// The claim was lost.
     Lost,
 }
@@ -186,7 +186,7 @@ async fn give_up(
     cx: &JobContext,
     claim: &Claim,
     failure: Failure,
-    told: Option<TenantFailure>,
+    told: Option<Box<TenantFailure>>,
 ) -> Outcome {
     let settled = cx
         .db
@@ -204,11 +204,13 @@ async fn give_up(
                     members::mark_not_sent(tx, *invitation, &reason).await?;
                 }
                 Job::ProvisionTenant { tenant } => {
-                    let told = told.clone().unwrap_or_else(|| TenantFailure {
-                        step: String::new(),
-                        code: failure.code.to_owned(),
-                        cause: failure.error.clone(),
-                        fix: format!("tenantry tenants retry {tenant}"),
+                    let told = told.clone().unwrap_or_else(|| {
+                        Box::new(TenantFailure {
+                            step: String::new(),
+                            code: failure.code.to_owned(),
+                            cause: failure.error.clone(),
+                            fix: format!("tenantry tenants retry {tenant}"),
+                        })
                     });
                     tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
                 }

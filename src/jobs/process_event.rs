@@ -3,8 +3,6 @@
 //! Guarantees: the events' effects, the jobs for what follows, the events' new states and the end of
 //! these jobs are one transaction; events are done many at a time, and one by one where a batch failed.
 
-use std::sync::Mutex;
-
 use sqlx::PgConnection;
 
 use super::{FAULT_POINTS, JobContext, JobError, hear};
@@ -27,7 +25,7 @@ const BATCH: i64 = 256;
 /// Nothing is returned as an error but an unusable database: events that make a batch fail are left
 /// to be processed one by one.
 pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
-    let taken = Mutex::new(Vec::new());
+    let mut taken = Vec::new();
     let processed = cx
         .db
         .transaction(async |tx| {
@@ -35,22 +33,16 @@ pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
             if !identity::try_lock(tx).await? {
                 return Ok(false);
             }
-            let claims = queue::take(tx, BATCH).await?;
-            if claims.is_empty() {
+            taken = queue::take(tx, BATCH).await?;
+            if taken.is_empty() {
                 return Ok(false);
             }
-            *taken
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = claims.clone();
-            let follow_up = process(cx, tx, &claims).await?;
-            queue::complete_taken(tx, &claims, &cx.worker).await?;
+            let follow_up = process(cx, tx, &taken).await?;
+            queue::complete_taken(tx, &taken, &cx.worker).await?;
             cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
             Ok::<_, JobError>(follow_up)
         })
         .await;
-    let taken = taken
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
     match processed {
         Ok(follow_up) => {
             let _ = cx.provisioner.faults.hit(FAULT_POINTS[2]).await;

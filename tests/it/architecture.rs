@@ -88,6 +88,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "jobs",
             "members",
             "private_postgres",
+            "provider_api",
             "provisioning",
             "replica",
             "secrets",

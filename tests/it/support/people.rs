@@ -6,7 +6,7 @@ fn at(minute: u32) -> String {
     format!("2026-11-16T12:{minute:02}:00.000Z")
 }
 
-fn event(name: &str, data: Value, minute: u32) -> Value {
+fn event(name: &str, data: &Value, minute: u32) -> Value {
     json!({
         "object": "event",
         "id": format!("event_{:016x}", rand::random::<u64>()),
@@ -34,7 +34,7 @@ pub fn user(kind: &str, id: &str, email: &str, (first, last): (&str, &str), minu
         "created_at": at(0),
         "updated_at": at(minute),
     });
-    event(&format!("user.{kind}"), data, minute)
+    event(&format!("user.{kind}"), &data, minute)
 }
 
 /// Who is what in which organization.
@@ -58,7 +58,7 @@ pub fn membership(kind: &str, belongs: Belongs<'_>, status: &str, minute: u32) -
         "created_at": at(0),
         "updated_at": at(minute),
     });
-    event(&format!("organization_membership.{kind}"), data, minute)
+    event(&format!("organization_membership.{kind}"), &data, minute)
 }
 
 /// `invitation.accepted` by a user, without the role, as the documentation's sample is.
@@ -74,5 +74,5 @@ pub fn accepted(id: &str, (org, email): (&str, &str), user: &str, minute: u32) -
         "created_at": at(0),
         "updated_at": at(minute),
     });
-    event("invitation.accepted", data, minute)
+    event("invitation.accepted", &data, minute)
 }
