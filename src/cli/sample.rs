@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Exit, Failure};
 use crate::{
-    config::Config,
+    config::{Config, Source},
     webhooks::{self, SourceKind},
 };
 
@@ -180,6 +180,14 @@ fn of_standard(event_type: &str, subject: &Subject, now: DateTime<Utc>) -> Sampl
     let body = json!({ "type": event_type, "timestamp": now, "data": data });
     let id = new_delivery_id();
     Sample { id, body }
+}
+
+/// The first secret that can sign; a public key only verifies.
+pub(super) fn signing_secret(source: &Source) -> Option<&SecretString> {
+    let signs = |secret: &&SecretString| {
+        !webhooks::sign(source.kind, secret, "msg", DateTime::UNIX_EPOCH, b"").is_empty()
+    };
+    source.secrets.iter().find(signs)
 }
 
 /// Delivers an event as its sender would; returns status and body of the answer.

@@ -51,11 +51,11 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
     let secret = options
         .secret
         .as_ref()
-        .or(source.secrets.first())
+        .or_else(|| sample::signing_secret(&source))
         .ok_or_else(|| {
             Failure::new(
                 Exit::Usage,
-                format!("source {name} has no secret"),
+                format!("source {name} has no secret that can sign"),
                 "give one with --secret, or configure sources.<name>.secrets",
             )
         })?;

@@ -247,11 +247,15 @@ impl Source {
             let expected = "a mapping only where kind is \"standard\"";
             return Err(Error::value("sources", name, expected));
         }
-        let speaks_http = |url: &url::Url| matches!(url.scheme(), "http" | "https");
-        let url = url::Url::parse(&self.api_url);
-        if !self.api_url.is_empty() && !url.is_ok_and(|url| speaks_http(&url)) {
-            let expected = "http:// or https:// and a host, or nothing for the provider's own";
-            // the value may hold a password
+        // a password has no place in it: it would be shown
+        let works = |url: url::Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
+        };
+        if !self.api_url.is_empty() && !url::Url::parse(&self.api_url).is_ok_and(works) {
+            let expected =
+                "http:// or https:// and a host, without a user, or nothing for the provider's own";
             return Err(Error::value("sources.api_url", "…", expected));
         }
         Ok(())
@@ -381,9 +385,8 @@ impl Config {
                 "at least 4",
             ));
         }
-        let sources = self.sources.iter();
-        sources
-            .map(|(name, source)| source.check(name))
-            .collect::<Result<_, _>>()
+        self.sources
+            .iter()
+            .try_for_each(|(name, source)| source.check(name))
     }
 }

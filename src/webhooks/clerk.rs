@@ -209,12 +209,7 @@ fn role(object: &Object<'_>) -> Events {
         permissions: json::slugs(keys),
         is_gone,
     };
-    let updated_at = if is_gone {
-        object.deletion("role")?
-    } else {
-        object.version("role")?
-    };
-    let said = Said::described(id, content, updated_at);
+    let said = Said::described(id, content, object.changed_at("role")?);
     Ok(vec![IdentityEvent::Role(said)])
 }
 

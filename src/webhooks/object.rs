@@ -90,6 +90,18 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Since when it looks as it does, or is gone: for what may come again and so is only described.
+    pub(super) fn changed_at(
+        &self,
+        object: &'static str,
+    ) -> Result<DateTime<Utc>, UnreadableReason> {
+        if self.is_deleted() {
+            self.deletion(object)
+        } else {
+            self.version(object)
+        }
+    }
+
     /// What the event says of it.
     ///
     /// A deletion needs no more than the id: what else there is describes the object only if it has a time of its own and can be

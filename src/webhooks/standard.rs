@@ -384,19 +384,15 @@ fn membership(object: &Object<'_>) -> Events {
             last_name: json::optional_text(data, "last_name"),
         })
     };
-    let said = match json::optional_id(data, "id", "membership id")? {
-        Some(id) => object.said("membership", id, content())?,
-        None => {
-            let mut content: Membership = content()?;
-            let updated_at = if object.is_deleted() {
-                content.status = MembershipStatus::Gone;
-                object.deletion("membership")?
-            } else {
-                object.version("membership")?
-            };
-            let id = joined_id(&content.organization_id, &content.user_id, "membership id")?;
-            Said::described(id, content, updated_at)
+    let said = if let Some(id) = json::optional_id(data, "id", "membership id")? {
+        object.said("membership", id, content())?
+    } else {
+        let mut content: Membership = content()?;
+        if object.is_deleted() {
+            content.status = MembershipStatus::Gone;
         }
+        let id = joined_id(&content.organization_id, &content.user_id, "membership id")?;
+        Said::described(id, content, object.changed_at("membership")?)
     };
     Ok(vec![IdentityEvent::Membership(said)])
 }
@@ -437,12 +433,7 @@ fn role(object: &Object<'_>) -> Events {
         permissions: json::slugs(json::items(data, "permissions").iter()),
         is_gone,
     };
-    let updated_at = if is_gone {
-        object.deletion("role")?
-    } else {
-        object.version("role")?
-    };
-    let said = Said::described(id, content, updated_at);
+    let said = Said::described(id, content, object.changed_at("role")?);
     Ok(vec![IdentityEvent::Role(said)])
 }
 

@@ -197,12 +197,7 @@ fn said_role(
         permissions: json::slugs(json::items(data, "permissions").iter()),
         is_gone,
     };
-    let updated_at = if is_gone {
-        object.deletion("role")?
-    } else {
-        object.version("role")?
-    };
-    let said = Said::described(id, content, updated_at);
+    let said = Said::described(id, content, object.changed_at("role")?);
     Ok(vec![IdentityEvent::Role(said)])
 }
 

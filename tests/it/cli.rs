@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Exit code, standard output, standard error.
-fn outcome(command: &mut Command) -> (i32, String, String) {
+pub fn outcome(command: &mut Command) -> (i32, String, String) {
     let output = run(command);
     (
         output.status.code().unwrap_or(-1),

@@ -217,7 +217,7 @@ fn what_is_missing_or_odd_has_a_clear_outcome() {
         ),
         (
             "organization.created",
-            json!({"id": "o", "domains": [7, {"id": "d"}, {"id": 7, "updated_at": "2026-11-16T10:00:00Z"}]}),
+            json!({"id": "o", "domains": [7, {"id": "d", "domain": "a.example"}, {"id": 7, "updated_at": "2026-11-16T10:00:00Z"}]}),
             "  organization.upserted o {\"created_by\":null,\"external_id\":null,\"metadata\":{},\"name\":\"\"} @11-16T10:00:00.000\n",
         ),
         ("vault.created", json!([]), "  ignored\n"),

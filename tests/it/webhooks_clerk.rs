@@ -11,6 +11,7 @@ use crate::support::bodies::{
 };
 
 const CLERK: SourceKind = SourceKind::Clerk;
+const NOW: i64 = 1_794_819_600_000;
 
 fn read(body: &[u8]) -> Reading {
     tenantry::webhooks::read(CLERK, &Mapping::default(), body)
@@ -42,8 +43,6 @@ fn the_body_never_names_the_event() {
 #[test]
 fn what_is_missing_or_odd_has_a_clear_outcome() {
     let long = "x".repeat(10_000);
-    let member = |organization: Value, user: Value| json!({"id": "m", "organization": organization, "public_user_data": user, "role": "org:admin"});
-    let now = json!(1_794_819_600_000_i64);
     for (event_type, data, expected) in [
         (
             "organization.created",
@@ -54,6 +53,11 @@ fn what_is_missing_or_odd_has_a_clear_outcome() {
             "organization.created",
             json!({"id": long}),
             "  unreadable: the organization id is 10000 bytes long; at most 255 are accepted\n",
+        ),
+        (
+            "organization.updated",
+            json!({"id": "o", "name": "", "public_metadata": {"a\u{0}": 1}, "private_metadata": {"b": 2}, "created_by": 7}),
+            "  organization.upserted o {\"created_by\":null,\"external_id\":null,\"metadata\":{\"a\":1},\"name\":\"\"} @11-16T09:00:00.000\n",
         ),
         (
             "organization.deleted",
@@ -75,6 +79,19 @@ fn what_is_missing_or_odd_has_a_clear_outcome() {
             json!({"id": "u", "primary_email_address_id": "3", "email_addresses": [{"id": "1", "email_address": "a@b"}]}),
             "  user.upserted u {\"email\":null,\"external_id\":null,\"first_name\":null,\"last_name\":null} @11-16T09:00:00.000\n",
         ),
+    ] {
+        assert_eq!(
+            event(event_type, &json!(NOW), &data),
+            expected,
+            "{event_type} {data}"
+        );
+    }
+}
+
+#[test]
+fn a_membership_is_read_as_far_as_it_goes() {
+    let member = |organization: Value, user: Value| json!({"id": "m", "organization": organization, "public_user_data": user, "role": "org:admin"});
+    for (event_type, data, expected) in [
         (
             "organizationMembership.created",
             member(json!({"id": "o"}), json!({})),
@@ -117,7 +134,7 @@ fn what_is_missing_or_odd_has_a_clear_outcome() {
         ("created", json!(null), "  ignored\n"),
     ] {
         assert_eq!(
-            event(event_type, &now, &data),
+            event(event_type, &json!(NOW), &data),
             expected,
             "{event_type} {data}"
         );

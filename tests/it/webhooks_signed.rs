@@ -116,6 +116,11 @@ fn the_reported_reason_is_the_right_one() {
             ("signature_mismatch", false),
             "the age of a forged signature means nothing"
         );
+        assert_eq!(
+            code(1, "01794819600"),
+            ("signature_mismatch", false),
+            "the time is signed as the text that came"
+        );
         assert_eq!(code(2, "v2,abc v1=abc"), ("signature_missing", true));
         assert_eq!(
             code(2, &"v1,a ".repeat(300)),

@@ -17,7 +17,7 @@ use super::{batches, difference, number, runner, seed, shuffled};
 use crate::support::{
     Deployment, TinyBlueprint,
     cluster::{ask, rows},
-    history::{History, Object, World, any_history, fold, read_worlds},
+    history::{History, Object, World, any_history, event_id, fold, read_worlds},
 };
 
 /// What became of each event, and of each organization's tenant, of one source.
@@ -46,7 +46,7 @@ fn delivered(source: &str, history: &History, at: usize) -> NewEvent {
     let body = history.body(at);
     NewEvent {
         source: source.to_owned(),
-        event_id: history.event_id(at),
+        event_id: event_id(at),
         event_type: history.event_type(&history.events[at]),
         organization_id: Some("org_0".to_owned()),
         occurred_at: None,
@@ -114,9 +114,7 @@ async fn outcomes(control: &str) -> BTreeMap<String, Outcome> {
 /// How the outcome is not what the history's end asks for.
 fn mistakes(history: &History, expected: &World, outcome: &Outcome) -> Vec<String> {
     let mut mistakes = Vec::new();
-    let told: BTreeSet<String> = (0..history.events.len())
-        .map(|at| history.event_id(at))
-        .collect();
+    let told: BTreeSet<String> = (0..history.events.len()).map(event_id).collect();
     for event in &told {
         let waits = expected.contains(&format!("waiting {event}"));
         let state = outcome.events.get(event).map_or("lost", String::as_str);
