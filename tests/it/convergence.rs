@@ -46,7 +46,6 @@ fn runner(seed: u64) -> TestRunner {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config {
         failure_persistence: None,
-        max_shrink_iters: 2_000,
         ..Config::default()
     };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
@@ -126,12 +125,15 @@ fn batches<'a, T>(items: &'a [T], rng: &mut StdRng) -> Vec<&'a [T]> {
         .collect()
 }
 
+/// All that was told, an event at a time.
+fn events<'a>(told: &'a [Told<'a>]) -> impl Iterator<Item = (&'a Told<'a>, usize)> {
+    let all = told.iter();
+    all.flat_map(|told| (0..told.said.len()).map(move |at| (told, at)))
+}
+
 /// Records what was told, mixed and in a random order.
 async fn record(tx: &mut PgConnection, told: &[Told<'_>], rng: &mut StdRng) {
-    let events = told
-        .iter()
-        .flat_map(|told| (0..told.said.len()).map(move |at| (told, at)));
-    for batch in batches(&shuffled(events.collect(), rng), rng) {
+    for batch in batches(&shuffled(events(told).collect(), rng), rng) {
         let heard = batch.iter().map(|(told, at)| told.heard(*at));
         identity::record(tx, &heard.collect::<Vec<_>>())
             .await
@@ -145,10 +147,7 @@ async fn add_waiting(
     told: &[Told<'_>],
     worlds: &mut BTreeMap<String, World>,
 ) {
-    let events = told
-        .iter()
-        .flat_map(|told| (0..told.said.len()).map(move |at| (told, at)));
-    let events: Vec<(&Told<'_>, usize)> = events.collect();
+    let events: Vec<(&Told<'_>, usize)> = events(told).collect();
     let heard: Vec<Heard> = events.iter().map(|(told, at)| told.heard(*at)).collect();
     let parents = identity::find_parents(tx, &heard).await.unwrap();
     for ((told, at), parents) in events.iter().zip(parents) {
@@ -202,6 +201,12 @@ async fn disagreements(
     record(&mut tx, &first, &mut rng).await;
     record(&mut tx, &second, &mut rng).await;
     let mut rows = read_rows(&mut tx).await;
+    let again: Vec<Heard> = events(&first).map(|(told, at)| told.heard(at)).collect();
+    let changes = identity::record(&mut tx, &again).await.unwrap();
+    assert!(
+        !changes.is_news.contains(&true),
+        "what is told once more is no news"
+    );
     tx.rollback().await.unwrap();
     let mut of = |told: &Told<'_>| rows.remove(&told.source).unwrap_or_default();
     let pairs = first.iter().zip(&second).enumerate();
