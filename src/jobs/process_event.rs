@@ -43,7 +43,6 @@ pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner) = claims.clone();
             let follow_up = process(cx, tx, &claims).await?;
-            queue::complete_taken(tx, &claims, &cx.worker).await?;
             cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
             Ok::<_, JobError>(follow_up)
         })
