@@ -7,6 +7,7 @@ use tenantry::webhooks::SourceKind;
 use super::{
     Event, History, Object,
     content::{Content, Person},
+    event_id,
 };
 
 /// When every history begins: 2026-11-16T09:00:00Z.
@@ -39,7 +40,7 @@ impl History {
         let event = &self.events[at];
         let body = match self.provider {
             SourceKind::Clerk => self.clerk(event),
-            _ => both(self.workos(event), json!({"id": self.event_id(at)})),
+            _ => both(self.workos(event), json!({"id": event_id(at)})),
         };
         serde_json::to_vec(&body).unwrap()
     }

@@ -171,7 +171,7 @@ impl History {
         let has_customer = self.choose(event, "customer", 3) > 0;
         let is_clerk = self.provider == SourceKind::Clerk;
         // most are for the user who has memberships in both organizations
-        let user = u32::from(at == 2 && self.seed % 2 == 0);
+        let user = u32::from(at == 2 && self.seed.is_multiple_of(2));
         let address = self.pick(event, "email", ["@A.example", "@b.example"]);
         Content::Invitation {
             organization: in_organization.then(|| event.object.organization()),
@@ -224,10 +224,10 @@ impl History {
             described: Some((along.updated_at(), self.content(&along))),
             deleted_at: None,
         });
-        let described = !self.is_thin(event) && !(event.is_deletion && event.object.may_return());
+        let is_bare = self.is_thin(event) || (event.is_deletion && event.object.may_return());
         let own = Statement {
             object: event.object,
-            described: described.then(|| (event.updated_at(), self.content(event))),
+            described: (!is_bare).then(|| (event.updated_at(), self.content(event))),
             deleted_at: event.is_deletion.then(|| event.occurred_at()),
         };
         along.into_iter().chain([own]).collect()

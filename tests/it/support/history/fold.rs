@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::{
     Event, History, Object,
     content::{Content, Person, Statement},
+    event_id,
 };
 
 /// All that is known, a line each, such as `member org_0 user_0 active admin …`.
@@ -32,7 +33,7 @@ pub fn fold(history: &History) -> World {
     let members = pairs.into_iter().map(|pair| known.member(pair));
     let waiting = (0..history.events.len())
         .filter(|at| known.waits(&history.events[*at]))
-        .map(|at| format!("waiting {}", history.event_id(at)));
+        .map(|at| format!("waiting {}", event_id(at)));
     rows.chain(members).chain(waiting).collect()
 }
 

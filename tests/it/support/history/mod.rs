@@ -155,11 +155,9 @@ pub struct History {
     pub events: Vec<Event>,
 }
 
-impl History {
-    /// The provider's id of one of its events.
-    pub fn event_id(&self, at: usize) -> String {
-        format!("event_{at}")
-    }
+/// The provider's id of the event at this place of its history.
+pub fn event_id(at: usize) -> String {
+    format!("event_{at}")
 }
 
 /// What a provider speaks of, some of it more often.
