@@ -11,13 +11,15 @@ use tenantry::{
     inbox::{self, Disposition, NewEvent},
     jobs::{self, JobContext},
     replica::Replica,
+    webhooks::SourceKind,
 };
 
 use super::{batches, difference, number, runner, seed, shuffled};
 use crate::support::{
     Deployment, TinyBlueprint,
+    app::wait_until,
     cluster::{ask, rows},
-    history::{History, Object, World, any_history, event_id, fold, read_worlds},
+    history::{Event, History, Object, World, any_history, event_id, fold, read_worlds},
 };
 
 /// What became of each event, and of each organization's tenant, of one source.
@@ -194,6 +196,59 @@ async fn events_on_the_whole_path_settle_and_end_as_the_documents_say() {
         0,
         "all in batches, none of which failed"
     );
+    replica.finish().await;
+    other.finish().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_and_what_it_names_find_each_other_when_two_replicas_have_one_each() {
+    let deployment = Deployment::new().await;
+    let said = |object| Event {
+        object,
+        minute: 1,
+        is_deletion: false,
+        variant: 0,
+    };
+    let all = [
+        Object::Membership(0),
+        Object::Organization(0),
+        Object::User(0),
+    ];
+    let history = History {
+        provider: SourceKind::Workos,
+        seed: 0,
+        events: all.map(said).to_vec(),
+    };
+    let histories = [("s0".to_owned(), history)];
+    // the one is about to commit the membership while the other looks at the rest
+    let slow = deployment.with_fault("process_event.committing=stall:700");
+    let (replica, slow) = self::replica(&slow, &histories);
+    let (other, cx) = self::replica(&deployment, &histories);
+    replica.migrate().await.unwrap();
+    let record = async |events: std::ops::Range<usize>| {
+        let events = events.map(|at| delivered("s0", &histories[0].1, at));
+        let events: Vec<NewEvent> = events.collect();
+        let recorded = other
+            .db
+            .run(async |connection| inbox::record(connection, &events, 25).await);
+        recorded.await.unwrap();
+    };
+    record(0..1).await;
+    let membership = async {
+        assert_eq!(jobs::process_batch(&slow).await.unwrap(), 1);
+    };
+    let parents = async {
+        let faults = &slow.provisioner.faults;
+        let is_stalled = async || faults.was_hit("process_event.committing");
+        wait_until("the membership is about to be committed", is_stalled).await;
+        record(1..3).await;
+        let processed = async || jobs::process_batch(&cx).await.unwrap() == 2;
+        wait_until("its parents are processed", processed).await;
+    };
+    tokio::join!(membership, parents);
+    let settled = "select count(*) from webhook_events where state = 'processed'";
+    assert_eq!(ask::<i64>(&deployment.control_url, settled).await, 3);
     replica.finish().await;
     other.finish().await;
     deployment.discard().await;
