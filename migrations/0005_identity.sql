@@ -262,15 +262,10 @@ select distinct on (membership.source, membership.org_id, membership.user_id)
     membership.user_id,
     membership.membership_id,
     case
-        when membership.deleted_at is not null
-          or membership.removed_at is not null
-          or membership.status = 'gone'
-          or (membership.status = 'inactive'
-              and coalesce(membership.restored_at < membership.recorded_at, true))
+        when organization.deleted_at is not null
           or person.deleted_at is not null
           or not directory.lets_in then 'removed'
-        when membership.status = 'pending' then 'invited'
-        else 'active'
+        else own.status
     end as status,
     coalesce(membership.role, accepted.role) as role,
     organization.created_by is not distinct from membership.user_id as is_creator,
@@ -285,6 +280,19 @@ select distinct on (membership.source, membership.org_id, membership.user_id)
     membership.removed_by,
     membership.updated_at
 from memberships membership
+-- the membership by itself: what the provider says of it and what was decided here
+cross join lateral (
+    select case
+        when membership.deleted_at is not null
+          or membership.removed_at is not null
+          or membership.status = 'gone'
+          -- restored here after the provider's last word: in force until its next one
+          or (membership.status = 'inactive'
+              and coalesce(membership.restored_at < membership.recorded_at, true)) then 'removed'
+        when membership.status = 'pending' then 'invited'
+        else 'active'
+    end as status
+) as own
 left join organizations organization
     on organization.source = membership.source
     and organization.org_id = membership.org_id
@@ -326,33 +334,49 @@ order by
     membership.source,
     membership.org_id,
     membership.user_id,
-    case
-        when membership.deleted_at is not null or membership.status in ('gone', 'inactive') then 3
-        when membership.status = 'pending' then 2
-        else 1
-    end,
+    array_position(array['active', 'invited', 'removed'], own.status),
     membership.updated_at desc,
     membership.membership_id desc;
 
 comment on view members is 'Every member of every organization: status, role and name, computed from what the provider said and what was decided here';
 comment on column members.status is 'active, removed or invited';
 
--- Invitations that are open and whose invited person is no member yet.
-create view open_invitations as
+-- Invitations as they stand now: no provider sends an event when one expires.
+create view standing_invitations as
 select
     invitation.id,
     invitation.source,
     invitation.org_id,
     invitation.invitation_id,
     invitation.email,
-    invitation.state,
+    case
+        when invitation.failure is not null then 'failed'
+        when invitation.deleted_at is not null then 'revoked'
+        when invitation.state = 'pending'
+          and (invitation.content ->> 'expires_at')::timestamptz < now() then 'expired'
+        else invitation.state
+    end as state,
     invitation.role,
     invitation.customer_id,
-    invitation.updated_at
-from invitations invitation
+    invitation.failure,
+    coalesce(invitation.updated_at, invitation.requested_at) as updated_at
+from invitations invitation;
+
+comment on view standing_invitations is 'Invitations as they stand now';
+comment on column standing_invitations.state is 'requested, pending, accepted, revoked, expired or failed';
+
+-- Those that nobody has answered yet, without those of people who are members already.
+create view open_invitations as
+select
+    invitation.id,
+    invitation.source,
+    invitation.org_id,
+    invitation.email,
+    invitation.state,
+    invitation.role,
+    invitation.customer_id
+from standing_invitations invitation
 where invitation.state in ('requested', 'pending')
-  and invitation.failure is null
-  and invitation.deleted_at is null
   and not exists (
       select
       from members

@@ -26,13 +26,20 @@ pub(super) async fn adopt_requested(
         return Ok(());
     }
     sqlx::query(
-        "update invitations asked
+        "update invitations
          set invitation_id = said.id
          from jsonb_to_recordset($1) as said (source text, id text, content jsonb)
-         where asked.source = said.source
-           and asked.invitation_id is null
-           and asked.org_id = said.content ->> 'organization_id'
-           and lower(asked.email) = lower(said.content ->> 'email')
+         where invitations.id = (
+                   select asked.id
+                   from invitations asked
+                   where asked.source = said.source
+                     and asked.invitation_id is null
+                     and asked.failure is null
+                     and asked.org_id = said.content ->> 'organization_id'
+                     and lower(asked.email) = lower(said.content ->> 'email')
+                   order by asked.requested_at, asked.id
+                   limit 1
+               )
            and said.content ->> 'state' in ('pending', 'accepted')
            and not exists (
                select

@@ -104,6 +104,28 @@ pub struct StoredBody {
     pub received_at: chrono::DateTime<chrono::Utc>,
 }
 
+/// How many of these events, in the order of their numbers, have bodies of at most `max_bytes` together; at least one.
+pub async fn count_within(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    max_bytes: i64,
+) -> sqlx::Result<usize> {
+    let within: i64 = sqlx::query_scalar(
+        "select count(*)
+         from (
+             select sum(coalesce(octet_length(body), 0)) over (order by wanted.id) as size_bytes
+             from unnest($1::bigint[]) as wanted (id)
+             left join webhook_events using (id)
+         ) as running
+         where size_bytes <= $2",
+    )
+    .bind(ids)
+    .bind(max_bytes)
+    .fetch_one(connection)
+    .await?;
+    Ok(usize::try_from(within).unwrap_or_default().max(1))
+}
+
 /// The bodies of events, in the order of their numbers.
 pub async fn find_bodies(
     connection: &mut PgConnection,

@@ -20,6 +20,9 @@ use crate::{
 /// Events in one transaction: a few ten milliseconds of work.
 const BATCH: i64 = 256;
 
+/// Bytes of bodies in one transaction, for memory's sake; a body alone may be 1 MiB.
+const BATCH_BYTES: i64 = 8 << 20;
+
 /// Processes the events that are due, at most [`BATCH`]; returns how many were taken.
 ///
 /// Nothing is returned as an error but an unusable database: events that make a batch fail are left
@@ -37,6 +40,10 @@ pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
             if taken.is_empty() {
                 return Ok(false);
             }
+            // those that are left out stay available, and are locked no longer than this takes
+            taken.sort_by_key(event);
+            let events: Vec<i64> = taken.iter().map(event).collect();
+            taken.truncate(inbox::count_within(tx, &events, BATCH_BYTES).await?);
             let follow_up = process(cx, tx, &taken).await?;
             queue::complete_taken(tx, &taken, &cx.worker).await?;
             cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
@@ -96,11 +103,7 @@ async fn process(
     tx: &mut PgConnection,
     claims: &[Claim],
 ) -> Result<bool, JobError> {
-    let event = |claim: &Claim| match claim.payload {
-        Job::ProcessEvent { event } => Some(event),
-        _ => None,
-    };
-    let events: Vec<i64> = claims.iter().filter_map(event).collect();
+    let events: Vec<i64> = claims.iter().map(event).collect();
     // an event that is not there, or settled, was pruned or done by an attempt that could not say so
     let stored = inbox::find_bodies(tx, &events).await?;
     let stored = stored.iter().filter(|stored| stored.state == "received");
@@ -111,6 +114,15 @@ async fn process(
     let heeded = hear::hear(cx, tx, &heard).await?;
     inbox::settle(tx, &heeded.settled).await?;
     Ok(heeded.has_follow_up)
+}
+
+/// The number of a job's event.
+const fn event(claim: &Claim) -> i64 {
+    match claim.payload {
+        Job::ProcessEvent { event } => event,
+        // only jobs of this kind come here, and no event has this number
+        _ => 0,
+    }
 }
 
 fn read(cx: &JobContext, stored: &StoredBody) -> Result<Heard, JobError> {

@@ -118,8 +118,9 @@ async fn holder(
                 ),
                 exists (
                     select
-                    from open_invitations
+                    from standing_invitations
                     where source = $1 and org_id = $2 and lower(email) = lower($3)
+                      and state in ('requested', 'pending')
                 )",
     )
     .bind(of.source)
@@ -194,13 +195,11 @@ pub async fn list_invitations(
     of: Organization<'_>,
 ) -> sqlx::Result<Vec<Invitation>> {
     sqlx::query_as(
-        "select id, invitation_id, email,
-                case when failure is not null then 'failed' else coalesce(state, 'pending') end as state,
-                role, customer_id, failure
-         from invitations
+        "select id, invitation_id, email, coalesce(state, 'pending') as state, role, customer_id, failure
+         from standing_invitations
          where source = $1
            and org_id = $2
-         order by coalesce(updated_at, requested_at) desc, id",
+         order by updated_at desc, id",
     )
     .bind(of.source)
     .bind(of.org_id)

@@ -82,12 +82,14 @@ pub async fn unsynced(
              from members
              where source = $1
                and org_id = $2
+               and user_id > $5
          ),
          synced as (
              select user_id, digest as known
              from member_syncs
              where source = $1
                and org_id = $2
+               and user_id > $5
          ),
          desired as (
              select user_id, membership_id,
@@ -112,7 +114,6 @@ pub async fn unsynced(
                 display_name, external_id, digest
          from digested
          where digest is distinct from known
-           and user_id > $5
          order by user_id
          limit $6",
     )

@@ -214,3 +214,27 @@ async fn without_a_key_the_reason_says_so() {
     .await;
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_are_processed_a_few_at_a_time() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::listening(Deployment::new().await, blueprint.source()).await;
+    app.replica.migrate().await.unwrap();
+    for _ in 0..20 {
+        let mut event = events::created(&new_org(), "Acme");
+        event["data"]["metadata"]["note"] = "x".repeat(1_000_000).into();
+        app.accepts(&[&event]).await;
+    }
+    let context = app.replica.job_context();
+    let mut batches = Vec::new();
+    loop {
+        match tenantry::jobs::process_batch(&context).await.unwrap() {
+            0 => break,
+            events => batches.push(events),
+        }
+    }
+    assert_eq!(batches, [8, 8, 4]);
+    let processed = "select count(*) from webhook_events where state = 'processed'";
+    assert_eq!(app.ask::<i64>(processed).await, 20);
+    app.stop().await;
+}

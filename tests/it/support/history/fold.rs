@@ -162,7 +162,9 @@ impl<'a> Known<'a> {
             _ => membership.hints,
         };
         let accepted = self.accepted(organization, user, person);
-        let is_removed = self.deleted_at(user).is_some() || self.is_kept_out(organization, person);
+        let is_removed = self.deleted_at(organization).is_some()
+            || self.deleted_at(user).is_some()
+            || self.is_kept_out(organization, person);
         let status = if is_removed {
             "removed"
         } else {
