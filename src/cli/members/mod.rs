@@ -1,5 +1,8 @@
 //! `tenantry members ls|counts|invitations|assignments|remove|restore|invite|assign|unassign`.
 
+mod manage;
+mod show;
+
 use serde_json::json;
 
 use super::{
@@ -200,13 +203,13 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let office = Office::open(globals, &of).await?;
             let mut found = office.members().await?;
             found.retain(|member| status.is_none_or(|status| member.status == status));
-            list(globals, &found, json)
+            show::list(globals, &found, json)
         }
-        Command::Counts { of, json } => counts(globals, &of, json).await,
-        Command::Invitations { of, json } => invitations(globals, &of, json).await,
-        Command::Assignments { of, json } => assignments(globals, &of, json).await,
-        Command::Remove(member) => remove(globals, member).await,
-        Command::Restore(member) => restore(globals, member).await,
+        Command::Counts { of, json } => show::counts(globals, &of, json).await,
+        Command::Invitations { of, json } => show::invitations(globals, &of, json).await,
+        Command::Assignments { of, json } => show::assignments(globals, &of, json).await,
+        Command::Remove(member) => manage::remove(globals, member).await,
+        Command::Restore(member) => manage::restore(globals, member).await,
         Command::Invite {
             of,
             email,
@@ -219,184 +222,9 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
                 role: role.as_deref(),
                 customer_id: customer.as_deref(),
             };
-            invite(globals, &of, promise, acting).await
+            manage::invite(globals, &of, promise, acting).await
         }
-        Command::Assign(of) => assign(globals, of, true).await,
-        Command::Unassign(of) => assign(globals, of, false).await,
+        Command::Assign(of) => manage::assign(globals, of, true).await,
+        Command::Unassign(of) => manage::assign(globals, of, false).await,
     }
-}
-
-fn list(globals: &Globals, found: &[Member], json: bool) -> Result<(), Failure> {
-    if json {
-        return globals.printer.json(&found);
-    }
-    if found.is_empty() {
-        globals.printer.talk("no members");
-        return Ok(());
-    }
-    let row = |member: &Member| {
-        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "—".to_owned());
-        vec![
-            member.status.name().to_owned(),
-            or_none(&member.role),
-            member.display_name.chars().take(40).collect(),
-            or_none(&member.email),
-            or_none(&member.customer_id),
-            member.user_id.clone(),
-        ]
-    };
-    let header = ["STATUS", "ROLE", "NAME", "EMAIL", "CUSTOMER", "USER"];
-    globals.printer.table(&header, found.iter().map(row));
-    Ok(())
-}
-
-async fn counts(globals: &Globals, of: &Of, json: bool) -> Result<(), Failure> {
-    let office = Office::open(globals, of).await?;
-    let of = office.organization();
-    let count = async |connection: &mut _| members::count(connection, of).await;
-    let counts = office.access.db.run(count).await?;
-    if json {
-        return globals.printer.json(&counts);
-    }
-    let row = |count: &members::Count| {
-        let role = count.role.clone().unwrap_or_else(|| "—".to_owned());
-        vec![
-            count.status.name().to_owned(),
-            role,
-            count.members.to_string(),
-        ]
-    };
-    let header = ["STATUS", "ROLE", "MEMBERS"];
-    globals.printer.table(&header, counts.iter().map(row));
-    Ok(())
-}
-
-async fn invitations(globals: &Globals, of: &Of, json: bool) -> Result<(), Failure> {
-    let office = Office::open(globals, of).await?;
-    let of = office.organization();
-    let list = async |connection: &mut _| members::list_invitations(connection, of).await;
-    let found = office.access.db.run(list).await?;
-    if json {
-        return globals.printer.json(&found);
-    }
-    let row = |invitation: &members::Invitation| {
-        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "—".to_owned());
-        vec![
-            invitation.state.clone(),
-            or_none(&invitation.role),
-            or_none(&invitation.email),
-            or_none(&invitation.customer_id),
-            or_none(&invitation.invitation_id),
-            invitation.failure.clone().unwrap_or_default(),
-        ]
-    };
-    let header = [
-        "STATE",
-        "ROLE",
-        "EMAIL",
-        "CUSTOMER",
-        "INVITATION",
-        "PROBLEM",
-    ];
-    globals.printer.table(&header, found.iter().map(row));
-    Ok(())
-}
-
-async fn assignments(globals: &Globals, of: &Of, json: bool) -> Result<(), Failure> {
-    let office = Office::open(globals, of).await?;
-    let of = office.organization();
-    let list = async |connection: &mut _| members::list_assignments(connection, of).await;
-    let found = office.access.db.run(list).await?;
-    if json {
-        return globals.printer.json(&found);
-    }
-    let row = |assignment: &members::Assignment| {
-        vec![
-            assignment.user_id.clone(),
-            assignment.customer_id.clone(),
-            assignment.assigned_by.clone(),
-            assignment.assigned_at.to_rfc3339(),
-        ]
-    };
-    let header = ["USER", "CUSTOMER", "BY", "SINCE"];
-    globals.printer.table(&header, found.iter().map(row));
-    Ok(())
-}
-
-async fn remove(globals: &Globals, named: OfMember) -> Result<(), Failure> {
-    let office = Office::open(globals, &named.of).await?;
-    let user_id = office.user_id(&named.user).await?;
-    let actor = actor(globals, named.acting);
-    let removed = office
-        .desk()
-        .remove(office.organization(), &user_id, &actor)
-        .await;
-    let ended = removed.map_err(|error| office.refused(&error))?;
-    globals.printer.data(&user_id);
-    globals
-        .printer
-        .talk(format!("removed; {ended} staff assignments ended with it"));
-    Ok(())
-}
-
-async fn restore(globals: &Globals, named: OfMember) -> Result<(), Failure> {
-    let office = Office::open(globals, &named.of).await?;
-    let user_id = office.user_id(&named.user).await?;
-    let actor = actor(globals, named.acting);
-    let restored = office
-        .desk()
-        .restore(office.organization(), &user_id, &actor)
-        .await;
-    restored.map_err(|error| office.refused(&error))?;
-    globals.printer.data(&user_id);
-    globals
-        .printer
-        .talk("restored; staff assignments do not come back");
-    Ok(())
-}
-
-async fn invite(
-    globals: &Globals,
-    of: &Of,
-    promise: Promise<'_>,
-    acting: Option<String>,
-) -> Result<(), Failure> {
-    let office = Office::open(globals, of).await?;
-    let actor = actor(globals, acting);
-    let invited = office
-        .desk()
-        .invite(office.organization(), promise, &actor)
-        .await;
-    let id = invited.map_err(|error| office.refused(&error))?;
-    globals.printer.data(id.to_string());
-    globals.printer.talk(format!(
-        "it is being sent; see: tenantry members invitations {}",
-        office.tenant.id
-    ));
-    Ok(())
-}
-
-async fn assign(globals: &Globals, named: OfCustomer, is_assigned: bool) -> Result<(), Failure> {
-    let OfCustomer { member, customer } = named;
-    let office = Office::open(globals, &member.of).await?;
-    let user_id = office.user_id(&member.user).await?;
-    let actor = actor(globals, member.acting);
-    let of = office.organization();
-    let changed = office
-        .access
-        .db
-        .transaction(async |tx| {
-            if is_assigned {
-                members::assign(tx, of, &user_id, &customer, &actor).await
-            } else {
-                members::unassign(tx, of, &user_id, &customer, &actor).await
-            }
-        })
-        .await;
-    let changed = changed.map_err(|error| office.refused(&error))?;
-    globals.printer.data(&user_id);
-    if !changed {
-        globals.printer.talk("it was so already");
-    }
-    Ok(())
 }
