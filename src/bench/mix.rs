@@ -30,8 +30,8 @@ impl Events {
 /// Objects that events speak of: every user is a member of one organization.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mix {
-    pub(super) organizations: u64,
-    pub(super) users: u64,
+    organizations: u64,
+    users: u64,
 }
 
 /// Coprime to the ranges it is taken modulo of: every stretch has every kind.
@@ -56,14 +56,18 @@ impl Mix {
         self.of(10 + number * STEP % 87, run, number, start + age)
     }
 
-    /// The description of an organization.
-    pub(super) fn organization(self, run: &str, number: u64, at: DateTime<Utc>) -> Event {
-        Draft::new(run, number, number, number, at).organization("organization.created")
+    /// Each organization as it was created.
+    pub(super) fn organizations(self, run: &str, at: DateTime<Utc>) -> impl Iterator<Item = Event> {
+        (0..self.organizations).map(move |number| {
+            Draft::new(run, number, number, number, at).organization("organization.created")
+        })
     }
 
-    /// The description of a user.
-    pub(super) fn user(self, run: &str, number: u64, at: DateTime<Utc>) -> Event {
-        Draft::new(run, number, number % self.organizations, number, at).user("user.created")
+    /// Each user as it was created.
+    pub(super) fn users(self, run: &str, at: DateTime<Utc>) -> impl Iterator<Item = Event> {
+        (0..self.users).map(move |number| {
+            Draft::new(run, number, number % self.organizations, number, at).user("user.created")
+        })
     }
 
     fn of(self, pick: u64, run: &str, number: u64, at: DateTime<Utc>) -> Event {

@@ -29,11 +29,11 @@ use crate::{
 /// The measures, and of how many organizations their events are.
 const MEASURES: [(&str, u64); 2] = [("people_jobs", 250), ("people_jobs_one_org", 1)];
 
-/// Events for each user there is: about one in six is followed by another description.
+/// Events for each user there is: some objects are described again in the backlog, most are not.
 const EVENTS_PER_USER: u64 = 4;
 
 /// One user in so many is not described before the events that wait.
-const UNKNOWN: u64 = 20;
+const UNKNOWN: usize = 20;
 
 /// Events of one statement when they are recorded.
 const GROUP: usize = 128;
@@ -144,11 +144,9 @@ impl Backlog<'_> {
 
     fn known(&self) -> Vec<Heard> {
         let at = start() - TimeDelta::hours(1);
-        let organizations =
-            (0..self.mix.organizations).map(|number| self.mix.organization("known", number, at));
-        let users = (0..self.mix.users)
-            .filter(|number| number % UNKNOWN != 0)
-            .map(|number| self.mix.user("known", number, at));
+        let organizations = self.mix.organizations("known", at);
+        let users = self.mix.users("known", at).enumerate();
+        let users = users.filter_map(|(number, user)| (number % UNKNOWN != 0).then_some(user));
         let heard = |event: Event| {
             let reading = webhooks::read(SourceKind::Workos, &Mapping::default(), &event.body);
             let said = match reading.meaning {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, types::Json};
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     secrets,
-    webhooks::{self, IdentityEvent, Mapping, Meaning, SourceKind},
+    webhooks::{self, IdentityEvent, Mapping, Meaning, Said, SourceKind},
 };
 
 /// Events in one transaction.
@@ -111,15 +112,11 @@ fn read(number: i64, event: &Event) -> Option<((usize, String), Row)> {
     let Meaning::Events(mut said) = reading.meaning else {
         return None;
     };
-    let (table, id, content, updated_at) = match said.pop()? {
-        IdentityEvent::User(said) => (0, said.id, content(&said.described)?, at(&said.described)?),
-        IdentityEvent::Membership(said) => {
-            (1, said.id, content(&said.described)?, at(&said.described)?)
-        }
-        IdentityEvent::Invitation(said) => {
-            (2, said.id, content(&said.described)?, at(&said.described)?)
-        }
-        IdentityEvent::Role(said) => (3, said.id, content(&said.described)?, at(&said.described)?),
+    let (table, (id, content, updated_at)) = match said.pop()? {
+        IdentityEvent::User(said) => (0, newest(said)?),
+        IdentityEvent::Membership(said) => (1, newest(said)?),
+        IdentityEvent::Invitation(said) => (2, newest(said)?),
+        IdentityEvent::Role(said) => (3, newest(said)?),
         _ => return None,
     };
     let mut digest = hex::encode(secrets::sha256(content.to_string().as_bytes()));
@@ -133,14 +130,10 @@ fn read(number: i64, event: &Event) -> Option<((usize, String), Row)> {
     Some(((table, id), row))
 }
 
-fn content<T: serde::Serialize>(described: &Option<webhooks::Description<T>>) -> Option<Value> {
-    described
-        .as_ref()
-        .map(|described| serde_json::json!(described.content))
-}
-
-fn at<T>(described: &Option<webhooks::Description<T>>) -> Option<DateTime<Utc>> {
-    described.as_ref().map(|described| described.updated_at)
+fn newest<T: Serialize>(said: Said<T>) -> Option<(String, Value, DateTime<Utc>)> {
+    let described = said.described?;
+    let content = serde_json::json!(described.content);
+    Some((said.id, content, described.updated_at))
 }
 
 async fn upsert(

@@ -123,7 +123,7 @@ impl Server {
 
     /// Forgets everything that providers said, and every event and job. There are no tenants.
     pub(super) async fn empty_registers(&self) -> Result<(), Error> {
-        let tables = "truncate organizations, users, memberships, invitations, roles";
+        let tables = "truncate organizations, tenants, provisioning_steps, users, memberships, invitations, roles";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
     }
