@@ -104,6 +104,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "blueprint",
             "config",
             "db",
+            "identity",
+            "inbox",
             "private_postgres",
             "provisioning",
             "secrets",
