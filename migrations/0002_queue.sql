@@ -13,6 +13,7 @@ create table jobs (
     run_at timestamptz not null default now(),
     attempt integer not null default 0,
     max_attempts integer not null,
+    roused_with integer,
     lease_expires_at timestamptz,
     created_at timestamptz not null default now(),
     finished_at timestamptz,
@@ -51,6 +52,7 @@ comment on column jobs.is_batched is 'Done together with others in one transacti
 comment on column jobs.run_at is 'Not before; a retry moves it into the future';
 comment on column jobs.attempt is 'The fence: each claim adds one, and whoever holds an older number writes nothing';
 comment on column jobs.max_attempts is 'After this many attempts the job is dead';
+comment on column jobs.roused_with is 'Attempts of a job that was asked for while this one ran: should this one fail, it begins anew with so many';
 comment on column jobs.lease_expires_at is 'Until when the running attempt owns the job; the heartbeat moves it';
 comment on column jobs.finished_at is 'When the job was completed or died';
 

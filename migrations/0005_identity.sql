@@ -278,6 +278,7 @@ select distinct on (membership.source, membership.org_id, membership.user_id)
     person.content is not null as is_user_known,
     membership.removed_at,
     membership.removed_by,
+    membership.restored_at,
     membership.updated_at
 from memberships membership
 -- the membership by itself: what the provider says of it and what was decided here

@@ -19,7 +19,7 @@ create table audit_log (
     request_id text
 );
 
-create index audit_log_by_organization on audit_log (source, org_id, id);
+create index audit_log_by_organization on audit_log (org_id, id);
 create index audit_log_by_target on audit_log (target_kind, target, id);
 
 comment on table audit_log is 'Who changed what and when; rows are only ever added';
@@ -62,7 +62,10 @@ declare
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     row_now jsonb := case when tg_op = 'DELETE' then old_row else new_row end;
     actor_kind text := coalesce(nullif(current_setting('tenantry.actor_kind', true), ''), 'system');
-    cause bigint := case when actor_kind = 'event' then (row_now ->> 'event')::bigint end;
+    -- a row that does not say which event described it is changed by the one that the transaction names
+    cause bigint := case when actor_kind = 'event' then
+        coalesce((row_now ->> 'event')::bigint, nullif(current_setting('tenantry.event', true), '')::bigint)
+    end;
 begin
     old_row := old_row - hidden || coalesce(nullif(old_row -> 'content', 'null'), '{}');
     new_row := new_row - hidden || coalesce(nullif(new_row -> 'content', 'null'), '{}');
@@ -116,15 +119,16 @@ returns trigger
 language plpgsql
 as $$
 begin
-    insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id)
+    insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, event)
     select
         coalesce(nullif(current_setting('tenantry.actor_kind', true), ''), 'system'),
-        nullif(current_setting('tenantry.actor', true), ''),
+        coalesce(nullif(current_setting('tenantry.actor', true), ''), nullif(current_setting('tenantry.event', true), '')),
         case tg_op when 'INSERT' then 'credential.created' else 'credential.changed' end,
         'credential',
         new.username,
         new.source,
-        new.org_id;
+        new.org_id,
+        nullif(current_setting('tenantry.event', true), '')::bigint;
     return null;
 end;
 $$;

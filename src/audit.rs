@@ -26,26 +26,35 @@ impl Actor {
     }
 }
 
-/// Everything in this transaction is done by the events that its rows name.
-pub async fn by_events(tx: &mut PgConnection) -> sqlx::Result<()> {
-    set(tx, "event", "").await
-}
-
-/// Everything in this transaction is done by `actor`.
-pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
-    match actor {
-        Actor::User(id) => set(tx, "user", id).await,
-        Actor::Operator(name) => set(tx, "operator", name).await,
+/// What follows in this transaction is done by events: by the one that a row names, else by this one.
+pub async fn by_event(tx: &mut PgConnection, event: Option<i64>) -> sqlx::Result<()> {
+    match event {
+        Some(event) => set(tx, ("event", ""), Some(event)).await,
+        None => set(tx, ("system", "provider api"), None).await,
     }
 }
 
-async fn set(tx: &mut PgConnection, kind: &str, actor: &str) -> sqlx::Result<()> {
+/// What follows in this transaction is done by `actor`.
+pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
+    match actor {
+        Actor::User(id) => set(tx, ("user", id), None).await,
+        Actor::Operator(name) => set(tx, ("operator", name), None).await,
+    }
+}
+
+async fn set(
+    tx: &mut PgConnection,
+    (kind, actor): (&str, &str),
+    event: Option<i64>,
+) -> sqlx::Result<()> {
     sqlx::query(
         "select set_config('tenantry.actor_kind', $1, true),
-                set_config('tenantry.actor', $2, true)",
+                set_config('tenantry.actor', $2, true),
+                set_config('tenantry.event', $3, true)",
     )
     .bind(kind)
     .bind(actor)
+    .bind(event.map(|event| event.to_string()).unwrap_or_default())
     .execute(tx)
     .await?;
     Ok(())

@@ -346,6 +346,14 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the same statement may well succeed in a moment: the server is away, or another transaction was in the way.
+pub fn is_passing(error: &sqlx::Error) -> bool {
+    // serialization failure, deadlock, lock timeout
+    let in_the_way = ["40001", "40P01", "55P03"];
+    let code = sqlstate(error);
+    is_unavailable(error) || code.is_some_and(|code| in_the_way.contains(&code.as_str()))
+}
+
 /// The SQLSTATE of an error, where the server gave one.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error

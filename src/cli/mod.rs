@@ -26,7 +26,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Environment;
+use crate::{audit::Actor, config::Environment};
 
 pub(crate) use failure::{Exit, Failure};
 use printer::Printer;
@@ -91,6 +91,14 @@ struct Globals {
     config: Option<PathBuf>,
     environment: Environment,
     printer: Printer,
+}
+
+impl Globals {
+    /// Whoever is at the command line, for the audit log.
+    fn operator(&self) -> Actor {
+        let account = self.environment.get("USER");
+        Actor::Operator(account.unwrap_or("operator").to_owned())
+    }
 }
 
 /// Runs the command that the arguments name.

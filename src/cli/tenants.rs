@@ -219,7 +219,8 @@ async fn get(
 
 async fn retry(globals: &Globals, access: &Access, tenant: &Tenant) -> Result<(), Failure> {
     let max_attempts = access.config.queue.max_attempts;
-    let retried = jobs::retry_tenant(&access.db, tenant, max_attempts)
+    let actor = globals.operator();
+    let retried = jobs::retry_tenant(&access.db, tenant, max_attempts, &actor)
         .await
         .map_err(|error| Failure::unexpected(&error))?;
     if !retried {

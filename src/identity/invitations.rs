@@ -1,6 +1,6 @@
 //! What invitations have beyond a register: those asked for here, and roles that outlive a description.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -60,44 +60,61 @@ struct ToldRole<'a> {
     id: &'a str,
     role: &'a str,
     role_at: DateTime<Utc>,
+    event: Option<i64>,
 }
 
+/// When which role was told, and by which event.
+type Told<'a> = (DateTime<Utc>, &'a str, Option<i64>);
+
 /// The newest role that any description tells: an acceptance may leave it out.
-pub(super) async fn tell_roles(tx: &mut PgConnection, heard: &[Heard]) -> sqlx::Result<()> {
-    let mut told: BTreeMap<(&str, &str), (DateTime<Utc>, &str)> = BTreeMap::new();
+///
+/// Returns the invitations whose role that changed.
+pub(super) async fn tell_roles(
+    tx: &mut PgConnection,
+    heard: &[Heard],
+) -> sqlx::Result<BTreeSet<Key>> {
+    let mut told: BTreeMap<(&str, &str), Told<'_>> = BTreeMap::new();
     for heard in heard {
         for event in &heard.said {
             if let IdentityEvent::Invitation(said) = event
                 && let Some(described) = &said.described
                 && let Some(role) = &described.content.role
             {
-                let new = (described.updated_at, role.as_str());
+                let new = (described.updated_at, role.as_str(), heard.event);
                 let known = told.entry((&heard.source, &said.id)).or_insert(new);
                 *known = new.max(*known);
             }
         }
     }
     if told.is_empty() {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
-    let roles = told.iter().map(|((source, id), (role_at, role))| ToldRole {
-        source,
-        id,
-        role,
-        role_at: *role_at,
-    });
-    sqlx::query(
+    let roles = told
+        .iter()
+        .map(|((source, id), (role_at, role, event))| ToldRole {
+            source,
+            id,
+            role,
+            role_at: *role_at,
+            event: *event,
+        });
+    let changed: Vec<(String, String)> = sqlx::query_as(
         "update invitations
          set role = told.role,
-             role_at = told.role_at
-         from jsonb_to_recordset($1) as told (source text, id text, role text, role_at timestamptz)
+             role_at = told.role_at,
+             event = told.event
+         from jsonb_to_recordset($1) as told
+             (source text, id text, role text, role_at timestamptz, event bigint)
          where invitations.source = told.source
            and invitations.invitation_id = told.id
            and (told.role_at, told.role collate \"C\")
-               > (coalesce(invitations.role_at, '-infinity'), coalesce(invitations.role, ''))",
+               > (coalesce(invitations.role_at, '-infinity'), coalesce(invitations.role, ''))
+         returning invitations.source, invitations.invitation_id",
     )
     .bind(Json(roles.collect::<Vec<_>>()))
-    .execute(tx)
+    .fetch_all(tx)
     .await?;
-    Ok(())
+    let table = Table::Invitations;
+    let key = |(source, id)| Key { table, source, id };
+    Ok(changed.into_iter().map(key).collect())
 }

@@ -103,8 +103,8 @@ pub async fn try_lock(tx: &mut PgConnection) -> sqlx::Result<bool> {
 pub async fn record(tx: &mut PgConnection, heard: &[Heard]) -> sqlx::Result<Changes> {
     let rows = register::join(heard);
     invitations::adopt_requested(tx, &rows).await?;
-    let changed = register::write(tx, &rows).await?;
-    invitations::tell_roles(tx, heard).await?;
+    let mut changed = register::write(tx, &rows).await?;
+    changed.append(&mut invitations::tell_roles(tx, heard).await?);
     let is_news = heard
         .iter()
         .map(|heard| register::keys(heard).any(|key| changed.contains(&key)))

@@ -54,8 +54,8 @@ async fn told(
     let has_follow_up = cx
         .db
         .transaction(async |tx| {
-            queue::assert_held(tx, claim).await?;
             identity::lock(tx).await?;
+            queue::assert_held(tx, claim).await?;
             let heeded = hear::hear(cx, tx, &[heard]).await?;
             queue::complete(tx, claim).await?;
             Ok::<_, JobError>(heeded.has_follow_up)
@@ -77,6 +77,8 @@ async fn give_up(
     let failed = cx
         .db
         .transaction(async |tx| {
+            // an event that is just being recorded must not miss its last chance
+            identity::lock(tx).await?;
             queue::assert_held(tx, claim).await?;
             let failed = inbox::fail_waiting(tx, &parent.source, &parent.text(), &reason).await?;
             queue::complete(tx, claim).await?;

@@ -11,9 +11,11 @@ use sqlx::PgConnection;
 
 use super::{JobContext, JobError, provision};
 use crate::{
+    audit,
     causes::chain,
     identity::{self, Changes, Heard, LiveOrganization, Parent, Parents},
     inbox::{self, Settled, State},
+    members,
     queue::{self, Failure, Job, NewJob},
     tenants::{self, NewTenant},
     webhooks::IdentityEvent,
@@ -33,14 +35,19 @@ pub(super) async fn hear(
     tx: &mut PgConnection,
     heard: &[Heard],
 ) -> Result<Heeded, JobError> {
-    crate::audit::by_events(tx).await?;
+    audit::by_event(tx, heard.first().and_then(|heard| heard.event)).await?;
     let changes = identity::record(tx, heard).await?;
     let mut has_follow_up = follow_organizations(cx, tx, heard, &changes).await?;
     settle_children(tx, &changes).await?;
     let parents = identity::find_parents(tx, heard).await?;
     let missing = parents.iter().flat_map(|parents| &parents.missing);
     ask_for_parents(cx, tx, missing).await?;
-    for tenant in identity::affected_tenants(tx, &changes).await? {
+    let affected = identity::affected_tenants(tx, &changes).await?;
+    let keys = affected
+        .iter()
+        .map(|tenant| (&*tenant.source, &*tenant.org_id));
+    members::end_assignments(tx, keys.unzip()).await?;
+    for tenant in affected {
         let key = (tenant.source.as_str(), tenant.org_id.as_str());
         let job = NewJob::sync_members(tenant.id, key, cx.max_attempts);
         queue::rouse(tx, &job).await?;
@@ -92,13 +99,19 @@ async fn follow_organizations(
     let live = identity::live_organizations(tx, changes).await?;
     for organization in &live {
         if !organization.has_tenant {
-            make_tenant(cx, tx, organization, received_at(heard, organization)).await?;
+            let first = first_of(heard, &organization.source, &organization.org_id);
+            audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
+            let now = std::time::SystemTime::now().into();
+            let requested_at = first.map_or(now, |heard| heard.received_at);
+            make_tenant(cx, tx, organization, requested_at).await?;
             has_follow_up = true;
         }
     }
     for (source, org_id) in changes.organizations() {
         let is_live = |live: &LiveOrganization| live.source == source && live.org_id == org_id;
         if !live.iter().any(is_live) {
+            let first = first_of(heard, source, org_id);
+            audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
             tenants::mark_suspended(tx, source, org_id).await?;
         }
         tenants::follow_name(tx, source, org_id).await?;
@@ -106,18 +119,12 @@ async fn follow_organizations(
     Ok(has_follow_up)
 }
 
-/// When the event that asks for the tenant was received.
-fn received_at(heard: &[Heard], organization: &LiveOrganization) -> DateTime<Utc> {
-    let names = |heard: &&Heard| {
-        heard.source == organization.source
-            && heard.said.iter().any(|event| {
-                matches!(event, IdentityEvent::Organization(said) if said.id == organization.org_id)
-            })
-    };
-    heard.iter().find(names).map_or_else(
-        || std::time::SystemTime::now().into(),
-        |heard| heard.received_at,
-    )
+/// The first event that speaks of the organization.
+fn first_of<'a>(heard: &'a [Heard], source: &str, org_id: &str) -> Option<&'a Heard> {
+    let speaks = |event: &IdentityEvent| matches!(event, IdentityEvent::Organization(said) if said.id == org_id);
+    heard
+        .iter()
+        .find(|heard| heard.source == source && heard.said.iter().any(speaks))
 }
 
 async fn make_tenant(

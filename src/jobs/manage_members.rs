@@ -71,6 +71,25 @@ impl MemberDesk {
             .await
     }
 
+    /// Rouses the jobs that tell the tenant's database of its members, and the provider of what was decided here.
+    ///
+    /// Returns of how many memberships the provider is told.
+    pub async fn sync(&self, of: Organization<'_>) -> Result<usize, Error> {
+        self.db
+            .transaction(async |tx| {
+                let mut decided = Vec::new();
+                if self.is_callable(of.source) {
+                    decided = members::list_decided(tx, of).await?;
+                }
+                for membership in &decided {
+                    queue::rouse(tx, &self.push(of, membership)).await?;
+                }
+                self.tell_tenant(tx, of).await?;
+                Ok(decided.len())
+            })
+            .await
+    }
+
     /// Asks for an invitation; returns our number of it.
     pub async fn invite(
         &self,
@@ -108,18 +127,21 @@ impl MemberDesk {
             return Ok(());
         }
         let membership = members::find(tx, of, user_id).await?.membership_id;
-        let job = NewJob {
-            unique_key: Some(format!("push:{}:{membership}", of.source)),
+        queue::rouse(tx, &self.push(of, &membership)).await?;
+        Ok(())
+    }
+
+    fn push(&self, of: Organization<'_>, membership: &str) -> NewJob {
+        NewJob {
             job: Job::PushMembership {
                 source: of.source.to_owned(),
-                membership,
+                membership: membership.to_owned(),
             },
             concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
+            unique_key: Some(format!("push:{}:{membership}", of.source)),
             max_attempts: self.max_attempts,
             delay: Duration::ZERO,
-        };
-        queue::rouse(tx, &job).await?;
-        Ok(())
+        }
     }
 
     /// After the change: memberships are locked before the job that syncs them, as events do.

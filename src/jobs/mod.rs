@@ -25,9 +25,9 @@ pub use retry::retry_tenant;
 use crate::{
     causes::chain,
     config::Source,
-    db::Db,
+    db::{self, Db},
     faults::Injected,
-    inbox, members,
+    identity, inbox, members,
     provider_api::{self, Client},
     provisioning::Provisioner,
     queue::{
@@ -89,6 +89,9 @@ impl From<queue::Error> for JobError {
     fn from(error: queue::Error) -> Self {
         match error {
             queue::Error::LostClaim { .. } => Self::Lost,
+            queue::Error::Sql(error) if !db::is_passing(&error) => {
+                Self::Retry(Failure::new("control_database_refused", chain(&error)))
+            }
             error @ (queue::Error::Sql(_) | queue::Error::Raced) => {
                 Self::Retry(Failure::new("control_database_unavailable", chain(&error)))
             }
@@ -143,7 +146,9 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
     match result {
         Ok(outcome) => outcome,
         Err(JobError::Lost) => Outcome::Lost,
-        Err(JobError::Retry(failure)) if !claim.is_last_attempt() => {
+        Err(JobError::Retry(failure))
+            if !claim.is_last_attempt() || failure.retry_after.is_some() =>
+        {
             log(&claim, &failure, "a job failed; it is tried again");
             Outcome::Retry(failure)
         }
@@ -191,6 +196,10 @@ async fn give_up(
     let settled = cx
         .db
         .transaction(async |tx| {
+            if let Job::FetchParent { .. } = claim.payload {
+                // an event that is just being recorded must not miss its last chance
+                identity::lock(tx).await?;
+            }
             queue::assert_held(tx, claim).await?;
             let reason = format!("{}: {}", failure.code, failure.error);
             match &claim.payload {

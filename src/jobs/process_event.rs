@@ -3,6 +3,7 @@
 //! Guarantees: the events' effects, the jobs for what follows, the events' new states and the end of
 //! these jobs are one transaction; events are done many at a time, and one by one where a batch failed.
 
+use chrono::TimeDelta;
 use sqlx::PgConnection;
 
 use super::{FAULT_POINTS, JobContext, JobError, hear};
@@ -22,6 +23,9 @@ const BATCH: i64 = 256;
 
 /// Bytes of bodies in one transaction, for memory's sake; a body alone may be 1 MiB.
 const BATCH_BYTES: i64 = 8 << 20;
+
+/// A version this far after its receipt is a mistake. Years, so that a clock of ours which is wrong by less does no harm.
+const FAR_AHEAD: TimeDelta = TimeDelta::days(3650);
 
 /// Processes the events that are due, at most [`BATCH`]; returns how many were taken.
 ///
@@ -61,15 +65,21 @@ pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
                 cx.waker.wake();
             }
         }
-        Err(_) if !taken.is_empty() => {
+        Err(JobError::Retry(failure) | JobError::Discard(failure, _)) => {
+            if taken.is_empty() {
+                let error = std::io::Error::other(failure.error);
+                return Err(queue::Error::Sql(sqlx::Error::Io(error)));
+            }
+            tracing::warn!(
+                jobs = taken.len(),
+                error.code = failure.code,
+                error = failure.error,
+                "a batch of events failed; they are processed one by one"
+            );
             cx.db
                 .run(async |connection| queue::leave_batch(connection, &taken).await)
                 .await?;
             cx.waker.wake();
-        }
-        Err(JobError::Retry(failure) | JobError::Discard(failure, _)) => {
-            let error = std::io::Error::other(failure.error);
-            return Err(queue::Error::Sql(sqlx::Error::Io(error)));
         }
         Err(JobError::Lost) => {}
     }
@@ -81,9 +91,9 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim) -> Result<Outcome, JobEr
     let follow_up = cx
         .db
         .transaction(async |tx| {
-            // the job's row first, as everywhere: attempts never lock crosswise
-            queue::assert_held(tx, claim).await?;
+            // whoever waits for the lock must not hold the job's row: the heartbeat moves its lease
             identity::lock(tx).await?;
+            queue::assert_held(tx, claim).await?;
             let follow_up = process(cx, tx, std::slice::from_ref(claim)).await?;
             queue::complete(tx, claim).await?;
             cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
@@ -137,7 +147,12 @@ fn read(cx: &JobContext, stored: &StoredBody) -> Result<Heard, JobError> {
         stored.received_at,
     );
     let said = match reading.meaning {
-        Meaning::Events(said) => said,
+        Meaning::Events(mut said) => {
+            let latest = stored.received_at + FAR_AHEAD;
+            said.iter_mut()
+                .for_each(|event| event.not_after(latest, stored.received_at));
+            said
+        }
         Meaning::Ignored => Vec::new(),
         Meaning::Unreadable(reason) => {
             let failure = Failure::new("event_unreadable", chain(&reason));

@@ -41,9 +41,9 @@ pub(super) async fn run(
         let is_done = cx
             .db
             .transaction(async |tx| {
+                identity::lock(tx).await?;
                 // whoever wants something else from here on waits for the end of this job
                 queue::assert_held(tx, claim).await?;
-                identity::lock(tx).await?;
                 hear::hear(cx, tx, &[heard]).await?;
                 let now = members::wanted(tx, source, membership).await?;
                 let is_done = now.is_none_or(|now| now.is_active == wanted.is_active);

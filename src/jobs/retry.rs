@@ -2,6 +2,7 @@
 
 use super::provision;
 use crate::{
+    audit::{self, Actor},
     db::Db,
     queue,
     tenants::{self, Tenant},
@@ -14,8 +15,10 @@ pub async fn retry_tenant(
     db: &Db,
     tenant: &Tenant,
     max_attempts: i32,
+    actor: &Actor,
 ) -> Result<bool, queue::Error> {
     db.transaction(async |tx| {
+        audit::by(tx, actor).await?;
         if !tenants::mark_pending(tx, tenant.id).await? {
             return Ok(false);
         }

@@ -40,8 +40,8 @@ pub(super) async fn run(
     let heard = Heard::from_api(&asked.source, vec![IdentityEvent::Invitation(sent.clone())]);
     cx.db
         .transaction(async |tx| {
-            queue::assert_held(tx, claim).await?;
             identity::lock(tx).await?;
+            queue::assert_held(tx, claim).await?;
             members::mark_sent(tx, id, &sent.id).await?;
             hear::hear(cx, tx, &[heard]).await?;
             queue::complete(tx, claim).await?;

@@ -114,7 +114,7 @@ async fn holder(
         "select exists (
                     select
                     from members
-                    where source = $1 and org_id = $2 and lower(email) = lower($3) and status = 'active'
+                    where source = $1 and org_id = $2 and lower(email) = lower($3) and status in ('active', 'invited')
                 ),
                 exists (
                     select
@@ -153,19 +153,43 @@ pub async fn find_invitation(
 }
 
 /// The provider has it under this id: what it says of the id belongs to this row.
+///
+/// Where the provider's event was faster and has a row already, that one gets what was promised here.
 pub async fn mark_sent(tx: &mut PgConnection, id: Uuid, invitation_id: &str) -> sqlx::Result<()> {
-    sqlx::query(
+    let marked = sqlx::query(
         "update invitations
          set invitation_id = $2
          where id = $1
            and invitation_id is null
-           -- its event was faster, and this row has it already
            and not exists (
                select
                from invitations known
                where known.source = invitations.source
                  and known.invitation_id = $2
            )",
+    )
+    .bind(id)
+    .bind(invitation_id)
+    .execute(&mut *tx)
+    .await?;
+    if marked.rows_affected() == 1 {
+        return Ok(());
+    }
+    sqlx::query(
+        "with asked as (
+             delete from invitations
+             where id = $1
+               and invitation_id is null
+             returning source, role, customer_id, requested_by, requested_at
+         )
+         update invitations known
+         set role = coalesce(known.role, asked.role),
+             customer_id = coalesce(asked.customer_id, known.customer_id),
+             requested_by = asked.requested_by,
+             requested_at = asked.requested_at
+         from asked
+         where known.source = asked.source
+           and known.invitation_id = $2",
     )
     .bind(id)
     .bind(invitation_id)

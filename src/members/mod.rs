@@ -20,8 +20,8 @@ use sqlx::{FromRow, PgConnection};
 pub use invitations::{
     Asked, Invitation, Promise, find_invitation, invite, list_invitations, mark_not_sent, mark_sent,
 };
-pub use remove::{Wanted, remove, restore, wanted};
-pub use staff::{Assignment, assign, list_assignments, unassign};
+pub use remove::{Wanted, list_decided, remove, restore, wanted};
+pub use staff::{Assignment, assign, end_assignments, list_assignments, unassign};
 pub use sync::{
     Terms, Told, Unsynced, forget_syncs, mark_synced, mark_unknown, note_failures, unsynced,
 };
@@ -92,6 +92,8 @@ pub struct Member {
     pub external_id: Option<String>,
     /// When the member was removed here.
     pub removed_at: Option<DateTime<Utc>>,
+    /// When such a removal was taken back.
+    pub restored_at: Option<DateTime<Utc>>,
 }
 
 /// Why something cannot be done about a member.
@@ -163,7 +165,7 @@ macro_rules! select_members {
         concat!(
             "select source, org_id, user_id, membership_id, status,
                     coalesce(role, case when is_creator then $1 end) as role,
-                    customer_id, email, first_name, last_name, display_name, external_id, removed_at
+                    customer_id, email, first_name, last_name, display_name, external_id, removed_at, restored_at
              from members ",
             $rest
         )

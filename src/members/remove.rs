@@ -72,8 +72,8 @@ pub async fn restore(
     if member.status != Status::Removed {
         return Err(wrong_status(&member));
     }
-    // without the removal of ours there is nothing of ours to take back
-    if member.removed_at.is_none() {
+    // without a removal of ours there is nothing of ours to take back; once more may help the provider
+    if member.removed_at.is_none() && member.restored_at.is_none() {
         return Err(Error::RemovedElsewhere(user_id.to_owned()));
     }
     audit::by(tx, actor).await?;
@@ -86,7 +86,7 @@ pub async fn restore(
          where source = $1
            and org_id = $2
            and user_id = $3
-           and removed_at is not null",
+           and (removed_at is not null or restored_at is not null)",
     )
     .bind(of.source)
     .bind(of.org_id)
@@ -127,6 +127,25 @@ pub async fn wanted(
     .bind(source)
     .bind(membership_id)
     .fetch_optional(connection)
+    .await
+}
+
+/// The memberships that were removed or restored here, in the order in which their jobs are locked.
+pub async fn list_decided(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "select membership_id
+         from memberships
+         where source = $1
+           and org_id = $2
+           and (removed_at is not null or restored_at is not null)
+         order by membership_id",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .fetch_all(connection)
     .await
 }
 

@@ -77,6 +77,34 @@ pub async fn unassign(
     Ok(ended.rows_affected() == 1)
 }
 
+/// Ends the assignments of everybody in these organizations who is no active member any more.
+///
+/// A removal at the provider ends them for good, like one that is made here.
+pub async fn end_assignments(
+    tx: &mut PgConnection,
+    (sources, organizations): (Vec<&str>, Vec<&str>),
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "delete from staff_assignments assignment
+         using unnest($1::text[], $2::text[]) as affected (source, org_id)
+         where assignment.source = affected.source
+           and assignment.org_id = affected.org_id
+           and not exists (
+               select
+               from members
+               where members.source = assignment.source
+                 and members.org_id = assignment.org_id
+                 and members.user_id = assignment.user_id
+                 and members.status = 'active'
+           )",
+    )
+    .bind(sources)
+    .bind(organizations)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// The assignments of an organization.
 pub async fn list_assignments(
     connection: &mut PgConnection,

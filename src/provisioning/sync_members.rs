@@ -8,7 +8,7 @@
 //!
 //! Does not: undo. Scripts are written to bear being run again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
@@ -152,20 +152,27 @@ async fn tell_all(
             members::unsynced(connection, tenant.key(), cx.terms(hash), &after, PAGE).await
         };
         let page = cx.provisioner.db.run(look).await?;
-        let Some(last) = page.last() else { break };
-        after.clone_from(&last.user_id);
-        failed.append(&mut tell_page(cx, &tenant, &page).await?);
+        if page.is_empty() {
+            break;
+        }
+        let (told, mut not_told) = tell_page(cx, &tenant, &page).await?;
+        // a page whose time was over goes on where it ended
+        if let Some(last) = page.get(..told + not_told.len()).and_then(<[_]>::last) {
+            after.clone_from(&last.user_id);
+        }
+        failed.append(&mut not_told);
     }
     Ok(failed)
 }
 
+/// Tells of a page, as far as its time allows but of one member at least: how many were told of, and who could not be.
 async fn tell_page(
     cx: &StepContext<'_>,
     tenant: &Tenant,
     page: &[Unsynced],
-) -> Result<Vec<Failed>, StepError> {
+) -> Result<(usize, Vec<Failed>), StepError> {
     let Some(scripts) = &cx.blueprint.sync else {
-        return Ok(Vec::new());
+        return Ok((page.len(), Vec::new()));
     };
     cx.check_lease()?;
     let db = &cx.provisioner.db;
@@ -182,9 +189,12 @@ async fn tell_page(
         app: cx.cluster().await?.app.to_string(),
         scripts,
     };
-    let limit = cx.blueprint.settings.members.sync_timeout_ms;
-    let limit = Duration::from_millis(limit.into());
-    let telling = cx.in_tenant(async |connection| teller.tell_page(connection, page).await);
+    let settings = &cx.blueprint.settings;
+    let time = Duration::from_millis(settings.members.sync_timeout_ms.into());
+    let until = Instant::now() + time;
+    let telling = cx.in_tenant(async |connection| teller.tell_page(connection, page, until).await);
+    // the last member's statements have limits of their own; this is for a server that does not answer
+    let limit = time + 4 * Duration::from_millis(settings.statement_timeout_ms.into());
     let Ok(told) = tokio::time::timeout(limit, telling).await else {
         let step = "sync_members";
         return Err(StepError::TimedOut { step, limit });
@@ -198,5 +208,5 @@ async fn tell_page(
         Ok::<_, StepError>(members::note_failures(tx, tenant.key(), failures).await?)
     })
     .await?;
-    Ok(failed)
+    Ok((told.len(), failed))
 }

@@ -6,7 +6,7 @@
 //!
 //! Does not: record who was told. `sync_members` does.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
@@ -31,11 +31,12 @@ pub(super) struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    /// Tells of everybody; returns who was told of, and who could not be.
+    /// Tells of one after the other until the time is over; returns who was told of, and who could not be.
     pub(super) async fn tell_page<'m>(
         &'m self,
         connection: &mut PgConnection,
         page: &'m [Unsynced],
+        until: Instant,
     ) -> Result<(Vec<Told<'m>>, Vec<Failed>), StepError> {
         let known = match &self.scripts.roles {
             Some(file) => Some(self.known_roles(connection, file).await?),
@@ -51,6 +52,9 @@ impl Teller<'_> {
                     digest: member.digest.clone(),
                     cause,
                 }),
+            }
+            if Instant::now() >= until {
+                break;
             }
         }
         Ok((told, failed))

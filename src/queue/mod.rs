@@ -28,7 +28,7 @@ use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, leave_batch, take};
 pub use job::{Job, JobId};
-pub use settle::{bury, complete, release, retry};
+pub use settle::{bury, complete, postpone, release, retry};
 pub use wake::Waker;
 
 use crate::db;
@@ -100,7 +100,7 @@ pub struct Failure {
     pub code: &'static str,
     /// The error with its chain.
     pub error: String,
-    /// When whoever refused asked to be asked again; otherwise the backoff decides.
+    /// When whoever limits our rate wants to be asked again: the attempt does not count then.
     pub retry_after: Option<Duration>,
 }
 
@@ -138,13 +138,15 @@ pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId
 ///
 /// For jobs that bring something to its desired state. A live job of the key is made due, and its row
 /// is locked until the caller commits: a handler that looks for more to do after [`assert_held`]
-/// therefore sees what the caller wrote. Callers with several keys call in the order of the keys.
+/// therefore sees what the caller wrote. One that fails instead begins anew at once. Callers with
+/// several keys call in the order of the keys.
 pub async fn rouse(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
     sqlx::query(
         "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
          values ($1, $2, $3, $4, $5)
          on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do update
-         set run_at = least(jobs.run_at, now())",
+         set run_at = least(jobs.run_at, now()),
+             roused_with = case when jobs.state = 'running' then excluded.max_attempts end",
     )
     .bind(new.job.kind())
     .bind(Json(&new.job))
@@ -237,6 +239,7 @@ pub async fn claim(
              update jobs
              set state = 'running',
                  attempt = attempt + 1,
+                 roused_with = null,
                  lease_expires_at = now() + make_interval(secs => $2)
              from next
              where jobs.id = next.id

@@ -291,12 +291,21 @@ impl Worker {
                 Outcome::Settled(_) | Outcome::Lost => Ok(()),
                 Outcome::Done => super::complete(connection, claim).await,
                 Outcome::Released => super::release(connection, claim).await,
+                Outcome::Retry(
+                    failure @ Failure {
+                        retry_after: Some(after),
+                        ..
+                    },
+                ) => {
+                    // everybody is told the same moment: not all of them should come back in it
+                    let delay = after.mul_f64(1.0 + rand::random::<f64>());
+                    super::postpone(connection, claim, failure, delay).await
+                }
                 Outcome::Retry(failure) if claim.is_exhausted() => {
                     super::bury(connection, claim, failure).await
                 }
                 Outcome::Retry(failure) => {
                     let delay = backoff::delay(claim.attempt, rand::random());
-                    let delay = failure.retry_after.unwrap_or(delay);
                     super::retry(connection, claim, failure, delay).await
                 }
             })

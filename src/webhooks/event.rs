@@ -113,6 +113,30 @@ impl IdentityEvent {
     }
 }
 
+impl IdentityEvent {
+    /// Takes every time after `latest` for `now`: a date that is far ahead must not win for ever.
+    pub fn not_after(&mut self, latest: DateTime<Utc>, now: DateTime<Utc>) {
+        let cap = |at: &mut DateTime<Utc>| {
+            if *at > latest {
+                *at = now;
+            }
+        };
+        let (updated_at, deleted_at) = match self {
+            Self::Organization(said) => said.times(),
+            Self::Domain(said) => said.times(),
+            Self::User(said) => said.times(),
+            Self::Membership(said) => said.times(),
+            Self::Invitation(said) => said.times(),
+            Self::Role(said) => said.times(),
+            Self::Permission(said) => said.times(),
+            Self::DirectoryUser(said) => said.times(),
+            Self::DirectoryGroup(said) => said.times(),
+            Self::GroupMember(said) => said.times(),
+        };
+        updated_at.into_iter().chain(deleted_at).for_each(cap);
+    }
+}
+
 /// What is said of one object: how it looks since when, that it is gone, or both.
 ///
 /// Two of them about one object are joined by taking the newest description and the earliest
@@ -131,6 +155,12 @@ pub struct Said<T> {
 }
 
 impl<T> Said<T> {
+    fn times(&mut self) -> (Option<&mut DateTime<Utc>>, Option<&mut DateTime<Utc>>) {
+        let described = self.described.as_mut();
+        let updated_at = described.map(|described| &mut described.updated_at);
+        (updated_at, self.deleted_at.as_mut())
+    }
+
     /// An object as its provider last saw it.
     pub const fn described(id: String, content: T, updated_at: DateTime<Utc>) -> Self {
         Self {

@@ -136,7 +136,9 @@ pub(super) fn joined_id(
     second: &str,
     field: &'static str,
 ) -> Result<String, UnreadableReason> {
-    json::checked_id(&format!("{first}/{second}"), field)
+    // a slash inside one of them must not look like the one between
+    let part = |id: &str| id.replace('%', "%25").replace('/', "%2F");
+    json::checked_id(&format!("{}/{}", part(first), part(second)), field)
 }
 
 /// In force where nothing is said; what is said in an unknown word does not let anybody in.

@@ -213,10 +213,12 @@ async fn what_the_provider_ended_is_not_ours_to_restore() {
         user: &bob,
         role: "member",
     };
+    assert!(team.assign(&bob, "customer_1").await.unwrap());
     let inactive = people::membership("updated", belongs, "inactive", 2);
     team.app.accepts(&[&inactive]).await;
     team.app.is_idle().await;
     assert_eq!(team.status(&bob).await, Status::Removed);
+    assert_eq!(team.assignments().await, 0, "they end with it");
     let refused = team.restore(&bob, &ada).await.unwrap_err();
     assert_eq!(refused.code(), "member_removed_elsewhere");
     let active = people::membership("updated", belongs, "active", 3);
@@ -443,8 +445,7 @@ async fn every_change_is_in_the_audit_log_which_nobody_can_rewrite() {
         .ask("select after from audit_log where action = 'membership.changed' order by id desc limit 1")
         .await;
     assert_eq!(change["removed_by"], json!(ada));
-    let secrets =
-        "select count(*) from audit_log where before::text || after::text like '%credential%'";
+    let secrets = "select count(*) from audit_log where concat(before, after) like '%credential%'";
     assert_eq!(team.app.ask::<i64>(secrets).await, 0);
     let tenant = "select string_agg(action, ' ' order by id) from audit_log where target_kind in ('tenant', 'credential')";
     let tenant: String = team.app.ask(tenant).await;
@@ -516,4 +517,40 @@ async fn the_creator_is_the_first_administrator_whichever_event_comes_first() {
 fn fixture(name: &str) -> Value {
     let path = format!("tests/fixtures/webhooks/clerk/{name}.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_told_late_reaches_the_member_and_its_tenant() {
+    let team = Team::alone().await;
+    let (user, id) = (new_id("user"), new_id("invitation"));
+    let belongs = Belongs {
+        id: &new_id("om"),
+        org: &team.org,
+        user: &user,
+        role: "",
+    };
+    let email = "ada@acme.example";
+    let accepted = people::accepted(&id, (&team.org, email), &user, 5);
+    team.app
+        .accepts(&[
+            &people::user("created", &user, email, ("Ada", ""), 1),
+            &people::membership("created", belongs, "active", 1),
+            &accepted,
+        ])
+        .await;
+    team.app.is_idle().await;
+    let told = "select count(*) from jobs where kind = 'sync_members'";
+    let before: i64 = team.app.ask(told).await;
+    let mut created = people::accepted(&id, (&team.org, email), &user, 1);
+    created["event"] = "invitation.created".into();
+    created["data"]["state"] = "pending".into();
+    created["data"]["role_slug"] = "editor".into();
+    team.app.accepts(&[&created]).await;
+    team.app.is_idle().await;
+    let members = team.members().await;
+    assert_eq!(members[0].role.as_deref(), Some("editor"));
+    assert_eq!(team.app.ask::<i64>(told).await, before + 1);
+    let note = "select reason is null from webhook_events order by id desc limit 1";
+    assert!(team.app.ask::<bool>(note).await, "it was news");
+    team.app.stop().await;
 }

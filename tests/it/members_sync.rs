@@ -673,3 +673,31 @@ async fn a_tenants_database_that_is_away_costs_an_attempt_and_nothing_else() {
     assert_eq!(ask::<i64>(&url, "select count(*) from people").await, 1);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_script_hangs_keeps_nobody_out() {
+    let blueprint = TinyBlueprint::with_people();
+    let hangs = "select pg_sleep(60) where current_setting('tenantry.user_id') = 'user_2';";
+    blueprint.write(MEMBER, &format!("{hangs}{TELL_MEMBER}"));
+    let settings = "statement_timeout_ms = 400\n[members]\nsync_timeout_ms = 300\n";
+    blueprint.write("blueprint.toml", settings);
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
+    let app = App::of(deployment, blueprint.source()).await;
+    let org = new_org();
+    app.accepts(&[
+        &events::user("user_1", ADA),
+        &events::user("user_2", BOB),
+        &events::user("user_3", ("Cy", "Twombly")),
+        &events::member(&org, "user_1", "admin", 0),
+        &events::member(&org, "user_2", "admin", 0),
+        &events::member(&org, "user_3", "admin", 0),
+        &events::created(&org, "Acme"),
+    ])
+    .await;
+    app.tenant(&org).is_ready().await;
+    app.is_idle().await;
+    let others = "Ada Lovelace (admin), Cy Twombly (admin)";
+    assert_eq!(app.people(&org).await, others);
+    app.stop().await;
+}

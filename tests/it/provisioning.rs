@@ -389,7 +389,13 @@ async fn a_tenant_that_has_not_failed_is_not_retried() {
     let org = new_org();
     app.accepts(&[&events::created(&org, "Acme")]).await;
     let tenant = app.tenant(&org).is_ready().await;
-    let retried = tenantry::jobs::retry_tenant(&app.replica.db, &tenant, 25).await;
+    let retried = tenantry::jobs::retry_tenant(
+        &app.replica.db,
+        &tenant,
+        25,
+        &crate::support::app::operator(),
+    )
+    .await;
     assert!(!retried.unwrap());
     app.tenant(&org).is_ready().await;
     app.stop().await;

@@ -238,3 +238,91 @@ async fn large_events_are_processed_a_few_at_a_time() {
     assert_eq!(app.ask::<i64>(processed).await, 20);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_being_recorded_while_its_parent_is_given_up_is_given_up_as_well() {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__IDENTITY__PARENT_WAIT_S", "0");
+    let slow = deployment.with_fault("process_event.committing=stall:1500");
+    let app = App::listening(deployment, blueprint.source()).await;
+    app.replica.migrate().await.unwrap();
+    let slow = App::listening(slow, blueprint.source()).await;
+    let (org, user) = (new_org(), new_id("user"));
+    let ids = [new_id("om"), new_id("om")];
+    let [one, other] =
+        [0, 1].map(|at| people::membership("created", member(&ids[at], &org, &user), "active", 1));
+    app.accepts(&[&one]).await;
+    let context = app.replica.job_context();
+    assert_eq!(tenantry::jobs::process_batch(&context).await.unwrap(), 1);
+    app.accepts(&[&other]).await;
+    let context = slow.replica.job_context();
+    let recording = tenantry::jobs::process_batch(&context);
+    let giving_up = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        app.replica.work();
+    };
+    assert_eq!(tokio::join!(recording, giving_up).0.unwrap(), 1);
+    let states = "select string_agg(distinct state, ' ') from webhook_events";
+    wait_until("both are dead letters", async || {
+        app.ask::<String>(states).await == "failed"
+    })
+    .await;
+    slow.stop().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_limits_the_rate_costs_no_attempt() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let blueprint = TinyBlueprint::new();
+    let app = app(
+        &blueprint,
+        &[
+            ("WORKOS_API_KEY", API_KEY),
+            ("TENANTRY__SOURCES__WORKOS__API_URL", provider.url()),
+            ("TENANTRY__IDENTITY__PARENT_WAIT_S", "0"),
+            ("TENANTRY__QUEUE__MAX_ATTEMPTS", "1"),
+        ],
+    )
+    .await;
+    let (org, user, id) = (new_org(), new_id("user"), new_id("om"));
+    provider.has_user(&user, "ada@acme.example");
+    provider.rate_limit_next("GET", "/user_management/users", "1", 2);
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.accepts(&[&people::membership(
+        "created",
+        member(&id, &org, &user),
+        "active",
+        1,
+    )])
+    .await;
+    app.is_idle().await;
+    let email = "select coalesce(max(email), '') from members";
+    wait_until("the user is known", async || {
+        app.ask::<String>(email).await == "ada@acme.example"
+    })
+    .await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_date_that_is_far_ahead_does_not_win_for_ever() {
+    let blueprint = TinyBlueprint::new();
+    let app = app(&blueprint, &[]).await;
+    let user = new_id("user");
+    let mut ahead = people::user("updated", &user, "old@b.example", ("", ""), 1);
+    ahead["data"]["updated_at"] = "2199-01-01T00:00:00.000Z".into();
+    app.accepts(&[&ahead]).await;
+    app.is_idle().await;
+    let mut later = people::user("updated", &user, "new@b.example", ("", ""), 1);
+    let in_a_minute = crate::support::app::now() + chrono::TimeDelta::minutes(1);
+    later["data"]["updated_at"] = in_a_minute.to_rfc3339().into();
+    app.accepts(&[&later]).await;
+    app.is_idle().await;
+    assert_eq!(
+        app.ask::<String>("select email from users").await,
+        "new@b.example"
+    );
+    app.stop().await;
+}

@@ -1,12 +1,12 @@
 //! What may be done about an organization's members.
 
-use super::{Failure, Globals, Of, OfCustomer, OfMember, Office, actor};
+use super::{Failure, Globals, Of, OfCustomer, OfMember, Office};
 use crate::members::{self, Promise};
 
 pub(super) async fn remove(globals: &Globals, named: OfMember) -> Result<(), Failure> {
     let office = Office::open(globals, &named.of).await?;
     let user_id = office.user_id(&named.user).await?;
-    let actor = actor(globals, named.acting);
+    let actor = office.actor(globals, named.acting).await?;
     let removed = office
         .desk()
         .remove(office.organization(), &user_id, &actor)
@@ -22,7 +22,7 @@ pub(super) async fn remove(globals: &Globals, named: OfMember) -> Result<(), Fai
 pub(super) async fn restore(globals: &Globals, named: OfMember) -> Result<(), Failure> {
     let office = Office::open(globals, &named.of).await?;
     let user_id = office.user_id(&named.user).await?;
-    let actor = actor(globals, named.acting);
+    let actor = office.actor(globals, named.acting).await?;
     let restored = office
         .desk()
         .restore(office.organization(), &user_id, &actor)
@@ -42,7 +42,7 @@ pub(super) async fn invite(
     acting: Option<String>,
 ) -> Result<(), Failure> {
     let office = Office::open(globals, of).await?;
-    let actor = actor(globals, acting);
+    let actor = office.actor(globals, acting).await?;
     let invited = office
         .desk()
         .invite(office.organization(), promise, &actor)
@@ -64,7 +64,7 @@ pub(super) async fn assign(
     let OfCustomer { member, customer } = named;
     let office = Office::open(globals, &member.of).await?;
     let user_id = office.user_id(&member.user).await?;
-    let actor = actor(globals, member.acting);
+    let actor = office.actor(globals, member.acting).await?;
     let of = office.organization();
     let changed = office
         .access
@@ -82,5 +82,16 @@ pub(super) async fn assign(
     if !changed {
         globals.printer.talk("it was so already");
     }
+    Ok(())
+}
+
+pub(super) async fn sync(globals: &Globals, of: &Of) -> Result<(), Failure> {
+    let office = Office::open(globals, of).await?;
+    let roused = office.desk().sync(office.organization()).await;
+    let told = roused.map_err(|error| office.refused(&error))?;
+    globals.printer.data(office.tenant.id.to_string());
+    globals.printer.talk(format!(
+        "the tenant's database is being told; so is the provider, of {told} removals and restorations"
+    ));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `tenantry members ls|counts|invitations|assignments|remove|restore|invite|assign|unassign`.
+//! `tenantry members ls|counts|invitations|assignments|remove|restore|sync|invite|assign|unassign`.
 
 mod manage;
 mod show;
@@ -57,6 +57,8 @@ pub(super) enum Command {
     },
     /// Remove a member softly; ends the member's staff assignments
     Remove(OfMember),
+    /// Tell tenant and provider once more what members there are
+    Sync(Of),
     /// Take a removal back; staff assignments do not come back
     Restore(OfMember),
     /// Invite somebody through the provider
@@ -71,7 +73,7 @@ pub(super) enum Command {
         /// The application's customer that the person is for
         #[arg(long, value_name = "ID")]
         customer: Option<String>,
-        /// The user on whose behalf this is done
+        /// The member on whose behalf this is done: user id or e-mail address
         #[arg(long = "as", value_name = "USER")]
         acting: Option<String>,
     },
@@ -93,7 +95,7 @@ pub(super) struct OfMember {
     of: Of,
     /// User id or e-mail address
     user: String,
-    /// The user on whose behalf this is done, who cannot be the member
+    /// The member on whose behalf this is done: user id or e-mail address
     #[arg(long = "as", value_name = "USER")]
     acting: Option<String>,
 }
@@ -108,17 +110,6 @@ pub(super) struct OfCustomer {
 
 fn parse_status(text: &str) -> Result<Status, String> {
     serde_json::from_value(json!(text)).map_err(|_| "active, removed or invited".to_owned())
-}
-
-/// Whoever is at the command line, or the user on whose behalf.
-fn actor(globals: &Globals, acting: Option<String>) -> Actor {
-    acting.map_or_else(
-        || {
-            let account = globals.environment.get("USER");
-            Actor::Operator(account.unwrap_or("operator").to_owned())
-        },
-        Actor::User,
-    )
 }
 
 /// The desk, and the tenant whose organization it is about.
@@ -150,6 +141,15 @@ impl Office {
         let of = self.organization();
         let list = async |connection: &mut _| members::list(connection, of).await;
         Ok(self.access.db.run(list).await?)
+    }
+
+    /// Whoever is at the command line, or the user on whose behalf.
+    async fn actor(&self, globals: &Globals, acting: Option<String>) -> Result<Actor, Failure> {
+        match acting {
+            // the same names as those of members: nobody acts on themselves under another name
+            Some(user) => Ok(Actor::User(self.user_id(&user).await?)),
+            None => Ok(globals.operator()),
+        }
     }
 
     /// The one member that the text names.
@@ -209,6 +209,7 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Invitations { of, json } => show::invitations(globals, &of, json).await,
         Command::Assignments { of, json } => show::assignments(globals, &of, json).await,
         Command::Remove(member) => manage::remove(globals, member).await,
+        Command::Sync(of) => manage::sync(globals, &of).await,
         Command::Restore(member) => manage::restore(globals, member).await,
         Command::Invite {
             of,

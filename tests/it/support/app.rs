@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tenantry::{
+    audit::Actor,
     config::{Config, Environment},
     jobs,
     provisioning::{BlueprintSource, steps},
@@ -294,6 +295,11 @@ pub async fn try_deliver(address: SocketAddr, event: &Value) -> Result<Answer, B
     try_post(address, "/webhooks/workos", &headers, body).await
 }
 
+/// Somebody at the command line.
+pub fn operator() -> Actor {
+    Actor::Operator("ops".to_owned())
+}
+
 /// The present, for signatures.
 pub fn now() -> DateTime<Utc> {
     DateTime::from(std::time::SystemTime::now())
@@ -452,7 +458,9 @@ impl TenantOf<'_> {
     pub async fn retry(&self) {
         let tenant = self.find().await.unwrap();
         let replica = &self.app.replica;
-        let retried = jobs::retry_tenant(&replica.db, &tenant, 25).await.unwrap();
+        let retried = jobs::retry_tenant(&replica.db, &tenant, 25, &operator())
+            .await
+            .unwrap();
         assert!(retried, "a {:?} tenant is not retried", tenant.state);
         replica.waker.wake();
     }
