@@ -149,8 +149,9 @@ fn read(cx: &JobContext, stored: &StoredBody) -> Result<Heard, JobError> {
     let said = match reading.meaning {
         Meaning::Events(mut said) => {
             let latest = stored.received_at + FAR_AHEAD;
-            said.iter_mut()
-                .for_each(|event| event.not_after(latest, stored.received_at));
+            for event in &mut said {
+                event.not_after(latest, stored.received_at);
+            }
             said
         }
         Meaning::Ignored => Vec::new(),
