@@ -279,7 +279,17 @@ async fn of_many_changes_of_mind_the_provider_ends_in_the_last_one() {
     provider.has_user(&bob, "bob@acme.example");
     let membership = provider.has_membership(&team.org, &bob, "member", "active");
     team.joins((&bob, &membership), "Bob", "member").await;
-    // the provider is slow, so that opinions change while it is being told
+    // the opinion changes while the provider is being told of the one before
+    provider.stall_next("PUT", "/user_management", Duration::from_millis(600), 1);
+    team.remove(&bob, &ada).await.unwrap();
+    wait_until("the provider is being told", async || {
+        provider.lines().iter().any(|line| line.starts_with("PUT"))
+    })
+    .await;
+    team.restore(&bob, &ada).await.unwrap();
+    team.app.is_idle().await;
+    assert_eq!(provider.memberships()[0]["status"], "active");
+    // the provider is slow, so that many change meanwhile
     provider.stall_next("PUT", "/user_management", Duration::from_millis(150), 9);
     for _ in 0..5 {
         team.remove(&bob, &ada).await.unwrap();
@@ -307,6 +317,9 @@ async fn an_invitation_is_sent_once_and_what_it_promised_reaches_the_member() {
     team.app.is_idle().await;
     let sent = provider.invitations();
     assert_eq!(sent.len(), 1, "{sent:?}");
+    let lines = provider.lines();
+    let posts = lines.iter().filter(|line| line.starts_with("POST"));
+    assert_eq!(posts.count(), 1, "it was found, not sent again: {lines:?}");
     assert_eq!(sent[0]["role_slug"], "member");
     let state = "select concat_ws(' ', state, role, customer_id, invitation_id) from invitations";
     let id = sent[0]["id"].as_str().unwrap();
