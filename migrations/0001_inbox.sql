@@ -10,8 +10,9 @@ create table webhook_events (
     body bytea not null,
     body_sha256 bytea not null,
     state text not null
-        check (state in ('received', 'processed', 'ignored', 'failed', 'conflict')),
+        check (state in ('received', 'waiting', 'processed', 'ignored', 'failed', 'conflict')),
     reason text,
+    waiting_for text[],
     deliveries integer not null default 1,
     occurred_at timestamptz,
     received_at timestamptz not null default now(),
@@ -32,6 +33,7 @@ create unique index webhook_events_conflicts_once
     where state = 'conflict';
 
 create index webhook_events_by_state on webhook_events (state, id);
+create index webhook_events_waiting on webhook_events using gin (waiting_for) where waiting_for is not null;
 create index webhook_events_by_organization on webhook_events (source, organization_id, id);
 
 comment on table webhook_events is 'One row per event that any sender delivered; the idempotency of webhooks';
@@ -42,8 +44,9 @@ comment on column webhook_events.event_type is 'The sender''s type, such as orga
 comment on column webhook_events.organization_id is 'The sender''s organization the event is about, where it names one';
 comment on column webhook_events.body is 'The bytes as signed';
 comment on column webhook_events.body_sha256 is 'Tells a duplicate from a conflict: the same id with another body';
-comment on column webhook_events.state is 'received → processed | ignored | failed; conflict rows are kept and never processed';
+comment on column webhook_events.state is 'received → processed | waiting | ignored | failed; waiting → processed | failed; conflict rows are kept and never processed';
 comment on column webhook_events.reason is 'Why the event was ignored, failed or is in conflict';
+comment on column webhook_events.waiting_for is 'Objects that the event names and nobody has described yet, such as user:user_1; kept when it failed for that, so that it is settled should they come';
 comment on column webhook_events.deliveries is 'How often the sender delivered it: 1 and its duplicates';
 comment on column webhook_events.occurred_at is 'When the sender says that it happened';
 comment on column webhook_events.received_at is 'When the first delivery was recorded';

@@ -7,11 +7,13 @@ create table jobs (
     payload jsonb not null,
     concurrency_key text,
     unique_key text,
+    is_batched boolean not null default false,
     state text not null default 'available'
         check (state in ('available', 'running', 'completed', 'dead')),
     run_at timestamptz not null default now(),
     attempt integer not null default 0,
     max_attempts integer not null,
+    roused_with integer,
     lease_expires_at timestamptz,
     created_at timestamptz not null default now(),
     finished_at timestamptz,
@@ -24,7 +26,8 @@ create table jobs (
     autovacuum_vacuum_cost_delay = 0
 );
 
-create index jobs_available on jobs (run_at, id) where state = 'available';
+create index jobs_available on jobs (run_at, id) where state = 'available' and not is_batched;
+create index jobs_batched on jobs (run_at, id) where state = 'available' and is_batched;
 create index jobs_by_concurrency_key on jobs (concurrency_key, id) where concurrency_key is not null and state in ('available', 'running');
 create index jobs_by_lease on jobs (lease_expires_at) where state = 'running';
 create index jobs_by_state on jobs (state, id);
@@ -45,9 +48,11 @@ comment on column jobs.kind is 'What to do; src/queue/job.rs lists the kinds';
 comment on column jobs.payload is 'The data of the kind; never a secret';
 comment on column jobs.concurrency_key is 'Jobs of one key run one at a time, oldest first: "<source>:<organization id>"';
 comment on column jobs.unique_key is 'At most one available or running job of one key';
+comment on column jobs.is_batched is 'Done together with others in one transaction; false once that failed, or for a job that needs a lease';
 comment on column jobs.run_at is 'Not before; a retry moves it into the future';
 comment on column jobs.attempt is 'The fence: each claim adds one, and whoever holds an older number writes nothing';
 comment on column jobs.max_attempts is 'After this many attempts the job is dead';
+comment on column jobs.roused_with is 'Attempts of a job that was asked for while this one ran: should this one fail, it begins anew with so many';
 comment on column jobs.lease_expires_at is 'Until when the running attempt owns the job; the heartbeat moves it';
 comment on column jobs.finished_at is 'When the job was completed or died';
 

@@ -1,19 +1,26 @@
--- Organizations as their provider describes them, and our tenants.
--- Owner: src/tenants/
+-- Organizations as their provider describes them (owner: src/identity/), and our tenants (owner: src/tenants/).
 
 create table organizations (
     source text not null,
     org_id text not null,
-    name text not null,
-    external_id text,
-    metadata jsonb not null default '{}',
-    updated_at timestamptz not null,
+    content jsonb,
+    updated_at timestamptz,
+    digest text collate "C",
     deleted_at timestamptz,
+    event bigint,
     recorded_at timestamptz not null default now(),
+    name text generated always as (content ->> 'name') stored,
+    external_id text generated always as (content ->> 'external_id') stored,
+    metadata jsonb generated always as (content -> 'metadata') stored,
+    created_by text generated always as (content ->> 'created_by') stored,
     primary key (source, org_id)
 );
 
 comment on table organizations is 'The newest that each provider said of each organization; deleted ones stay as tombstones';
+comment on column organizations.content is 'The newest description; null where only the deletion is known';
+comment on column organizations.digest is 'Of the content: decides between two descriptions of the same moment';
+comment on column organizations.event is 'Number of the event that changed the row last; null where the provider''s API told it';
+comment on column organizations.created_by is 'The user who created it, where the provider says so';
 comment on column organizations.updated_at is 'The provider''s own time of the newest description: older ones change nothing';
 comment on column organizations.deleted_at is 'The tombstone: a deleted organization never comes back';
 

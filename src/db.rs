@@ -17,7 +17,7 @@ use sqlx::{
 };
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
@@ -26,6 +26,12 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
         "provisioning",
         include_str!("../migrations/0004_provisioning.sql"),
     ),
+    (
+        5,
+        "identity",
+        include_str!("../migrations/0005_identity.sql"),
+    ),
+    (6, "audit", include_str!("../migrations/0006_audit.sql")),
 ];
 
 /// Advisory lock under which the control database is migrated: "tenantry" in ASCII.
@@ -338,6 +344,14 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// Whether the same statement may well succeed in a moment: the server is away, or another transaction was in the way.
+pub fn is_passing(error: &sqlx::Error) -> bool {
+    // serialization failure, deadlock, lock timeout
+    let in_the_way = ["40001", "40P01", "55P03"];
+    let code = sqlstate(error);
+    is_unavailable(error) || code.is_some_and(|code| in_the_way.contains(&code.as_str()))
 }
 
 /// The SQLSTATE of an error, where the server gave one.

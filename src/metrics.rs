@@ -74,6 +74,8 @@ pub struct Backlog {
     pub inbox_pending: i64,
     /// Age of the oldest of them, in seconds.
     pub inbox_oldest_s: f64,
+    /// Events that name an object which nobody has described yet.
+    pub waiting_events: i64,
     /// Events that failed.
     pub failed_events: i64,
     /// Jobs by state.
@@ -101,6 +103,7 @@ pub struct Metrics {
     provision_seconds: Family<PathLabel, Histogram, fn() -> Histogram>,
     step_seconds: Family<StepLabel, Histogram, fn() -> Histogram>,
     inbox_pending: Family<NoLabels, Gauge>,
+    inbox_waiting: Family<NoLabels, Gauge>,
     inbox_oldest: Family<NoLabels, FloatGauge>,
     jobs: Family<StateLabel, Gauge>,
     jobs_past_due: Family<NoLabels, Gauge>,
@@ -130,6 +133,7 @@ impl Metrics {
             provision_seconds: Family::new_with_constructor(histogram),
             step_seconds: Family::new_with_constructor(histogram),
             inbox_pending: Family::default(),
+            inbox_waiting: Family::default(),
             inbox_oldest: Family::default(),
             jobs: Family::default(),
             jobs_past_due: Family::default(),
@@ -195,6 +199,11 @@ impl Metrics {
             "inbox_pending",
             "Events received and not settled",
             self.inbox_pending.clone(),
+        );
+        registry.register(
+            "inbox_waiting",
+            "Events that name an object which nobody has described yet",
+            self.inbox_waiting.clone(),
         );
         registry.register(
             "inbox_oldest_pending_age_seconds",
@@ -295,6 +304,7 @@ impl Metrics {
     /// What the database said. `None`: it does not answer, and its gauges are left out rather than stale.
     pub fn backlog(&self, backlog: Option<Backlog>) {
         self.inbox_pending.clear();
+        self.inbox_waiting.clear();
         self.inbox_oldest.clear();
         self.jobs_past_due.clear();
         self.oldest_due.clear();
@@ -305,6 +315,9 @@ impl Metrics {
         self.inbox_pending
             .get_or_create(&NoLabels {})
             .set(backlog.inbox_pending);
+        self.inbox_waiting
+            .get_or_create(&NoLabels {})
+            .set(backlog.waiting_events);
         self.inbox_oldest
             .get_or_create(&NoLabels {})
             .set(backlog.inbox_oldest_s);

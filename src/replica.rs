@@ -7,12 +7,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     causes::chain,
-    config::Config,
+    config::{self, Config},
     db::{self, Db},
     http,
     inbox::Inbox,
     jobs::{self, JobContext},
     metrics::Metrics,
+    provider_api::{self, Client},
     provisioning::{BlueprintSource, Provisioner, StepError, template},
     queue::{Waker, worker},
     secrets::{self, Keyring},
@@ -41,6 +42,14 @@ pub enum Error {
     /// The blueprint, or the template made from it.
     #[error(transparent)]
     Blueprint(#[from] StepError),
+    /// The API of a source's provider.
+    #[error("the API of source {name} cannot be used")]
+    Provider {
+        /// The source.
+        name: String,
+        /// Why.
+        source: Box<provider_api::Error>,
+    },
     /// The port.
     #[error("cannot listen on {address}")]
     Listen {
@@ -49,6 +58,26 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// A client for each source whose provider can be called.
+fn providers(config: &Config) -> Result<BTreeMap<String, Client>, Error> {
+    let callable = config
+        .sources
+        .iter()
+        .filter(|(_, source)| source.can_be_called());
+    let client = |(name, source): (&String, &config::Source)| match Client::new(
+        source.kind,
+        &source.api_key,
+        &source.api_url,
+    ) {
+        Ok(client) => Ok((name.clone(), client)),
+        Err(error) => {
+            let (name, source) = (name.clone(), Box::new(error));
+            Err(Error::Provider { name, source })
+        }
+    };
+    callable.map(client).collect()
 }
 
 /// Whether a process takes webhooks.
@@ -78,6 +107,7 @@ pub struct Replica {
     /// Everything that runs.
     pub tasks: Tasks,
     config: Arc<Config>,
+    providers: Arc<BTreeMap<String, Client>>,
 }
 
 impl Replica {
@@ -99,6 +129,8 @@ impl Replica {
             clusters: clusters.clone(),
             keyring: Keyring::parse(&config.secrets.keys)?,
             names: config.tenants.clone(),
+            admin_role: config.identity.admin_role.clone(),
+            max_attempts: config.queue.max_attempts,
             blueprint,
             metrics: metrics.clone(),
             faults: config.faults.clone(),
@@ -112,6 +144,7 @@ impl Replica {
             metrics,
             provisioner: Arc::new(provisioner),
             tasks,
+            providers: Arc::new(providers(&config)?),
             config: Arc::new(config),
         })
     }
@@ -195,6 +228,21 @@ impl Replica {
         Ok(())
     }
 
+    /// What handlers of jobs need.
+    pub fn job_context(&self) -> JobContext {
+        JobContext {
+            db: self.db.clone(),
+            provisioner: Arc::clone(&self.provisioner),
+            waker: self.waker.clone(),
+            tasks: self.tasks.clone(),
+            sources: Arc::new(self.config.sources.clone()),
+            providers: Arc::clone(&self.providers),
+            max_attempts: self.config.queue.max_attempts,
+            parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
+            worker: worker::worker_name().into(),
+        }
+    }
+
     /// Starts the worker.
     pub fn work(&self) {
         let queue = &self.config.queue;
@@ -204,25 +252,22 @@ impl Replica {
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),
         };
-        let cx = JobContext {
-            db: self.db.clone(),
-            provisioner: Arc::clone(&self.provisioner),
-            waker: self.waker.clone(),
-            tasks: self.tasks.clone(),
-            sources: Arc::new(self.config.sources.clone()),
-            max_attempts: queue.max_attempts,
-        };
+        let cx = self.job_context();
+        let batches = cx.clone();
         let run = move |claim, lease| {
             let cx = cx.clone();
             async move { jobs::run(&cx, claim, lease).await }
         };
+        let run_batch = move || {
+            let cx = batches.clone();
+            async move { jobs::process_batch(&cx).await }
+        };
         let worker = worker::work(
-            self.db.clone(),
-            self.waker.clone(),
-            self.tasks.clone(),
+            (self.db.clone(), self.waker.clone(), self.tasks.clone()),
             settings,
             self.metrics.clone(),
             run,
+            run_batch,
         );
         self.tasks.spawn(worker);
     }

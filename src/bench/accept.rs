@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Error, Measure, Options, ROUNDS,
+    mix::Events,
     replica::Replica,
     report::Target,
     samples::{Samples, median},
@@ -27,6 +28,10 @@ const CONCURRENCIES: [(u16, &str, &str); 4] = [
     (64, "accept_new_c64", "accept_duplicate_c64"),
 ];
 
+/// Mixed events beside organizations only, and how often the two take turns.
+const MIXED: &str = "accept_mixed_c32";
+const MIXED_ROUNDS: u32 = 2 * ROUNDS;
+
 /// Known events of each sender: enough that no two deliveries at once are of one row.
 const KNOWN: u64 = 64;
 
@@ -42,6 +47,7 @@ struct Course<'a> {
     server: &'a Server,
     replica: &'a Replica,
     kind: Kind,
+    events: Events,
     senders: u16,
     slice: Duration,
 }
@@ -65,13 +71,50 @@ pub(super) async fn measure(
                 server,
                 replica,
                 kind,
+                events: options.events,
                 senders,
                 slice,
             };
             results.push(course.run(name).await?);
         }
     }
+    if options.wants(MIXED) {
+        progress.set_message(MIXED);
+        let course = |events| Course {
+            server,
+            replica,
+            kind: Kind::New,
+            events,
+            senders: 32,
+            slice: slice * ROUNDS / MIXED_ROUNDS,
+        };
+        results.push(mixed(&course(Events::Mixed), &course(Events::Organizations)).await?);
+    }
     Ok(results)
+}
+
+/// What it costs that events are about people: the floor is the same with organizations only.
+async fn mixed(mixed: &Course<'_>, organizations: &Course<'_>) -> Result<Measure, Error> {
+    let (mut ours, mut floors, mut samples) = (Vec::new(), Vec::new(), Samples::new());
+    for round in 0..MIXED_ROUNDS {
+        let mut turns = [(mixed, true), (organizations, false)];
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for (course, is_mixed) in turns {
+            course.server.empty_inbox().await?;
+            let (rate, took) = course.ours().await?;
+            if is_mixed {
+                ours.push(rate);
+                samples.merge(&took);
+            } else {
+                floors.push(rate);
+            }
+        }
+    }
+    mixed.server.empty_inbox().await?;
+    let measure = Measure::plain(MIXED, median(ours), "events/s").beside(median(floors));
+    Ok(measure.with(&samples).target(Target::AtLeast(0.9)))
 }
 
 impl Course<'_> {
@@ -100,7 +143,7 @@ impl Course<'_> {
         let mut senders = Vec::new();
         for number in 0..self.senders {
             let mut sender = Sender::connect(self.replica.address).await?;
-            let events = Events::new(self.kind, number);
+            let events = Stream::new(self.kind, self.events, number);
             for event in &events.known {
                 sender.deliver(event).await?;
             }
@@ -130,7 +173,7 @@ impl Course<'_> {
         let mut connections = Vec::new();
         for number in 0..self.senders {
             let mut connection = self.server.control().await?;
-            let events = Events::new(self.kind, number);
+            let events = Stream::new(self.kind, self.events, number);
             for event in &events.known {
                 insert(&mut connection, event).await?;
             }
@@ -174,22 +217,24 @@ async fn collect(
 }
 
 /// The events of one sender.
-struct Events {
+struct Stream {
+    events: Events,
     run: String,
     number: u64,
     known: Vec<Event>,
 }
 
-impl Events {
-    fn new(kind: Kind, sender: u16) -> Self {
+impl Stream {
+    fn new(kind: Kind, events: Events, sender: u16) -> Self {
         let run = format!("{}{sender:03}", unique());
         let known = match kind {
             Kind::New => Vec::new(),
             Kind::Duplicate => (0..KNOWN)
-                .map(|number| Event::created(&run, number))
+                .map(|number| events.event(&run, number))
                 .collect(),
         };
         Self {
+            events,
             run,
             number: 0,
             known,
@@ -201,7 +246,7 @@ impl Events {
         self.number += 1;
         match usize::try_from(number % KNOWN).map(|at| self.known.get(at)) {
             Ok(Some(known)) => known.clone(),
-            _ => Event::created(&self.run, number),
+            _ => self.events.event(&self.run, number),
         }
     }
 }
@@ -214,9 +259,10 @@ async fn insert(connection: &mut PgConnection, event: &Event) -> Result<(), Erro
     let inserted = sqlx::query(
         "insert into webhook_events
              (source, event_id, event_type, organization_id, occurred_at, body, body_sha256, state)
-         values ('workos', $1, 'organization.created', $2, $3, $4, $5, 'received')",
+         values ('workos', $1, $2, $3, $4, $5, $6, 'received')",
     )
     .bind(&event.id)
+    .bind(event.kind)
     .bind(&event.organization_id)
     .bind(event.occurred_at)
     .bind(&event.body)

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! server ─▶ replica (api)          ─▶ accept_*  ack_at_1000_per_s
-//!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial  ready_100_at_once
+//!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial  ready_100_at_once  people_jobs*
 //! ```
 //!
 //! A floor is the same effect by the plainest means: the same row inserted and committed one by
-//! one, the same statements for a tenant sent by hand. A ratio therefore says what tenantry costs
+//! one, the same statements for a tenant, or for what events say of people, sent by hand. A ratio therefore says what tenantry costs
 //! or gains, whatever the machine.
 //!
 //! Guarantees: ours and the floor take turns, so that a drift of the machine hits both, and
@@ -20,7 +20,10 @@
 mod accept;
 mod by_hand;
 mod footprint;
+mod mix;
 mod pace;
+mod people;
+mod people_by_hand;
 mod ready;
 mod replica;
 mod report;
@@ -34,6 +37,7 @@ use indicatif::ProgressBar;
 
 use crate::{blueprint, config, db, private_postgres, secrets, shutdown::Tasks};
 
+pub use mix::Events;
 pub use report::{Environment, Measure, Report};
 
 /// Times ours and the floor take turns.
@@ -51,6 +55,9 @@ pub struct Options {
     /// Only measures whose name begins with this; may be repeated
     #[arg(long, value_name = "PREFIX")]
     pub only: Vec<String>,
+    /// What the accept measures send; `accept_mixed_c32` compares the two whatever is said here
+    #[arg(long, value_enum, default_value_t, value_name = "EVENTS")]
+    pub events: Events,
     /// Seconds of each accept measure, and as many of its floor
     #[arg(long, default_value_t = 6.0, value_name = "SECONDS")]
     pub accept_seconds: f64,
@@ -63,6 +70,9 @@ pub struct Options {
     /// Tenants asked for at once
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     pub tenants_at_once: u32,
+    /// Events about people that wait when the worker begins
+    #[arg(long, default_value_t = 10_000, value_name = "COUNT")]
+    pub people_events: u32,
 }
 
 /// What the caller knows of this machine.
@@ -128,6 +138,14 @@ pub enum Error {
     /// Tenants did not become ready.
     #[error("{missing} tenants were not ready within {} s", limit.as_secs())]
     NotReady {
+        /// How many.
+        missing: i64,
+        /// How long they were waited for.
+        limit: Duration,
+    },
+    /// Jobs are not completed.
+    #[error("{missing} jobs were not completed within {} s", limit.as_secs())]
+    NotCompleted {
         /// How many.
         missing: i64,
         /// How long they were waited for.
@@ -200,7 +218,7 @@ async fn measure(
 ) -> Result<Report, Error> {
     let mut results = Vec::new();
     let mut rss_after: f64 = 0.0;
-    let [accepts, footprints, readies] = report::NAMES;
+    let [accepts, footprints, readies, peoples] = report::NAMES;
     if options.wants_any(accepts) {
         let replica = replica::Replica::start(server, "api").await?;
         results.extend(accept::measure(options, server, &replica, progress).await?);
@@ -209,7 +227,10 @@ async fn measure(
         replica.stop().await?;
         server.empty_inbox().await?;
     }
-    if options.wants_any(footprints) || options.wants_any(readies) {
+    if [footprints, readies, peoples]
+        .iter()
+        .any(|names| options.wants_any(names))
+    {
         // the template is built now: no measure is to include that
         replica::Replica::start_with_template(server)
             .await?
@@ -219,6 +240,7 @@ async fn measure(
         let replica = replica::Replica::start_with_template(server).await?;
         results.extend(footprint::idle(options, &replica).await?);
         results.extend(ready::measure(options, server, &replica, progress).await?);
+        results.extend(people::measure(options, server, &replica, progress).await?);
         rss_after = rss_after.max(replica.rss_mib()?);
         results.extend(footprint::after(options, rss_after));
         replica.stop().await?;

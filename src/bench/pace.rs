@@ -9,12 +9,8 @@ use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
 use super::{
-    Error, Measure, Options,
-    replica::Replica,
-    report::Target,
-    samples::Samples,
-    sender::{Event, Sender},
-    server::Server,
+    Error, Measure, Options, mix::Events, replica::Replica, report::Target, samples::Samples,
+    sender::Sender, server::Server,
 };
 
 const NAME: &str = "ack_at_1000_per_s";
@@ -37,14 +33,19 @@ pub(super) async fn measure(
     for number in 0..SENDERS {
         let mut sender = Sender::connect(replica.address).await?;
         sender
-            .deliver(&Event::created(&format!("{run}w"), number.into()))
+            .deliver(&options.events.event(&format!("{run}w"), number.into()))
             .await?;
         senders.push(sender);
     }
     let mut running = JoinSet::new();
     let start = Instant::now() + Duration::from_millis(20);
     for (number, sender) in (0..).zip(senders) {
-        running.spawn(send(sender, run.clone(), start, number, length));
+        let events = Paced {
+            events: options.events,
+            run: run.clone(),
+            first: number,
+        };
+        running.spawn(send(sender, events, start, length));
     }
     let mut samples = Samples::new();
     while let Some(ended) = running.join_next().await {
@@ -56,18 +57,24 @@ pub(super) async fn measure(
     Ok(Some(measure.target(Target::AtMost(25.0))))
 }
 
-/// Every 32nd delivery.
+/// Every 32nd event of a run.
+struct Paced {
+    events: Events,
+    run: String,
+    first: u32,
+}
+
+/// Delivers them when they are due.
 async fn send(
     mut sender: Sender,
-    run: String,
+    Paced { events, run, first }: Paced,
     start: Instant,
-    first: u32,
     length: Duration,
 ) -> Result<Samples, Error> {
     let mut samples = Samples::new();
     let mut number = first;
     while INTERVAL * number < length {
-        let event = Event::created(&run, number.into());
+        let event = events.event(&run, number.into());
         let due = start + INTERVAL * number;
         tokio::time::sleep_until(due.into()).await;
         sender.deliver(&event).await?;

@@ -79,7 +79,8 @@ impl Ready<'_> {
             }
             let started = Instant::now();
             sender.deliver(&event).await?;
-            wait_until_ready(&mut control, &event.organization_id, 1).await?;
+            let organization = event.organization_id.as_deref().unwrap_or_default();
+            wait_until_ready(&mut control, organization, 1).await?;
             ours.add(started.elapsed());
             if number % 2 == 1 {
                 floor.add(timed(hand.make()).await?);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::samples::Samples;
 
 /// Every measure, by the phase that measures it.
-pub(super) const NAMES: [&[&str]; 3] = [
+pub(super) const NAMES: [&[&str]; 4] = [
     &[
         "accept_new_c1",
         "accept_new_c8",
@@ -19,10 +19,12 @@ pub(super) const NAMES: [&[&str]; 3] = [
         "accept_duplicate_c8",
         "accept_duplicate_c32",
         "accept_duplicate_c64",
+        "accept_mixed_c32",
         "ack_at_1000_per_s",
     ],
     &["start_to_ready_ms", "rss_idle_mib", "rss_after_mib"],
     &["ready_serial", "ready_100_at_once"],
+    &["people_jobs", "people_jobs_one_org"],
 ];
 
 /// A figure beside its floor.
@@ -42,7 +44,7 @@ pub struct Measure {
     pub p50_ms: Option<f64>,
     /// 99 of 100 operations took at most this long.
     pub p99_ms: Option<f64>,
-    /// What is asked of the figure, or of the ratio where there is a floor.
+    /// What is asked of the ratio or, where there is no floor or the target says so, of the figure.
     #[serde(skip)]
     pub target: Option<Target>,
 }
@@ -54,12 +56,18 @@ pub enum Target {
     AtLeast(f64),
     /// Not more.
     AtMost(f64),
+    /// The figure itself is not less, whatever the floor.
+    ValueAtLeast(f64),
 }
 
 impl Target {
+    const fn is_of_ratio(self) -> bool {
+        !matches!(self, Self::ValueAtLeast(_))
+    }
+
     const fn is_met(self, figure: f64) -> bool {
         match self {
-            Self::AtLeast(bound) => figure >= bound,
+            Self::AtLeast(bound) | Self::ValueAtLeast(bound) => figure >= bound,
             Self::AtMost(bound) => figure <= bound,
         }
     }
@@ -101,8 +109,14 @@ impl Measure {
 
     /// Whether the target is met; `None` where there is none.
     pub fn is_met(&self) -> Option<bool> {
-        let figure = self.ratio.unwrap_or(self.value);
-        self.target.map(|target| target.is_met(figure))
+        let target = self.target?;
+        Some(
+            target.is_met(
+                self.ratio
+                    .filter(|_| target.is_of_ratio())
+                    .unwrap_or(self.value),
+            ),
+        )
     }
 }
 
@@ -197,7 +211,7 @@ fn target(measure: &Measure) -> String {
     let Some(target) = measure.target else {
         return String::new();
     };
-    let what = if measure.ratio.is_some() {
+    let what = if measure.ratio.is_some() && target.is_of_ratio() {
         "ratio"
     } else {
         "value"
@@ -208,7 +222,7 @@ fn target(measure: &Measure) -> String {
         "missed"
     };
     match target {
-        Target::AtLeast(bound) => format!("{what} ≥ {bound}: {met}"),
+        Target::AtLeast(bound) | Target::ValueAtLeast(bound) => format!("{what} ≥ {bound}: {met}"),
         Target::AtMost(bound) => format!("{what} ≤ {bound}: {met}"),
     }
 }

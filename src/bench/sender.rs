@@ -24,8 +24,10 @@ pub(super) const SECRET: &str = "whsec_of_the_bench";
 pub(super) struct Event {
     /// The provider's id of the event.
     pub id: String,
+    /// The provider's type.
+    pub kind: &'static str,
     /// The organization that it is about.
-    pub organization_id: String,
+    pub organization_id: Option<String>,
     /// When it happened.
     pub occurred_at: DateTime<Utc>,
     /// The bytes that are signed.
@@ -46,14 +48,15 @@ impl Event {
         );
         Self {
             id,
-            organization_id,
+            kind: "organization.created",
+            organization_id: Some(organization_id),
             occurred_at,
             body: body.into_bytes(),
         }
     }
 }
 
-fn now() -> DateTime<Utc> {
+pub(super) fn now() -> DateTime<Utc> {
     std::time::SystemTime::now().into()
 }
 
@@ -88,7 +91,13 @@ impl Sender {
             "POST /webhooks/workos HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
             event.body.len()
         );
-        for (name, value) in webhooks::sign(SourceKind::Workos, &self.secret, now(), &event.body) {
+        for (name, value) in webhooks::sign(
+            SourceKind::Workos,
+            &self.secret,
+            &event.id,
+            now(),
+            &event.body,
+        ) {
             head.extend([name, ": ", &value, "\r\n"]);
         }
         head.push_str("\r\n");
@@ -148,7 +157,7 @@ fn parse(answer: &[u8]) -> Result<Option<u16>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::webhooks::Meaning;
+    use crate::webhooks::{Mapping, Meaning};
 
     #[test]
     fn an_answer_counts_when_it_is_whole() {
@@ -164,9 +173,9 @@ mod tests {
     #[test]
     fn an_event_reads_as_what_it_says() {
         let event = Event::created("r", 7);
-        let reading = webhooks::read(SourceKind::Workos, &event.body);
+        let reading = webhooks::read(SourceKind::Workos, &Mapping::default(), &event.body);
         assert_eq!(reading.event_id.as_deref(), Some(event.id.as_str()));
-        assert_eq!(reading.organization_id, Some(event.organization_id));
-        assert!(matches!(reading.meaning, Meaning::Event(_)));
+        assert_eq!(reading.organization_id, event.organization_id);
+        assert!(matches!(reading.meaning, Meaning::Events(_)));
     }
 }

@@ -121,6 +121,13 @@ impl Server {
         self.checkpoint().await
     }
 
+    /// Forgets everything that providers said, and every event and job. There are no tenants.
+    pub(super) async fn empty_registers(&self) -> Result<(), Error> {
+        let tables = "truncate organizations, tenants, provisioning_steps, users, memberships, invitations, roles";
+        execute(&mut self.control().await?, tables.to_owned()).await?;
+        self.empty_inbox().await
+    }
+
     /// Drops every tenant, keeps the template.
     pub(super) async fn drop_tenants(&self) -> Result<(), Error> {
         self.set_fsync("off").await?;
@@ -134,7 +141,7 @@ impl Server {
     }
 
     /// So that no phase pays for what the one before wrote.
-    async fn checkpoint(&self) -> Result<(), Error> {
+    pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         let mut maintenance = self.maintenance().await?;
         execute(&mut maintenance, "set statement_timeout = 0".to_owned()).await?;
         // needs a right that a managed server may not give: then it is only less exact

@@ -38,11 +38,15 @@ pub(super) const CRM: Files = &[
     file!("crm", "seed/shared/04_metadata.sql"),
     file!("crm", "seed/tenant/01_workspace.sql"),
     file!("crm", "seed/tenant/02_onboarding.sql"),
+    file!("crm", "sync/member.sql"),
+    file!("crm", "sync/member_removed.sql"),
+    file!("crm", "sync/roles.sql"),
     file!("crm", "verify/01_roles.sql"),
     file!("crm", "verify/02_pipelines.sql"),
     file!("crm", "verify/03_settings.sql"),
     file!("crm", "verify/04_onboarding.sql"),
     file!("crm", "verify/05_metadata.sql"),
+    file!("crm", "verify/06_members.sql"),
 ];
 
 /// `examples/starter`.
@@ -52,6 +56,9 @@ pub(super) const STARTER: Files = &[
     file!("starter", "migrations/0002_settings.sql"),
     file!("starter", "seed/shared/01_roles.sql"),
     file!("starter", "seed/tenant/01_settings.sql"),
+    file!("starter", "sync/member.sql"),
+    file!("starter", "sync/member_removed.sql"),
+    file!("starter", "sync/roles.sql"),
     file!("starter", "verify/01_ready.sql"),
 ];
 

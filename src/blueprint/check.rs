@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 
 use super::load::RawFile;
 use super::scan::{self, Flaw, Statement};
-use super::{Blueprint, Error, Settings, SqlFile};
+use super::{Blueprint, Error, Settings, SqlFile, SyncScripts, sync};
 
 const MIGRATIONS: &str = "migrations/";
 
@@ -25,8 +25,10 @@ pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Bluepr
         migrations: Vec::new(),
         shared_seed: Vec::new(),
         tenant_seed: Vec::new(),
+        sync: None,
         verify: Vec::new(),
     };
+    let mut sync = Vec::new();
     for file in files {
         let checked = check(&file)?;
         let (folder, _) = file.name.rsplit_once('/').unwrap_or_default();
@@ -34,10 +36,12 @@ pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Bluepr
             "migrations" => blueprint.migrations.push(checked),
             "seed/shared" => blueprint.shared_seed.push(checked),
             "seed/tenant" => blueprint.tenant_seed.push(checked),
+            "sync" => sync.push(checked),
             "verify" => blueprint.verify.push(checked),
             _ => return Err(Error::Unexpected { file: file.name }),
         }
     }
+    blueprint.sync = SyncScripts::assemble(sync)?;
     blueprint.migrations.sort_by_key(|file| number(&file.name));
     for pair in blueprint.migrations.windows(2) {
         if number(&pair[0].name) == number(&pair[1].name) {
@@ -140,7 +144,7 @@ fn check_statements(name: &str, sql: &str) -> Result<(), Error> {
         });
     }
     match statements.get(1) {
-        Some(second) if name.starts_with("verify/") => {
+        Some(second) if name.starts_with("verify/") || name == sync::ROLES => {
             let line = line(second.at);
             Err(Error::ManyQueries { file, line })
         }

@@ -144,13 +144,21 @@ pub enum Error {
         /// How the statement begins.
         statement: String,
     },
-    /// A verify file with a second statement.
+    /// A second statement in a verify file, or in `sync/roles.sql`.
     #[error("{file} line {line} begins a second query")]
     ManyQueries {
         /// Path inside the blueprint.
         file: String,
         /// The line of the second one.
         line: usize,
+    },
+    /// Members could be added and never removed, or the reverse.
+    #[error("{file} is there, but {missing} is not")]
+    SyncIncomplete {
+        /// Path inside the blueprint.
+        file: String,
+        /// What is missing.
+        missing: &'static str,
     },
     /// A migration is not what it was when it was applied.
     #[error("{file} was edited after it was applied (sha256 {applied}, now {found})")]
@@ -217,6 +225,7 @@ impl Error {
             Self::PsqlCommand { .. } => "blueprint_psql_command",
             Self::TransactionControl { .. } => "blueprint_transaction_control",
             Self::ManyQueries { .. } => "blueprint_many_queries",
+            Self::SyncIncomplete { .. } => "blueprint_sync_incomplete",
             Self::MigrationEdited { .. } => "blueprint_migration_edited",
             Self::MigrationRemoved { .. } => "blueprint_migration_removed",
             Self::MigrationLate { .. } => "blueprint_migration_late",
@@ -244,7 +253,7 @@ impl Error {
                 "check that the file is there and that this user may read it"
             }
             Self::Unexpected { .. } => {
-                "move it away or begin its name with a dot; a blueprint has blueprint.toml, README.md, and *.sql in migrations/, seed/shared/, seed/tenant/ and verify/"
+                "move it away or begin its name with a dot; a blueprint has blueprint.toml, README.md, and *.sql in migrations/, seed/shared/, seed/tenant/ and verify/; sync/ has member.sql, member_removed.sql and roles.sql"
             }
             Self::LinkOutside { .. } => "copy the file into the blueprint instead of linking to it",
             Self::TooLarge { .. } => "split the file; bulk data does not belong in a blueprint",
@@ -268,6 +277,9 @@ impl Error {
             }
             Self::ManyQueries { .. } => {
                 "join the two with union all, or move the second into a file of its own"
+            }
+            Self::SyncIncomplete { .. } => {
+                "write the missing one too: who comes may leave; or remove the folder sync/"
             }
             Self::MigrationEdited { .. } => {
                 "restore the file as it was, line ends included, and put the change into a new migration"

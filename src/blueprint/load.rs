@@ -17,11 +17,12 @@ pub(super) const SETTINGS: &str = "blueprint.toml";
 const LARGEST_BYTES: u64 = 10 * 1024 * 1024;
 
 /// The folders that may be there. Those with `true` hold SQL files.
-const FOLDERS: [(&str, bool); 5] = [
+const FOLDERS: [(&str, bool); 6] = [
     ("migrations", true),
     ("seed", false),
     ("seed/shared", true),
     ("seed/tenant", true),
+    ("sync", true),
     ("verify", true),
 ];
 

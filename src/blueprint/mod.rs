@@ -5,6 +5,7 @@
 //! migrations/NNNN_*.sql   the schema, in order of the numbers, each file in a transaction of its own
 //! seed/shared/*.sql       rows that every tenant has; with the migrations, part of the template
 //! seed/tenant/*.sql       this tenant's rows; read current_setting('tenantry.organization_name') and so on
+//! sync/*.sql              how a member appears in the tenant's database, and how one who left
 //! verify/*.sql            one query a file, returns the rows that are wrong
 //! ```
 //!
@@ -22,13 +23,15 @@ mod error;
 mod load;
 mod scan;
 mod settings;
+mod sync;
 
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 
 pub use self::error::Error;
-pub use self::settings::{Migrator, Settings};
+pub use self::settings::{Members, Migrator, Settings};
+pub use self::sync::SyncScripts;
 
 /// Everything a tenant is made of, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Blueprint {
     pub shared_seed: Vec<SqlFile>,
     /// Rows of one tenant, in the order to run them.
     pub tenant_seed: Vec<SqlFile>,
+    /// How members appear in the tenant's database; `None` where it is not told of them.
+    pub sync: Option<SyncScripts>,
     /// One query each; every row that one returns is a reason not to be ready.
     pub verify: Vec<SqlFile>,
 }
@@ -87,7 +92,7 @@ impl Blueprint {
     ///
     /// Names and digests are prefixed with their lengths, the lists with theirs, so that moving
     /// text from one file or list to the next makes another hash. What only concerns a single
-    /// tenant (its seed, verification, timeouts) is left out: the template is the same.
+    /// tenant (its seed, members, verification, timeouts) is left out: the template is the same.
     pub fn hash(&self) -> String {
         let mut context = digest::Context::new(&digest::SHA256);
         add(&mut context, "tenantry blueprint 1");
@@ -100,6 +105,21 @@ impl Blueprint {
             }
         }
         hex::encode(context.finish())
+    }
+
+    /// Names what members are told with: the scripts and the default role, in hex.
+    ///
+    /// Another hash means that every member is told again. `None` where nobody is told.
+    pub fn sync_hash(&self) -> Option<String> {
+        let scripts = self.sync.as_ref()?;
+        let mut context = digest::Context::new(&digest::SHA256);
+        add(&mut context, "tenantry sync 1");
+        add(&mut context, &self.settings.members.default_role);
+        for file in scripts.files() {
+            add(&mut context, &file.name);
+            add(&mut context, &file.sha256);
+        }
+        Some(hex::encode(context.finish()))
     }
 
     /// The schema version: the last migration's name, such as `0008_attachments`.

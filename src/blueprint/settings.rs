@@ -1,4 +1,4 @@
-//! `blueprint.toml`: who migrates, and how long things may take.
+//! `blueprint.toml`: who migrates, how long things may take, and what members are.
 //!
 //! Every key has a default; an unknown one is refused with its line.
 
@@ -8,6 +8,9 @@ use super::Error;
 
 /// A day: more than any step should take, and well inside what Postgres accepts.
 const LONGEST_MS: u32 = 86_400_000;
+
+/// Far more than any provider's slug has.
+const LONGEST_ROLE: usize = 64;
 
 /// What `blueprint.toml` says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,6 +33,20 @@ pub struct Settings {
     /// How long all verify queries of one tenant may take.
     #[serde(deserialize_with = "milliseconds")]
     pub verify_timeout_ms: u32,
+    /// `[members]`
+    pub members: Members,
+}
+
+/// `[members]`: how people reach the tenant's database.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Members {
+    /// The role of a member who has none, or one that the tenant's database does not know.
+    #[serde(deserialize_with = "role")]
+    pub default_role: String,
+    /// How long telling a tenant's database of a page of members may take.
+    #[serde(deserialize_with = "milliseconds")]
+    pub sync_timeout_ms: u32,
 }
 
 /// Who runs the migrations.
@@ -49,6 +66,16 @@ impl Default for Settings {
             migrate_timeout_ms: 300_000,
             seed_timeout_ms: 60_000,
             verify_timeout_ms: 30_000,
+            members: Members::default(),
+        }
+    }
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self {
+            default_role: "member".to_owned(),
+            sync_timeout_ms: 60_000,
         }
     }
 }
@@ -98,6 +125,23 @@ fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Er
     )))
 }
 
+/// As providers write the slugs of roles.
+fn role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let slug = String::deserialize(deserializer)?;
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_slug = slug.bytes().next().is_some_and(is_plain)
+        && slug
+            .bytes()
+            .all(|byte| is_plain(byte) || b"_-".contains(&byte))
+        && slug.len() <= LONGEST_ROLE;
+    if is_slug {
+        return Ok(slug);
+    }
+    Err(de::Error::custom(
+        "must be the slug of a role: lower-case letters, digits, _ and -",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +188,26 @@ mod tests {
             assert!(cause.contains("line 1"), "{cause}");
         }
         assert!(Settings::parse("seed_timeout_ms = 86400000").is_ok());
+    }
+
+    #[test]
+    fn members_have_a_default_role_which_is_a_slug() {
+        assert_eq!(
+            Settings::parse("[members]").unwrap().members.default_role,
+            "member"
+        );
+        let settings = Settings::parse("[members]\ndefault_role = \"read-only_2\"").unwrap();
+        assert_eq!(settings.members.default_role, "read-only_2");
+        assert_eq!(settings.members.sync_timeout_ms, 60_000);
+        for role in ["", "Member", "a b", "org:admin", "-", &"a".repeat(65)] {
+            let cause = cause(&format!("[members]\ndefault_role = \"{role}\""));
+            assert!(
+                cause.contains("line 2") && cause.contains("slug"),
+                "{cause}"
+            );
+        }
+        let cause = cause("[members]\nsync_timeout_ms = 0");
+        assert!(cause.contains("line 2"), "{cause}");
     }
 
     #[test]

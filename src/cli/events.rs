@@ -9,9 +9,12 @@ use crate::inbox::{self, Event, Filter};
 pub(super) enum Command {
     /// List received events, newest first
     Ls {
-        /// Only events in this state: received, processed, ignored, failed or conflict
-        #[arg(long, value_parser = ["received", "processed", "ignored", "failed", "conflict"])]
+        /// Only events in this state: received, waiting, processed, ignored, failed or conflict
+        #[arg(long, value_parser = ["received", "waiting", "processed", "ignored", "failed", "conflict"])]
         state: Option<String>,
+        /// Only events that wait for an object that nobody has described yet: --state waiting
+        #[arg(long, conflicts_with = "state")]
+        waiting: bool,
         /// Only events of this source
         #[arg(long)]
         source: Option<String>,
@@ -45,6 +48,7 @@ struct Shown<'a> {
     organization_id: Option<&'a str>,
     state: &'a str,
     reason: Option<&'a str>,
+    waiting_for: Option<&'a [String]>,
     deliveries: i32,
     occurred_at: Option<chrono::DateTime<chrono::Utc>>,
     received_at: chrono::DateTime<chrono::Utc>,
@@ -60,6 +64,7 @@ fn shown(event: &Event) -> Shown<'_> {
         organization_id: event.organization_id.as_deref(),
         state: &event.state,
         reason: event.reason.as_deref(),
+        waiting_for: event.waiting_for.as_deref(),
         deliveries: event.deliveries,
         occurred_at: event.occurred_at,
         received_at: event.received_at,
@@ -72,13 +77,14 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     match command {
         Command::Ls {
             state,
+            waiting,
             source,
             organization,
             limit,
             json,
         } => {
             let filter = Filter {
-                state,
+                state: state.or_else(|| waiting.then(|| "waiting".to_owned())),
                 source,
                 organization_id: organization,
                 limit: limit.into(),
@@ -126,13 +132,7 @@ fn list(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> 
             event.source.clone(),
             event.event_type.chars().take(40).collect(),
             event.event_id.chars().take(50).collect(),
-            event
-                .reason
-                .clone()
-                .unwrap_or_default()
-                .chars()
-                .take(60)
-                .collect(),
+            why(event).chars().take(60).collect(),
         ]
     };
     let header = [
@@ -147,6 +147,17 @@ fn list(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> 
     ];
     globals.printer.table(&header, events.iter().map(row));
     Ok(())
+}
+
+/// What an event waits for, else why it is as it is.
+fn why(event: &Event) -> String {
+    match (&event.waiting_for, &event.reason) {
+        (Some(objects), _) if event.state == "waiting" => {
+            format!("waits for {}", objects.join(", "))
+        }
+        (_, Some(reason)) => reason.clone(),
+        (_, None) => String::new(),
+    }
 }
 
 fn get(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> {
@@ -174,6 +185,13 @@ fn get(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> {
             (
                 "reason",
                 event.reason.clone().unwrap_or_else(|| "—".to_owned()),
+            ),
+            (
+                "waiting for",
+                event
+                    .waiting_for
+                    .as_ref()
+                    .map_or_else(|| "—".to_owned(), |objects| objects.join(", ")),
             ),
             ("deliveries", event.deliveries.to_string()),
             ("occurred", time(event.occurred_at)),

@@ -125,6 +125,11 @@ impl From<replica::Error> for Failure {
                 format!("{text} [{}]", error.code()),
                 error.fix(),
             ),
+            replica::Error::Provider { name, source } => Self::new(
+                Exit::Usage,
+                format!("{text} [{}]", source.code()),
+                format!("check sources.{name}.api_key and sources.{name}.api_url"),
+            ),
             replica::Error::Listen { .. } => Self::failed(
                 text,
                 "another program has the port: choose one with --port, or stop the other program",

@@ -4,6 +4,7 @@
 //! what to do next; exit codes are listed by `--help`.
 
 mod access;
+mod audit;
 mod bench;
 mod config;
 mod dev;
@@ -12,6 +13,7 @@ mod events;
 mod failure;
 mod health;
 mod init;
+mod members;
 mod printer;
 mod sample;
 mod serve;
@@ -24,7 +26,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Environment;
+use crate::{audit::Actor, config::Environment};
 
 pub(crate) use failure::{Exit, Failure};
 use printer::Printer;
@@ -63,6 +65,12 @@ enum Command {
     /// Look at tenants, retry one
     #[command(subcommand)]
     Tenants(tenants::Command),
+    /// Look at members; remove, restore, invite, assign
+    #[command(subcommand)]
+    Members(members::Command),
+    /// See who changed what
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Look at received events
     #[command(subcommand)]
     Events(events::Command),
@@ -83,6 +91,14 @@ struct Globals {
     config: Option<PathBuf>,
     environment: Environment,
     printer: Printer,
+}
+
+impl Globals {
+    /// Whoever is at the command line, for the audit log.
+    fn operator(&self) -> Actor {
+        let account = self.environment.get("USER");
+        Actor::Operator(account.unwrap_or("operator").to_owned())
+    }
 }
 
 /// Runs the command that the arguments name.
@@ -117,6 +133,8 @@ pub async fn run(
         Command::Trigger(options) => trigger::run(&globals, options).await,
         Command::Webhook(command) => webhook::run(&globals, &command),
         Command::Tenants(command) => tenants::run(&globals, command).await,
+        Command::Members(command) => members::run(&globals, command).await,
+        Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,

@@ -106,7 +106,7 @@ fn warn_of_gaps(config: &Config) {
     }
     if config.routed_sources().next().is_none() {
         tracing::warn!(
-            "no source is configured: set WORKOS_WEBHOOK_SECRET, or a [sources.…] section"
+            "no source is configured: set WORKOS_WEBHOOK_SECRET or CLERK_WEBHOOK_SECRET, or a [sources.…] section"
         );
     }
 }

@@ -98,7 +98,7 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
 }
 
 /// The one tenant that the text names.
-async fn find(access: &Access, text: &str) -> Result<Tenant, Failure> {
+pub(super) async fn find(access: &Access, text: &str) -> Result<Tenant, Failure> {
     let mut found = access
         .db
         .run(async |connection| tenants::find_by_any(connection, text).await)
@@ -219,7 +219,8 @@ async fn get(
 
 async fn retry(globals: &Globals, access: &Access, tenant: &Tenant) -> Result<(), Failure> {
     let max_attempts = access.config.queue.max_attempts;
-    let retried = jobs::retry_tenant(&access.db, tenant, max_attempts)
+    let actor = globals.operator();
+    let retried = jobs::retry_tenant(&access.db, tenant, max_attempts, &actor)
         .await
         .map_err(|error| Failure::unexpected(&error))?;
     if !retried {

@@ -18,6 +18,12 @@ pub(super) struct Options {
     /// Id of the organization [default: a new one]
     #[arg(long)]
     id: Option<String>,
+    /// Id of the user, for user and membership events [default: a new one]
+    #[arg(long)]
+    user: Option<String>,
+    /// E-mail address of the user
+    #[arg(long, default_value = "ada@acme.example")]
+    email: String,
     /// Which configured source sends it [default: the first]
     #[arg(long)]
     source: Option<String>,
@@ -45,19 +51,25 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
     let secret = options
         .secret
         .as_ref()
-        .or(source.secrets.first())
+        .or_else(|| sample::signing_secret(&source))
         .ok_or_else(|| {
             Failure::new(
                 Exit::Usage,
-                format!("source {name} has no secret"),
-                "give one with --secret, or set WORKOS_WEBHOOK_SECRET",
+                format!("source {name} has no secret that can sign"),
+                "give one with --secret, or configure sources.<name>.secrets",
             )
         })?;
     let org = options
         .id
         .clone()
         .unwrap_or_else(sample::new_organization_id);
-    let event = sample::event(source.kind, &options.event, &org, &options.name);
+    let subject = sample::Subject {
+        organization: org.clone(),
+        name: options.name.clone(),
+        user: options.user.clone().unwrap_or_else(sample::new_user_id),
+        email: options.email.clone(),
+    };
+    let event = sample::event(source.kind, &options.event, &subject);
     let answer = sample::deliver(&base, &name, source.kind, secret, &event).await;
     let (status, body) = answer.map_err(|error| {
         Failure::failed(
@@ -66,11 +78,7 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
         )
     })?;
     let printer = globals.printer;
-    printer.talk(format!(
-        "--> {} {} ({org})",
-        options.event,
-        event["id"].as_str().unwrap_or_default()
-    ));
+    printer.talk(format!("--> {} {} ({org})", options.event, event.id));
     printer.talk(format!("<-- {status} {}", body.trim()));
     if status != 200 {
         return Err(Failure::failed(
@@ -78,8 +86,12 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
             "check the secret and the log of the instance",
         ));
     }
-    if options.no_wait || options.event == "organization.deleted" {
-        printer.data(org);
+    let makes_tenant = ["organization.created", "organization.updated"];
+    if options.no_wait || !makes_tenant.contains(&options.event.as_str()) {
+        printer.data(match options.event.as_str() {
+            "user.created" => subject.user,
+            _ => org,
+        });
         return Ok(());
     }
     wait(globals, &org, options.json).await
@@ -100,7 +112,7 @@ fn pick(config: &Config, wanted: Option<&str>) -> Result<(String, Source), Failu
             Failure::new(
                 Exit::Usage,
                 message,
-                "start `tenantry dev` first, or set WORKOS_WEBHOOK_SECRET",
+                "start `tenantry dev` first, or set WORKOS_WEBHOOK_SECRET or CLERK_WEBHOOK_SECRET",
             )
         })
 }

@@ -5,7 +5,7 @@ use std::{fs, io::Read, path::PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::SecretString;
 
-use super::{Exit, Failure, Globals};
+use super::{Exit, Failure, Globals, sample};
 use crate::webhooks::{self, Headers, SourceKind};
 
 #[derive(Debug, clap::Subcommand)]
@@ -18,7 +18,7 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Whose scheme: workos
+    /// Whose scheme: workos, clerk or standard
     #[arg(long, value_parser = parse_source)]
     source: SourceKind,
     /// The body; "-" for standard input
@@ -33,16 +33,19 @@ struct Common {
 pub(super) struct Signing {
     #[command(flatten)]
     common: Common,
-    /// Signing secret
+    /// Signing secret; several make several signatures, as while rotating
+    #[arg(long = "secret", required = true)]
+    secrets: Vec<SecretString>,
+    /// Id of the event, for clerk and standard [default: a new one]
     #[arg(long)]
-    secret: SecretString,
+    id: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Verifying {
     #[command(flatten)]
     common: Common,
-    /// Signing secret; several while rotating
+    /// Signing secret, or whpk_… public key; several while rotating
     #[arg(long = "secret", required = true)]
     secrets: Vec<SecretString>,
     /// A header as "Name: value"; repeat for more
@@ -96,16 +99,43 @@ impl Common {
 
 pub(super) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Sign(Signing { common, secret }) => {
-            for (name, value) in
-                webhooks::sign(common.source, secret, common.now(), &common.body()?)
-            {
-                globals.printer.data(format!("{name}: {value}"));
-            }
-            Ok(())
-        }
+        Command::Sign(signing) => sign(globals, signing),
         Command::Verify(verifying) => verify(globals, verifying),
     }
+}
+
+fn sign(globals: &Globals, signing: &Signing) -> Result<(), Failure> {
+    let common = &signing.common;
+    let kind = common.source;
+    if kind == SourceKind::Workos && signing.secrets.len() > 1 {
+        return Err(Failure::new(
+            Exit::Usage,
+            "WorkOS signs with one secret",
+            "give --secret once",
+        ));
+    }
+    let (body, now) = (common.body()?, common.now());
+    let id = signing.id.clone().unwrap_or_else(sample::new_delivery_id);
+    let mut headers: Vec<(&'static str, String)> = Vec::new();
+    for secret in &signing.secrets {
+        let signed = webhooks::sign(kind, secret, &id, now, &body);
+        // the signature is in the last header; the others are the same for every secret
+        let Some((_, signature)) = signed.last() else {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("a secret cannot sign for {}", kind.name()),
+                "give whsec_… and base64, or for standard whsk_… and base64; a public key only verifies",
+            ));
+        };
+        match headers.last_mut() {
+            Some((_, list)) => *list = format!("{list} {signature}"),
+            None => headers = signed,
+        }
+    }
+    for (name, value) in headers {
+        globals.printer.data(format!("{name}: {value}"));
+    }
+    Ok(())
 }
 
 fn verify(globals: &Globals, verifying: &Verifying) -> Result<(), Failure> {

@@ -314,9 +314,17 @@ fn overlay(base: &mut Table, over: Table) {
 }
 
 /// The variables that are understood although their name is not ours.
-const PLAIN_VARIABLES: [(&str, &[&str]); 2] = [
+const PLAIN_VARIABLES: [(&str, &[&str]); 6] = [
     ("DATABASE_URL", &["database", "url"]),
     ("WORKOS_WEBHOOK_SECRET", &["sources", "workos", "secrets"]),
+    ("WORKOS_API_KEY", &["sources", "workos", "api_key"]),
+    // the variable that Clerk's own libraries read comes second by name, and wins
+    ("CLERK_WEBHOOK_SECRET", &["sources", "clerk", "secrets"]),
+    (
+        "CLERK_WEBHOOK_SIGNING_SECRET",
+        &["sources", "clerk", "secrets"],
+    ),
+    ("CLERK_SECRET_KEY", &["sources", "clerk", "api_key"]),
 ];
 
 fn apply_variable(
@@ -383,6 +391,7 @@ fn typed(defaults: &Table, path: &[String], text: &str, variable: &str) -> Resul
             nearest,
         });
     }
+    let key = path.last().map(String::as_str);
     let is_list = matches!(default, Some(Value::Array(_)))
         || (free
             && path
@@ -400,7 +409,8 @@ fn typed(defaults: &Table, path: &[String], text: &str, variable: &str) -> Resul
                 .map(|part| Value::String(part.trim().to_owned()))
                 .collect(),
         ),
-        (None, Some(number @ Value::Integer(_))) => number,
+        // a key of digits alone is a text
+        (None, Some(number @ Value::Integer(_))) if key != Some("api_key") => number,
         (None, _) => Value::String(text.to_owned()),
         (Some(default), parsed) => {
             let found = parsed.as_ref().map_or("string", Value::type_str);

@@ -13,10 +13,13 @@ mod secret_files;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{faults::Faults, webhooks::SourceKind};
+use crate::{
+    faults::Faults,
+    webhooks::{Mapping, SourceKind},
+};
 
 pub use layers::{Environment, Error};
 
@@ -38,6 +41,8 @@ pub struct Config {
     pub database: Database,
     /// Senders of webhooks, by the name in `POST /webhooks/{name}`.
     pub sources: BTreeMap<String, Source>,
+    /// What the providers say of organizations and people.
+    pub identity: Identity,
     /// Where the blueprint is.
     pub blueprint: BlueprintLocation,
     /// How tenants are named and limited.
@@ -114,6 +119,27 @@ pub struct Source {
     /// How far a signature's time may be from ours, both ways, in seconds.
     #[serde(default = "default_tolerance_s")]
     pub tolerance_s: u32,
+    /// Key for the provider's API; empty when not configured.
+    #[serde(default = "empty_secret")]
+    pub api_key: SecretString,
+    #[serde(default)]
+    api_key_file: PathBuf,
+    /// Base URL of the provider's API; empty for the provider's own.
+    #[serde(default)]
+    pub api_url: String,
+    /// What a sender of kind `standard` means.
+    #[serde(default)]
+    pub mapping: Mapping,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// How long an event waits for an object that it names before the provider is asked, in seconds.
+    pub parent_wait_s: u64,
+    /// Slug of the role that administers an organization.
+    pub admin_role: String,
 }
 
 /// `[blueprint]`
@@ -210,6 +236,31 @@ fn empty_secret() -> SecretString {
 }
 
 impl Source {
+    /// Refuses what cannot work.
+    fn check(&self, name: &str) -> Result<(), Error> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        if name.is_empty() || name.len() > 40 || !name.chars().all(legal) {
+            let expected = "names of 1 to 40 characters of a-z, 0-9, _ and -";
+            return Err(Error::value("sources", name, expected));
+        }
+        if self.kind != SourceKind::Standard && self.mapping != Mapping::default() {
+            let expected = "a mapping only where kind is \"standard\"";
+            return Err(Error::value("sources", name, expected));
+        }
+        // a password has no place in it: it would be shown
+        let works = |url: url::Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
+        };
+        if !self.api_url.is_empty() && !url::Url::parse(&self.api_url).is_ok_and(works) {
+            let expected =
+                "http:// or https:// and a host, without a user, or nothing for the provider's own";
+            return Err(Error::value("sources.api_url", "…", expected));
+        }
+        Ok(())
+    }
+
     /// A source with these secrets and the default tolerance.
     pub fn new(kind: SourceKind, secrets: Vec<SecretString>) -> Self {
         Self {
@@ -217,6 +268,18 @@ impl Source {
             secrets,
             secret_files: Vec::new(),
             tolerance_s: default_tolerance_s(),
+            api_key: empty_secret(),
+            api_key_file: PathBuf::new(),
+            api_url: String::new(),
+            mapping: Mapping::default(),
+        }
+    }
+
+    /// Whether the provider's API can be called: it has one, and a key is configured.
+    pub fn can_be_called(&self) -> bool {
+        match self.kind {
+            SourceKind::Workos | SourceKind::Clerk => !self.api_key.expose_secret().is_empty(),
+            SourceKind::Standard => false,
         }
     }
 }
@@ -330,15 +393,8 @@ impl Config {
                 "at least 4",
             ));
         }
-        for name in self.sources.keys() {
-            if name.is_empty() || name.len() > 40 || !name.chars().all(|c| legal(c) || c == '-') {
-                return Err(Error::value(
-                    "sources",
-                    name,
-                    "names of 1 to 40 characters of a-z, 0-9, _ and -",
-                ));
-            }
-        }
-        Ok(())
+        self.sources
+            .iter()
+            .try_for_each(|(name, source)| source.check(name))
     }
 }

@@ -1,4 +1,4 @@
-//! Secrets that come from files: `url_file`, `secret_files`, `keys_file`.
+//! Secrets that come from files: `url_file`, `secret_files`, `api_key_file`, `keys_file`.
 //!
 //! Guarantees: one line end at the end of a file does not count; an unreadable file is an error
 //! that names the key and the file.
@@ -23,6 +23,8 @@ pub(super) fn resolve(config: &mut Config) -> Result<(), Error> {
         for file in &source.secret_files {
             source.secrets.push(read("sources.secret_files", file)?);
         }
+        let file = &source.api_key_file;
+        single("sources.api_key_file", file, &mut source.api_key)?;
         // an empty secret would verify what anybody signs with nothing
         source
             .secrets

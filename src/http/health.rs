@@ -76,12 +76,13 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
     state
         .db
         .run(async |connection| {
-            let (inbox_pending, inbox_oldest_s, failed_events) = inbox::count(connection).await?;
+            let events = inbox::count(connection).await?;
             let jobs = queue::count(connection).await?;
             Ok(Backlog {
-                inbox_pending,
-                inbox_oldest_s,
-                failed_events,
+                inbox_pending: events.pending,
+                inbox_oldest_s: events.oldest_pending_s,
+                waiting_events: events.waiting,
+                failed_events: events.failed,
                 jobs_past_due: jobs.iter().map(|count| count.past_due).sum(),
                 oldest_due_s: jobs
                     .iter()

@@ -22,7 +22,7 @@ use crate::{
     config::Source,
     inbox::{Disposition, NewEvent, Recorded},
     secrets,
-    webhooks::{self, Headers, Meaning, Reading, VerifyError},
+    webhooks::{self, Headers, IdentityEvent, Meaning, Reading, VerifyError},
 };
 
 /// Bytes of a body; more are answered 413.
@@ -34,20 +34,43 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a sender is told to wait when storage is away, in seconds.
 const RETRY_AFTER_S: u32 = 5;
 
+/// The source that the alias for Clerk stands for.
+const CLERK_SOURCE: &str = "clerk";
+
 pub(super) async fn receive(
     State(state): State<AppState>,
     Path(name): Path<String>,
-    Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    answer(&state, &name, &request_id, &headers, body).await
+}
+
+/// `POST /api/clerk/webhooks`: the address that existing Clerk set-ups know.
+pub(super) async fn receive_from_clerk(
+    State(state): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(&state, CLERK_SOURCE, &request_id, &headers, body).await
+}
+
+async fn answer(
+    state: &AppState,
+    name: &str,
+    RequestId(request_id): &RequestId,
+    headers: &HeaderMap,
+    body: Body,
+) -> Response {
     let started = Instant::now();
-    let Some(source) = state.sources.get(&name) else {
+    let Some(source) = state.sources.get(name) else {
         return super::problem::not_found().await.into_response();
     };
-    let delivered = deliver(&state, &name, source, &headers, body).await;
+    let delivered = deliver(state, name, source, headers, body).await;
     state.metrics.delivery(
-        &name,
+        name,
         delivered.event_type,
         delivered.outcome,
         started.elapsed(),
@@ -102,7 +125,10 @@ async fn deliver(
     {
         return refuse(&error);
     }
-    let reading = webhooks::read(source.kind, &body);
+    let mut reading = webhooks::read_received(source.kind, &source.mapping, &body, now);
+    if let Some(id) = webhooks::event_id(source.kind, &pairs) {
+        reading.event_id = Some(id);
+    }
     let event_type = known_type(&reading);
     let event = new_event(name, reading, &body);
     let event_id = Some(event.event_id.clone());
@@ -194,7 +220,7 @@ fn refuse(error: &VerifyError) -> Delivered {
             StatusCode::BAD_REQUEST,
             error.code(),
             error.to_string(),
-            "send the signature header as the provider documents it",
+            "send the headers of the signature as the provider documents them",
         );
         return Delivered::refused(problem, "malformed", reason);
     }
@@ -214,7 +240,7 @@ fn refuse(error: &VerifyError) -> Delivered {
 /// A label that no sender can invent.
 fn known_type(reading: &Reading) -> &'static str {
     match &reading.meaning {
-        Meaning::Event(event) => event.name(),
+        Meaning::Events(events) => events.last().map_or("other", IdentityEvent::name),
         Meaning::Ignored | Meaning::Unreadable(_) => "other",
     }
 }
@@ -247,7 +273,7 @@ fn new_event(source: &str, reading: Reading, body: &Bytes) -> NewEvent {
         body: body.to_vec(),
         body_sha256,
         disposition: match reading.meaning {
-            Meaning::Event(_) => Disposition::Process,
+            Meaning::Events(_) => Disposition::Process,
             Meaning::Ignored => Disposition::Ignore,
             Meaning::Unreadable(reason) => Disposition::Fail(chain(&reason)),
         },

@@ -9,11 +9,13 @@
 
 mod batch;
 mod record;
+mod settle;
 
 use sqlx::{FromRow, PgConnection};
 
 pub use batch::{FAULT_POINTS, Inbox, Unavailable};
 pub use record::record;
+pub use settle::{Settled, State, fail_waiting, mark_failed, settle, settle_waiting};
 
 /// An event to be recorded.
 #[derive(Debug, Clone)]
@@ -71,10 +73,12 @@ pub struct Event {
     pub event_type: String,
     /// The organization it is about.
     pub organization_id: Option<String>,
-    /// `received`, `processed`, `ignored`, `failed` or `conflict`.
+    /// `received`, `waiting`, `processed`, `ignored`, `failed` or `conflict`.
     pub state: String,
     /// Why it was ignored, failed or is in conflict.
     pub reason: Option<String>,
+    /// What it waits for, such as `user:user_1`.
+    pub waiting_for: Option<Vec<String>>,
     /// How often it was delivered.
     pub deliveries: i32,
     /// When it happened, as the sender says.
@@ -88,6 +92,8 @@ pub struct Event {
 /// The bytes of an event and what is needed to read them.
 #[derive(Debug, Clone, FromRow)]
 pub struct StoredBody {
+    /// Our number of the event.
+    pub id: i64,
     /// Name of the source.
     pub source: String,
     /// State of the event.
@@ -98,52 +104,42 @@ pub struct StoredBody {
     pub received_at: chrono::DateTime<chrono::Utc>,
 }
 
-/// The body of an event.
-pub async fn find_body(connection: &mut PgConnection, id: i64) -> sqlx::Result<Option<StoredBody>> {
-    sqlx::query_as(
-        "select source, state, body, received_at
-         from webhook_events
-         where id = $1",
+/// How many of these events, in the order of their numbers, have bodies of at most `max_bytes` together; at least one.
+pub async fn count_within(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    max_bytes: i64,
+) -> sqlx::Result<usize> {
+    let within: i64 = sqlx::query_scalar(
+        "select count(*)
+         from (
+             select sum(coalesce(octet_length(body), 0)) over (order by wanted.id) as size_bytes
+             from unnest($1::bigint[]) as wanted (id)
+             left join webhook_events using (id)
+         ) as running
+         where size_bytes <= $2",
     )
-    .bind(id)
-    .fetch_optional(connection)
-    .await
-}
-
-/// The event was processed; `note` says what was not done and why.
-pub async fn mark_processed(
-    tx: &mut PgConnection,
-    id: i64,
-    note: Option<&str>,
-) -> sqlx::Result<()> {
-    mark(tx, id, "processed", note).await
-}
-
-/// The event cannot be processed: a dead letter.
-pub async fn mark_failed(tx: &mut PgConnection, id: i64, reason: &str) -> sqlx::Result<()> {
-    mark(tx, id, "failed", Some(reason)).await
-}
-
-async fn mark(
-    tx: &mut PgConnection,
-    id: i64,
-    state: &str,
-    reason: Option<&str>,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "update webhook_events
-         set state = $2,
-             reason = $3,
-             settled_at = now()
-         where id = $1
-           and state = 'received'",
-    )
-    .bind(id)
-    .bind(state)
-    .bind(reason)
-    .execute(tx)
+    .bind(ids)
+    .bind(max_bytes)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(usize::try_from(within).unwrap_or_default().max(1))
+}
+
+/// The bodies of events, in the order of their numbers.
+pub async fn find_bodies(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> sqlx::Result<Vec<StoredBody>> {
+    sqlx::query_as(
+        "select id, source, state, body, received_at
+         from webhook_events
+         where id = any($1)
+         order by id",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await
 }
 
 /// Which events to list.
@@ -162,7 +158,7 @@ pub struct Filter {
 /// The newest events first.
 pub async fn list(connection: &mut PgConnection, filter: &Filter) -> sqlx::Result<Vec<Event>> {
     sqlx::query_as(
-        "select id, source, event_id, event_type, organization_id, state, reason, deliveries,
+        "select id, source, event_id, event_type, organization_id, state, reason, waiting_for, deliveries,
                 occurred_at, received_at, settled_at
          from webhook_events
          where ($1::text is null or state = $1)
@@ -182,7 +178,7 @@ pub async fn list(connection: &mut PgConnection, filter: &Filter) -> sqlx::Resul
 /// All rows of a sender's event id, or of our number: the event and its conflicts.
 pub async fn find(connection: &mut PgConnection, id: &str) -> sqlx::Result<Vec<Event>> {
     sqlx::query_as(
-        "select id, source, event_id, event_type, organization_id, state, reason, deliveries,
+        "select id, source, event_id, event_type, organization_id, state, reason, waiting_for, deliveries,
                 occurred_at, received_at, settled_at
          from webhook_events
          where event_id = $1
@@ -194,14 +190,28 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> sqlx::Result<Vec<E
     .await
 }
 
-/// Events received and not settled, the age of the oldest in seconds, and events that failed.
-pub async fn count(connection: &mut PgConnection) -> sqlx::Result<(i64, f64, i64)> {
+/// How many events are not done with.
+#[derive(Debug, Clone, FromRow)]
+pub struct Counts {
+    /// Received and not settled.
+    pub pending: i64,
+    /// Age of the oldest of them, in seconds.
+    pub oldest_pending_s: f64,
+    /// Those that name an object which nobody has described yet.
+    pub waiting: i64,
+    /// Dead letters.
+    pub failed: i64,
+}
+
+/// Counts events that are not done with. The others are not counted: there may be millions.
+pub async fn count(connection: &mut PgConnection) -> sqlx::Result<Counts> {
     sqlx::query_as(
-        "select count(*) filter (where state = 'received'),
-                coalesce(extract(epoch from now() - min(received_at) filter (where state = 'received')), 0)::float8,
-                count(*) filter (where state = 'failed')
+        "select count(*) filter (where state = 'received') as pending,
+                coalesce(extract(epoch from now() - min(received_at) filter (where state = 'received')), 0)::float8 as oldest_pending_s,
+                count(*) filter (where state = 'waiting') as waiting,
+                count(*) filter (where state = 'failed') as failed
          from webhook_events
-         where state in ('received', 'failed')",
+         where state in ('received', 'waiting', 'failed')",
     )
     .fetch_one(connection)
     .await

@@ -70,8 +70,8 @@ async fn insert(
              returning id, source, event_id, organization_id, state
          ),
          queued as (
-             insert into jobs (kind, payload, concurrency_key, max_attempts)
-             select 'process_event', jsonb_set($10, '{event}', to_jsonb(id)), source || ':' || organization_id, $11
+             insert into jobs (kind, payload, concurrency_key, is_batched, max_attempts)
+             select 'process_event', jsonb_set($10, '{event}', to_jsonb(id)), source || ':' || organization_id, true, $11
              from recorded
              where state = 'received'
              order by id

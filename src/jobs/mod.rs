@@ -6,23 +6,32 @@
 //!
 //! Does not: claim, retry or keep leases. The queue does.
 
+mod fetch_parent;
+mod hear;
+mod manage_members;
 mod process_event;
 mod provision_tenant;
+mod push_membership;
 mod retry;
+mod send_invitation;
+mod sync_members;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+pub use manage_members::MemberDesk;
+pub use process_event::process_batch;
 pub use retry::retry_tenant;
 
 use crate::{
     causes::chain,
     config::Source,
-    db::Db,
+    db::{self, Db},
     faults::Injected,
-    inbox,
+    identity, inbox, members,
+    provider_api::{self, Client},
     provisioning::Provisioner,
     queue::{
-        self, Claim, Failure, Job, Waker,
+        self, Claim, Failure, Job, NewJob, Waker,
         worker::{Lease, Outcome, Settled},
     },
     shutdown::Tasks,
@@ -49,8 +58,14 @@ pub struct JobContext {
     pub tasks: Tasks,
     /// How to read the events of each source.
     pub sources: Arc<BTreeMap<String, Source>>,
+    /// The providers' APIs, by the name of the source.
+    pub providers: Arc<BTreeMap<String, Client>>,
     /// Attempts of a new job.
     pub max_attempts: i32,
+    /// How long events wait for an object that they name before the provider is asked.
+    pub parent_wait: Duration,
+    /// Name of this process's worker, for the record of attempts.
+    pub worker: Arc<str>,
 }
 
 /// Why a handler failed.
@@ -59,7 +74,7 @@ enum JobError {
     /// Another attempt may succeed.
     Retry(Failure),
     /// No attempt will; the tenant's row gets what is told.
-    Discard(Failure, Option<TenantFailure>),
+    Discard(Failure, Option<Box<TenantFailure>>),
     /// The claim was lost.
     Lost,
 }
@@ -74,20 +89,35 @@ impl From<queue::Error> for JobError {
     fn from(error: queue::Error) -> Self {
         match error {
             queue::Error::LostClaim { .. } => Self::Lost,
-            error @ (queue::Error::Sql(_) | queue::Error::Raced) => Self::Retry(Failure {
-                code: "control_database_unavailable",
-                error: chain(&error),
-            }),
+            queue::Error::Sql(error) if !db::is_passing(&error) => {
+                Self::Retry(Failure::new("control_database_refused", chain(&error)))
+            }
+            error @ (queue::Error::Sql(_) | queue::Error::Raced) => {
+                Self::Retry(Failure::new("control_database_unavailable", chain(&error)))
+            }
+        }
+    }
+}
+
+/// A key that is not accepted is tried again as well: it can be replaced while the job waits.
+impl From<provider_api::Error> for JobError {
+    fn from(error: provider_api::Error) -> Self {
+        let failure = Failure {
+            code: error.code(),
+            error: chain(&error),
+            retry_after: error.retry_after(),
+        };
+        if error.is_retryable() || matches!(error, provider_api::Error::Unauthorized { .. }) {
+            Self::Retry(failure)
+        } else {
+            Self::Discard(failure, None)
         }
     }
 }
 
 impl From<Injected> for JobError {
     fn from(error: Injected) -> Self {
-        Self::Retry(Failure {
-            code: "injected_fault",
-            error: error.to_string(),
-        })
+        Self::Retry(Failure::new("injected_fault", error.to_string()))
     }
 }
 
@@ -95,27 +125,30 @@ impl From<Injected> for JobError {
 pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
     if claim.is_exhausted() {
         let error = "its worker was lost on the last attempt".to_owned();
-        return give_up(
-            cx,
-            &claim,
-            Failure {
-                code: "worker_lost",
-                error,
-            },
-            None,
-        )
-        .await;
+        return give_up(cx, &claim, Failure::new("worker_lost", error), None).await;
     }
-    let result = match claim.payload {
-        Job::ProcessEvent { event } => process_event::run(cx, &claim, event).await,
+    let result = match &claim.payload {
+        Job::ProcessEvent { .. } => process_event::run(cx, &claim).await,
         Job::ProvisionTenant { tenant } => {
-            provision_tenant::run(cx, &claim, &lease, TenantId(tenant)).await
+            provision_tenant::run(cx, &claim, &lease, TenantId(*tenant)).await
+        }
+        Job::SyncMembers { tenant } => {
+            sync_members::run(cx, &claim, &lease, TenantId(*tenant)).await
+        }
+        Job::FetchParent { source, parent } => fetch_parent::run(cx, &claim, source, parent).await,
+        Job::SendInvitation { invitation } => {
+            send_invitation::run(cx, &claim, &lease, *invitation).await
+        }
+        Job::PushMembership { source, membership } => {
+            push_membership::run(cx, &claim, &lease, (source, membership)).await
         }
     };
     match result {
         Ok(outcome) => outcome,
         Err(JobError::Lost) => Outcome::Lost,
-        Err(JobError::Retry(failure)) if !claim.is_last_attempt() => {
+        Err(JobError::Retry(failure))
+            if !claim.is_last_attempt() || failure.retry_after.is_some() =>
+        {
             log(&claim, &failure, "a job failed; it is tried again");
             Outcome::Retry(failure)
         }
@@ -131,9 +164,16 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
 }
 
 fn log(claim: &Claim, failure: &Failure, message: &'static str) {
-    let subject = match claim.payload {
+    let subject = match &claim.payload {
         Job::ProcessEvent { event } => format!("event {event}"),
-        Job::ProvisionTenant { tenant } => format!("tenant {tenant}"),
+        Job::ProvisionTenant { tenant } | Job::SyncMembers { tenant } => {
+            format!("tenant {tenant}")
+        }
+        Job::FetchParent { source, parent } => format!("{parent} of {source}"),
+        Job::SendInvitation { invitation } => format!("invitation {invitation}"),
+        Job::PushMembership { source, membership } => {
+            format!("membership {membership} of {source}")
+        }
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -151,25 +191,37 @@ async fn give_up(
     cx: &JobContext,
     claim: &Claim,
     failure: Failure,
-    told: Option<TenantFailure>,
+    told: Option<Box<TenantFailure>>,
 ) -> Outcome {
     let settled = cx
         .db
         .transaction(async |tx| {
+            if let Job::FetchParent { .. } = claim.payload {
+                // an event that is just being recorded must not miss its last chance
+                identity::lock(tx).await?;
+            }
             queue::assert_held(tx, claim).await?;
-            match claim.payload {
-                Job::ProcessEvent { event } => {
-                    let reason = format!("{}: {}", failure.code, failure.error);
-                    inbox::mark_failed(tx, event, &reason).await?;
+            let reason = format!("{}: {}", failure.code, failure.error);
+            match &claim.payload {
+                Job::ProcessEvent { event } => inbox::mark_failed(tx, *event, &reason).await?,
+                Job::FetchParent { source, parent } => {
+                    inbox::fail_waiting(tx, source, parent, &reason).await?;
+                }
+                // what is not told yet stays to be told: the next change, or a retry, does it
+                Job::SyncMembers { .. } | Job::PushMembership { .. } => {}
+                Job::SendInvitation { invitation } => {
+                    members::mark_not_sent(tx, *invitation, &reason).await?;
                 }
                 Job::ProvisionTenant { tenant } => {
-                    let told = told.clone().unwrap_or_else(|| TenantFailure {
-                        step: String::new(),
-                        code: failure.code.to_owned(),
-                        cause: failure.error.clone(),
-                        fix: format!("tenantry tenants retry {tenant}"),
+                    let told = told.clone().unwrap_or_else(|| {
+                        Box::new(TenantFailure {
+                            step: String::new(),
+                            code: failure.code.to_owned(),
+                            cause: failure.error.clone(),
+                            fix: format!("tenantry tenants retry {tenant}"),
+                        })
                     });
-                    tenants::mark_failed(tx, TenantId(tenant), &told).await?;
+                    tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
                 }
             }
             queue::bury(tx, claim, &failure).await
@@ -179,9 +231,19 @@ async fn give_up(
         Ok(()) => Outcome::Settled(Settled::Discarded),
         Err(queue::Error::LostClaim { .. }) => Outcome::Lost,
         // not recorded: another attempt comes here again
-        Err(error @ (queue::Error::Sql(_) | queue::Error::Raced)) => Outcome::Retry(Failure {
-            code: failure.code,
-            error: chain(&error),
-        }),
+        Err(error @ (queue::Error::Sql(_) | queue::Error::Raced)) => {
+            Outcome::Retry(Failure::new(failure.code, chain(&error)))
+        }
+    }
+}
+
+/// The job that makes a tenant ready.
+fn provision(tenant: TenantId, (source, org_id): (&str, &str), max_attempts: i32) -> NewJob {
+    NewJob {
+        job: Job::ProvisionTenant { tenant: tenant.0 },
+        concurrency_key: Some(format!("{source}:{org_id}")),
+        unique_key: Some(format!("provision:{tenant}")),
+        max_attempts,
+        delay: Duration::ZERO,
     }
 }

@@ -1,179 +1,169 @@
-//! `process_event`: what a received event does to organizations and tenants.
+//! `process_event`: what received events mean.
 //!
-//! Guarantees: the event's effects, the job for what follows, the event's new state and the end of
-//! this job are one transaction; descriptions count by the provider's `updated_at`, deletions for
-//! ever, so that any order and any repetition of the same events ends in the same state.
+//! Guarantees: the events' effects, the jobs for what follows, the events' new states and the end of
+//! these jobs are one transaction; events are done many at a time, and one by one where a batch failed.
 
-use chrono::{DateTime, Utc};
+use chrono::TimeDelta;
 use sqlx::PgConnection;
 
-use super::{FAULT_POINTS, JobContext, JobError};
+use super::{FAULT_POINTS, JobContext, JobError, hear};
 use crate::{
     causes::chain,
-    inbox,
+    identity::{self, Heard},
+    inbox::{self, StoredBody},
     queue::{
-        self, Claim, Failure, Job, NewJob,
+        self, Claim, Failure, Job,
         worker::{Outcome, Settled},
     },
-    tenants::{
-        self, NewTenant,
-        organizations::{self, Description, Upserted},
-    },
-    webhooks::{self, IdentityEvent, Meaning, Organization},
+    webhooks::{self, Meaning},
 };
 
-pub(super) async fn run(cx: &JobContext, claim: &Claim, event: i64) -> Result<Outcome, JobError> {
-    let stored = cx
+/// Events in one transaction: a few ten milliseconds of work.
+const BATCH: i64 = 256;
+
+/// Bytes of bodies in one transaction, for memory's sake; a body alone may be 1 MiB.
+const BATCH_BYTES: i64 = 8 << 20;
+
+/// A version this far after its receipt is a mistake. Years, so that a clock of ours which is wrong by less does no harm.
+const FAR_AHEAD: TimeDelta = TimeDelta::days(3650);
+
+/// Processes the events that are due, at most [`BATCH`]; returns how many were taken.
+///
+/// Nothing is returned as an error but an unusable database: events that make a batch fail are left
+/// to be processed one by one.
+pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
+    let mut taken = Vec::new();
+    let processed = cx
         .db
-        .run(async |connection| inbox::find_body(connection, event).await)
-        .await?;
-    let Some(stored) = stored.filter(|stored| stored.state == "received") else {
-        // settled by an attempt whose completion was not recorded, or pruned
-        return Ok(Outcome::Done);
-    };
-    let Some(source) = cx.sources.get(&stored.source) else {
-        let error = format!("source {} is not configured any more", stored.source);
-        return Err(JobError::Retry(Failure {
-            code: "source_unknown",
-            error,
-        }));
-    };
-    let meaning = match webhooks::read(source.kind, &stored.body).meaning {
-        Meaning::Event(meaning) => Some(meaning),
-        Meaning::Ignored => None,
-        Meaning::Unreadable(reason) => {
-            let failure = Failure {
-                code: "event_unreadable",
-                error: chain(&reason),
-            };
-            return Err(JobError::Discard(failure, None));
+        .transaction(async |tx| {
+            // somebody else is at it: what is left is seen by them, or at the next call
+            if !identity::try_lock(tx).await? {
+                return Ok(false);
+            }
+            taken = queue::take(tx, BATCH).await?;
+            if taken.is_empty() {
+                return Ok(false);
+            }
+            // those that are left out stay available, and are locked no longer than this takes
+            taken.sort_by_key(event);
+            let events: Vec<i64> = taken.iter().map(event).collect();
+            taken.truncate(inbox::count_within(tx, &events, BATCH_BYTES).await?);
+            let follow_up = process(cx, tx, &taken).await?;
+            queue::complete_taken(tx, &taken, &cx.worker).await?;
+            cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
+            Ok::<_, JobError>(follow_up)
+        })
+        .await;
+    match processed {
+        Ok(follow_up) => {
+            let _ = cx.provisioner.faults.hit(FAULT_POINTS[2]).await;
+            for claim in &taken {
+                let kind = claim.payload.kind();
+                cx.provisioner.metrics.job_attempt_ended(kind, "completed");
+            }
+            if follow_up {
+                cx.waker.wake();
+            }
         }
-    };
-    let faults = &cx.provisioner.faults;
-    faults.hit(FAULT_POINTS[0]).await?;
-    let origin = Origin {
-        source: &stored.source,
-        received_at: stored.received_at,
-    };
+        Err(JobError::Retry(failure) | JobError::Discard(failure, _)) => {
+            if taken.is_empty() {
+                let error = std::io::Error::other(failure.error);
+                return Err(queue::Error::Sql(sqlx::Error::Io(error)));
+            }
+            tracing::warn!(
+                jobs = taken.len(),
+                error.code = failure.code,
+                error = failure.error,
+                "a batch of events failed; they are processed one by one"
+            );
+            cx.db
+                .run(async |connection| queue::leave_batch(connection, &taken).await)
+                .await?;
+            cx.waker.wake();
+        }
+        Err(JobError::Lost) => {}
+    }
+    Ok(taken.len())
+}
+
+/// Processes one event whose batch failed.
+pub(super) async fn run(cx: &JobContext, claim: &Claim) -> Result<Outcome, JobError> {
     let follow_up = cx
         .db
         .transaction(async |tx| {
-            let applied = match &meaning {
-                Some(meaning) => apply(cx, tx, &origin, meaning).await?,
-                None => Applied {
-                    note: Some("no meaning for tenantry"),
-                    enqueued: false,
-                },
-            };
-            inbox::mark_processed(tx, event, applied.note).await?;
+            // whoever waits for the lock must not hold the job's row: the heartbeat moves its lease
+            identity::lock(tx).await?;
+            queue::assert_held(tx, claim).await?;
+            let follow_up = process(cx, tx, std::slice::from_ref(claim)).await?;
             queue::complete(tx, claim).await?;
-            faults.hit(FAULT_POINTS[1]).await?;
-            Ok::<_, JobError>(applied.enqueued)
+            cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
+            Ok::<_, JobError>(follow_up)
         })
         .await?;
-    faults.hit(FAULT_POINTS[2]).await?;
+    cx.provisioner.faults.hit(FAULT_POINTS[2]).await?;
     if follow_up {
         cx.waker.wake();
     }
     Ok(Outcome::Settled(Settled::Completed))
 }
 
-struct Origin<'a> {
-    source: &'a str,
-    received_at: DateTime<Utc>,
-}
-
-/// What an event did.
-#[derive(Default)]
-struct Applied {
-    note: Option<&'static str>,
-    enqueued: bool,
-}
-
-async fn apply(
+/// Carries out what the jobs' events mean; true when that made other jobs.
+async fn process(
     cx: &JobContext,
     tx: &mut PgConnection,
-    origin: &Origin<'_>,
-    event: &IdentityEvent,
-) -> Result<Applied, JobError> {
-    match event {
-        IdentityEvent::OrganizationUpserted(organization) => {
-            upsert_organization(cx, tx, origin, organization).await
-        }
-        IdentityEvent::OrganizationDeleted(organization) => {
-            let last = describe(origin.source, organization);
-            organizations::delete(tx, &last, organization.updated_at).await?;
-            tenants::mark_suspended(tx, origin.source, &organization.id).await?;
-            tenants::follow_name(tx, origin.source, &organization.id).await?;
-            Ok(Applied::default())
-        }
+    claims: &[Claim],
+) -> Result<bool, JobError> {
+    let events: Vec<i64> = claims.iter().map(event).collect();
+    // an event that is not there, or settled, was pruned or done by an attempt that could not say so
+    let stored = inbox::find_bodies(tx, &events).await?;
+    let stored = stored.iter().filter(|stored| stored.state == "received");
+    let heard = stored
+        .map(|stored| read(cx, stored))
+        .collect::<Result<Vec<_>, _>>()?;
+    cx.provisioner.faults.hit(FAULT_POINTS[0]).await?;
+    let heeded = hear::hear(cx, tx, &heard).await?;
+    inbox::settle(tx, &heeded.settled).await?;
+    Ok(heeded.has_follow_up)
+}
+
+/// The number of a job's event.
+const fn event(claim: &Claim) -> i64 {
+    match claim.payload {
+        Job::ProcessEvent { event } => event,
+        // only jobs of this kind come here, and no event has this number
+        _ => 0,
     }
 }
 
-fn describe<'a>(source: &'a str, organization: &'a Organization) -> Description<'a> {
-    Description {
-        source,
-        org_id: &organization.id,
-        name: &organization.name,
-        external_id: organization.external_id.as_deref(),
-        metadata: &organization.metadata,
-        updated_at: organization.updated_at,
-    }
-}
-
-async fn upsert_organization(
-    cx: &JobContext,
-    tx: &mut PgConnection,
-    origin: &Origin<'_>,
-    organization: &Organization,
-) -> Result<Applied, JobError> {
-    let upserted = organizations::upsert(tx, &describe(origin.source, organization)).await?;
-    if upserted == Upserted::Deleted {
-        tenants::follow_name(tx, origin.source, &organization.id).await?;
-        let note = "the organization was deleted; a later event does not bring it back";
-        return Ok(Applied {
-            note: Some(note),
-            enqueued: false,
-        });
-    }
-    let new = NewTenant {
-        source: origin.source,
-        org_id: &organization.id,
-        name: &organization.name,
-        requested_at: origin.received_at,
+fn read(cx: &JobContext, stored: &StoredBody) -> Result<Heard, JobError> {
+    let Some(source) = cx.sources.get(&stored.source) else {
+        let error = format!("source {} is not configured any more", stored.source);
+        return Err(JobError::Retry(Failure::new("source_unknown", error)));
     };
-    let (names, keyring) = (&cx.provisioner.names, &cx.provisioner.keyring);
-    let inserted =
-        tenants::insert(tx, &new, names, keyring)
-            .await
-            .map_err(|error| match error {
-                tenants::Error::Sql(error) => JobError::from(error),
-                error => JobError::Retry(Failure {
-                    code: "tenant_not_recorded",
-                    error: chain(&error),
-                }),
-            })?;
-    match (inserted, upserted) {
-        (Some(tenant), _) => {
-            let job = NewJob {
-                job: Job::ProvisionTenant { tenant: tenant.0 },
-                concurrency_key: Some(format!("{}:{}", origin.source, organization.id)),
-                unique_key: Some(format!("provision:{tenant}")),
-                max_attempts: cx.max_attempts,
-            };
-            queue::enqueue(tx, &job).await?;
-            Ok(Applied {
-                note: None,
-                enqueued: true,
-            })
+    let reading = webhooks::read_received(
+        source.kind,
+        &source.mapping,
+        &stored.body,
+        stored.received_at,
+    );
+    let said = match reading.meaning {
+        Meaning::Events(mut said) => {
+            let latest = stored.received_at + FAR_AHEAD;
+            for event in &mut said {
+                event.not_after(latest, stored.received_at);
+            }
+            said
         }
-        (None, Upserted::Newest) => {
-            tenants::follow_name(tx, origin.source, &organization.id).await?;
-            Ok(Applied::default())
+        Meaning::Ignored => Vec::new(),
+        Meaning::Unreadable(reason) => {
+            let failure = Failure::new("event_unreadable", chain(&reason));
+            return Err(JobError::Discard(failure, None));
         }
-        (None, _) => Ok(Applied {
-            note: Some("a newer description was there already"),
-            enqueued: false,
-        }),
-    }
+    };
+    Ok(Heard {
+        source: stored.source.clone(),
+        event: Some(stored.id),
+        received_at: stored.received_at,
+        said,
+    })
 }

@@ -36,10 +36,7 @@ async fn record(
     tenant: TenantId,
     Failed { step, error }: Failed,
 ) -> JobError {
-    let failure = Failure {
-        code: error.code(),
-        error: chain(&error),
-    };
+    let failure = Failure::new(error.code(), chain(&error));
     let told = TenantFailure {
         step: step.name().to_owned(),
         code: error.code().to_owned(),
@@ -59,6 +56,6 @@ async fn record(
         Err(JobError::Lost) => JobError::Lost,
         // a database that is away cannot take the note; the attempt keeps the error all the same
         _ if error.is_retryable() && !claim.is_last_attempt() => JobError::Retry(failure),
-        _ => JobError::Discard(failure, Some(told)),
+        _ => JobError::Discard(failure, Some(Box::new(told))),
     }
 }

@@ -1,9 +1,10 @@
 //! What an operator may do about a tenant that failed.
 
-use super::Job;
+use super::provision;
 use crate::{
+    audit::{self, Actor},
     db::Db,
-    queue::{self, NewJob},
+    queue,
     tenants::{self, Tenant},
 };
 
@@ -14,12 +15,15 @@ pub async fn retry_tenant(
     db: &Db,
     tenant: &Tenant,
     max_attempts: i32,
+    actor: &Actor,
 ) -> Result<bool, queue::Error> {
     db.transaction(async |tx| {
+        audit::by(tx, actor).await?;
         if !tenants::mark_pending(tx, tenant.id).await? {
             return Ok(false);
         }
-        let job = provision(tenant, max_attempts);
+        let key = (tenant.source.as_str(), tenant.org_id.as_str());
+        let job = provision(tenant.id, key, max_attempts);
         // the dead job goes on, with its history; a new one only where it was pruned
         if !queue::revive(tx, &job).await? {
             queue::enqueue(tx, &job).await?;
@@ -27,15 +31,4 @@ pub async fn retry_tenant(
         Ok(true)
     })
     .await
-}
-
-fn provision(tenant: &Tenant, max_attempts: i32) -> NewJob {
-    NewJob {
-        job: Job::ProvisionTenant {
-            tenant: tenant.id.0,
-        },
-        concurrency_key: Some(format!("{}:{}", tenant.source, tenant.org_id)),
-        unique_key: Some(format!("provision:{}", tenant.id)),
-        max_attempts,
-    }
 }

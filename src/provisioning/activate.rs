@@ -1,12 +1,18 @@
-//! Step 6, activate: one transaction opens the tenant, records the step and completes the job.
+//! Step 7, activate: one transaction opens the tenant, records the step and completes the job.
 //!
 //! Guarantees: a tenant is `ready` exactly when its job is completed; an attempt that lost its claim
-//! opens nothing.
+//! opens nothing; whoever became a member since the step `sync_members` is told by a job of their own.
 
 use std::time::Instant;
 
+use sqlx::PgConnection;
+
 use super::{FAULT_POINTS, Step, StepContext, StepError, steps, template};
-use crate::{queue, tenants};
+use crate::{
+    members,
+    queue::{self, NewJob},
+    tenants::{self, Tenant},
+};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let started = Instant::now();
@@ -25,6 +31,9 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             queue::assert_held(tx, cx.claim).await?;
             // a tenant that was suspended meanwhile stays suspended; its job is done all the same
             let is_ready = tenants::mark_ready(tx, tenant.id, &template.version, &hash).await?;
+            if is_ready {
+                rouse_if_unsynced(cx, tx, &tenant).await?;
+            }
             steps::finish(tx, cx.claim, tenant.id, Step::Activate, started.elapsed()).await?;
             cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
             queue::complete(tx, cx.claim).await?;
@@ -48,5 +57,26 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         duration_ms = waited.unwrap_or_default().as_millis(),
         "tenant is ready"
     );
+    Ok(())
+}
+
+/// Members who came since they were told of, or whose script failed, are left to the job.
+async fn rouse_if_unsynced(
+    cx: &StepContext<'_>,
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+) -> Result<(), StepError> {
+    let Some(hash) = cx.blueprint.sync_hash() else {
+        return Ok(());
+    };
+    let unsynced = members::unsynced(tx, tenant.key(), cx.terms(&hash), "", 1).await?;
+    if !unsynced.is_empty() {
+        let attempts = cx.provisioner.max_attempts;
+        queue::rouse(
+            tx,
+            &NewJob::sync_members(tenant.id.0, tenant.key(), attempts),
+        )
+        .await?;
+    }
     Ok(())
 }

@@ -26,12 +26,18 @@ pub enum StepError {
     /// A file of the blueprint failed.
     #[error("{file} failed")]
     File {
-        /// What the file is for: `migration_failed`, `seed_failed` or `verify_query_failed`.
+        /// What the file is for: `migration_failed`, `seed_failed`, `verify_query_failed` and so on.
         code: &'static str,
         /// The file.
         file: String,
         /// Why.
         source: sqlx::Error,
+    },
+    /// Some members' own scripts failed; everybody else is synced.
+    #[error("members are not synced: {failed}")]
+    MembersNotSynced {
+        /// Their user ids, and why.
+        failed: String,
     },
     /// A check of the finished tenant did not hold.
     #[error("the tenant is not what it should be: {problem}")]
@@ -135,6 +141,7 @@ impl StepError {
             },
             Self::Blueprint(error) => error.code(),
             Self::File { code, .. } => code,
+            Self::MembersNotSynced { .. } => "member_sync_failed",
             Self::NotVerified { .. } => "not_verified",
             Self::PublicSchemaOpen => "public_schema_open",
             Self::IsolationOpen { .. } => "isolation_open",
@@ -200,6 +207,9 @@ impl StepError {
             "credential_unreadable" => {
                 "configure the key that sealed it again in secrets.keys; then: tenantry tenants retry <tenant>"
             }
+            "member_sync_failed" => {
+                "repair sync/ in the blueprint, or what it met in the database; it is tried again by itself"
+            }
             "not_verified" => {
                 "repair what the cause names (seed, verify query, or rights), then: tenantry tenants retry <tenant>"
             }
@@ -214,6 +224,7 @@ impl StepError {
             | Self::NoRoom
             | Self::IsolationOpen { .. }
             | Self::NotPlaced
+            | Self::MembersNotSynced { .. }
             | Self::TimedOut { .. }
             | Self::LostClaim
             | Self::Injected(_)

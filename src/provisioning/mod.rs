@@ -1,9 +1,9 @@
 //! Station 5, PROVISIONED: the plan that makes a tenant ready.
 //!
 //! ```text
-//!  place ─▶ create_database ─▶ create_role ─▶ seed ─▶ verify ─▶ activate
-//!             clone of the       login, DML    this     structure, data,  routed from
-//!             sealed template    rights        tenant's rights, login     here on
+//!  place ─▶ create_database ─▶ create_role ─▶ seed ─▶ sync_members ─▶ verify ─▶ activate
+//!             clone of the       login, DML    this     its people      structure,  routed from
+//!             sealed template    rights        tenant's                 data, login here on
 //! ```
 //!
 //! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
@@ -19,6 +19,8 @@ mod error;
 mod place;
 mod seed;
 pub mod steps;
+mod sync_members;
+mod teller;
 pub mod template;
 mod verify;
 
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 pub use error::StepError;
+pub use sync_members::{Synced, sync_members};
 pub(crate) use verify::EXCESS_RIGHT;
 
 use crate::{
@@ -34,11 +37,12 @@ use crate::{
     config,
     db::Db,
     faults::Faults,
+    members::{self, Terms},
     metrics::Metrics,
     queue::{Claim, worker::Lease},
     secrets::Keyring,
     shutdown::Tasks,
-    tenant_db::{Cluster, Clusters, Ident, Tag, databases::Facts},
+    tenant_db::{self, Cluster, Clusters, Ident, Tag, databases::Facts},
     tenants::{self, Tenant, TenantId},
 };
 
@@ -53,6 +57,8 @@ pub enum Step {
     CreateRole,
     /// Load this tenant's own rows.
     Seed,
+    /// Tell the database of the members.
+    SyncMembers,
     /// Prove that the tenant is what it should be.
     Verify,
     /// Open the tenant.
@@ -60,11 +66,12 @@ pub enum Step {
 }
 
 /// The plan, in order. A tenant is ready when every step is done.
-pub const PLAN: [Step; 6] = [
+pub const PLAN: [Step; 7] = [
     Step::Place,
     Step::CreateDatabase,
     Step::CreateRole,
     Step::Seed,
+    Step::SyncMembers,
     Step::Verify,
     Step::Activate,
 ];
@@ -73,8 +80,9 @@ pub const PLAN: [Step; 6] = [
 pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
 
 /// Points between the parts of a step.
-pub const INNER_FAULT_POINTS: [&str; 4] = [
+pub const INNER_FAULT_POINTS: [&str; 5] = [
     "create_database.cloned",
+    sync_members::TOLD,
     "template.created",
     "template.filled",
     "template.sealed",
@@ -88,6 +96,7 @@ impl Step {
             Self::CreateDatabase => "create_database",
             Self::CreateRole => "create_role",
             Self::Seed => "seed",
+            Self::SyncMembers => "sync_members",
             Self::Verify => "verify",
             Self::Activate => "activate",
         }
@@ -99,6 +108,7 @@ impl Step {
             Self::CreateDatabase => create_database::run(cx).await,
             Self::CreateRole => create_role::run(cx).await,
             Self::Seed => seed::run(cx).await,
+            Self::SyncMembers => sync_members::run(cx).await,
             Self::Verify => verify::run(cx).await,
             Self::Activate => activate::run(cx).await,
         }
@@ -116,6 +126,10 @@ pub struct Provisioner {
     pub keyring: Keyring,
     /// Names and limits.
     pub names: config::Tenants,
+    /// Slug of the administrators' role, which the creator has where nobody named one.
+    pub admin_role: String,
+    /// Attempts of a new job.
+    pub max_attempts: i32,
     /// Where the blueprint is.
     pub blueprint: BlueprintSource,
     /// Counts.
@@ -195,15 +209,7 @@ pub async fn provision(
         .run(async |connection| steps::done(connection, id).await)
         .await
         .map_err(|error| first(error.into()))?;
-    let cx = StepContext {
-        provisioner,
-        claim,
-        lease,
-        tag: Tag::new(id.0, claim.id.0, claim.attempt),
-        blueprint: provisioner.blueprint.load().map_err(first)?,
-        tenant: Mutex::new(tenant),
-        session: Mutex::new(None),
-    };
+    let cx = StepContext::new(provisioner, (claim, lease), tenant).map_err(first)?;
     // also in the first attempt of a retry's new job: the stopped worker of the old one may hold sessions
     if done.contains(&Step::Place.name().to_owned()) {
         cx.cluster()
@@ -282,6 +288,24 @@ async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<(), StepError> {
     Ok(())
 }
 
+impl<'a> StepContext<'a> {
+    fn new(
+        provisioner: &'a Provisioner,
+        (claim, lease): (&'a Claim, &'a Lease),
+        tenant: Tenant,
+    ) -> Result<Self, StepError> {
+        Ok(Self {
+            provisioner,
+            claim,
+            lease,
+            tag: Tag::new(tenant.id.0, claim.id.0, claim.attempt),
+            blueprint: provisioner.blueprint.load()?,
+            tenant: Mutex::new(tenant),
+            session: Mutex::new(None),
+        })
+    }
+}
+
 impl StepContext<'_> {
     async fn id(&self) -> TenantId {
         self.tenant.lock().await.id
@@ -310,10 +334,7 @@ impl StepContext<'_> {
         let tenant = self.tenant().await;
         let cluster = self.cluster().await?;
         let found = cluster.find_database(&tenant.database).await?;
-        let is_ours = |facts: &Facts| {
-            let mark = facts.mark(&cluster.owner);
-            facts.usable && mark.is_some_and(|mark| mark.tenant == tenant.id.0)
-        };
+        let is_ours = |facts: &Facts| facts.usable && is_marked(facts, cluster, &tenant);
         if found.as_ref().is_some_and(is_ours) {
             return Ok(done);
         }
@@ -321,10 +342,34 @@ impl StepContext<'_> {
         tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is not there any more");
         let forget = async |tx: &mut sqlx::PgConnection| {
             crate::queue::assert_held(tx, self.claim).await?;
+            members::forget_syncs(tx, tenant.key()).await?;
             Ok::<_, StepError>(steps::forget_database(tx, tenant.id).await?)
         };
         self.provisioner.db.transaction(forget).await?;
         Ok(vec![Step::Place.name().to_owned()])
+    }
+
+    /// Fails when the tenant's database was exchanged for somebody else's: nothing may be written there.
+    async fn refuse_foreign_database(&self) -> Result<(), StepError> {
+        let (tenant, cluster) = (self.tenant().await, self.cluster().await?);
+        match cluster.find_database(&tenant.database).await? {
+            Some(facts) if !is_marked(&facts, cluster, &tenant) => {
+                Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
+                    name: tenant.database,
+                    found: facts.describe(),
+                }))
+            }
+            // one that is gone says so when it is connected to
+            _ => Ok(()),
+        }
+    }
+
+    /// What decides, beside the member, what the database is told.
+    fn terms<'s>(&'s self, sync_hash: &'s str) -> Terms<'s> {
+        Terms {
+            admin_role: &self.provisioner.admin_role,
+            sync_hash,
+        }
     }
 
     /// Fails when this process was stopped for longer than its lease: then nothing may be begun.
@@ -352,6 +397,8 @@ impl StepContext<'_> {
                     + Duration::from_mins(5)
             }
             Step::Place | Step::CreateRole | Step::Activate => Duration::from_mins(1),
+            // bounded page by page: an organization may have any number of members
+            Step::SyncMembers => Duration::from_hours(24),
             Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),
             Step::Verify => Duration::from_millis(self.blueprint.settings.verify_timeout_ms.into()),
         }
@@ -366,8 +413,8 @@ impl StepContext<'_> {
         let mut connection = if let Some(connection) = session.take() {
             connection
         } else {
-            let database = Ident::new(&self.tenant.lock().await.database)
-                .map_err(crate::tenant_db::Error::from)?;
+            let database =
+                Ident::new(&self.tenant.lock().await.database).map_err(tenant_db::Error::from)?;
             let cluster = self.cluster().await?;
             let mut connection = cluster.connect(&database, Some(&self.tag)).await?;
             template::blueprint_timeouts(&mut connection, &self.blueprint).await?;
@@ -378,4 +425,10 @@ impl StepContext<'_> {
         *session = Some(connection);
         Ok(result)
     }
+}
+
+/// Whether a database carries the mark of this very tenant.
+fn is_marked(facts: &Facts, cluster: &Cluster, tenant: &Tenant) -> bool {
+    let mark = facts.mark(&cluster.owner);
+    mark.is_some_and(|mark| mark.tenant == tenant.id.0)
 }

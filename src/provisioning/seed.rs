@@ -7,7 +7,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StepContext, StepError};
-use crate::tenants::{Tenant, organizations};
+use crate::{identity, tenants::Tenant};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
@@ -20,7 +20,9 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             return statement(connection, "rollback").await;
         }
         run_as_owner(connection, &owner.to_string()).await?;
-        set_values(connection, &tenant, &name).await?;
+        set_values(connection, &tenant, &name)
+            .await
+            .map_err(note_failed)?;
         for file in &cx.blueprint.tenant_seed {
             let failed = |source| StepError::file("seed_failed", file, source);
             sqlx::raw_sql(AssertSqlSafe(file.sql.clone()))
@@ -81,18 +83,18 @@ pub(super) async fn organization_name(
     tenant: &Tenant,
 ) -> Result<String, StepError> {
     let find = async |connection: &mut PgConnection| {
-        organizations::find_name(connection, &tenant.source, &tenant.org_id).await
+        identity::find_organization_name(connection, &tenant.source, &tenant.org_id).await
     };
     let found = cx.provisioner.db.run(find).await?;
     Ok(found.unwrap_or_else(|| tenant.name.clone()))
 }
 
-/// What a seed file or a verify query may ask for.
+/// What a seed file, a verify query or a script of members may ask for.
 pub(super) async fn set_values(
     connection: &mut PgConnection,
     tenant: &Tenant,
     organization_name: &str,
-) -> Result<(), StepError> {
+) -> sqlx::Result<()> {
     sqlx::query(
         "select set_config('tenantry.tenant_id', $1, true),
                 set_config('tenantry.tenant_url', $2, true),
@@ -106,7 +108,6 @@ pub(super) async fn set_values(
     .bind(organization_name)
     .bind(&tenant.source)
     .execute(connection)
-    .await
-    .map_err(note_failed)?;
+    .await?;
     Ok(())
 }

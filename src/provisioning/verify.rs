@@ -1,4 +1,4 @@
-//! Step 5, verify: the tenant is what it should be, seen from outside and from inside.
+//! Step 6, verify: the tenant is what it should be, seen from outside and from inside.
 //!
 //! Checks: the structure equals the template's; each verify query of the blueprint returns no row;
 //! PUBLIC has no right on the database; the tenant's role logs in with its password, is a member of
@@ -56,7 +56,9 @@ async fn check_rows(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepErr
     cx.in_tenant(async |connection| {
         statement(connection, "begin read only").await?;
         seed::run_as_owner(connection, &owner).await?;
-        seed::set_values(connection, tenant, &name).await?;
+        seed::set_values(connection, tenant, &name)
+            .await
+            .map_err(tenant_db::Error::sql("setting the tenant's values"))?;
         for file in &cx.blueprint.verify {
             let failed = |source| StepError::file("verify_query_failed", file, source);
             let query = sqlx::query(AssertSqlSafe(file.sql.clone()));

@@ -1,7 +1,11 @@
 //! What jobs there are: data only. `crate::jobs` knows what each means.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::NewJob;
 
 /// Number of a job.
 #[derive(
@@ -31,17 +35,65 @@ pub enum Job {
         /// The tenant.
         tenant: Uuid,
     },
+    /// Tell a tenant's database about its members.
+    SyncMembers {
+        /// The tenant.
+        tenant: Uuid,
+    },
+    /// Ask the provider about an object that events name and nobody has described.
+    FetchParent {
+        /// Name of the source.
+        source: String,
+        /// The object, such as `user:user_1`.
+        parent: String,
+    },
+    /// Send an invitation through the provider.
+    SendInvitation {
+        /// Our number of the invitation.
+        invitation: Uuid,
+    },
+    /// Tell the provider of a removal or restoration that was made here.
+    PushMembership {
+        /// Name of the source.
+        source: String,
+        /// The provider's id of the membership.
+        membership: String,
+    },
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 2] = ["process_event", "provision_tenant"];
+    pub const KINDS: [&'static str; 6] = [
+        "process_event",
+        "provision_tenant",
+        "sync_members",
+        "fetch_parent",
+        "send_invitation",
+        "push_membership",
+    ];
 
     /// The kind as it is stored, logged and counted.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::ProcessEvent { .. } => "process_event",
             Self::ProvisionTenant { .. } => "provision_tenant",
+            Self::SyncMembers { .. } => "sync_members",
+            Self::FetchParent { .. } => "fetch_parent",
+            Self::SendInvitation { .. } => "send_invitation",
+            Self::PushMembership { .. } => "push_membership",
+        }
+    }
+}
+
+impl NewJob {
+    /// Tell the database of an organization's tenant about its members.
+    pub fn sync_members(tenant: Uuid, (source, org_id): (&str, &str), max_attempts: i32) -> Self {
+        Self {
+            job: Job::SyncMembers { tenant },
+            concurrency_key: Some(format!("{source}:{org_id}")),
+            unique_key: Some(format!("sync:{tenant}")),
+            max_attempts,
+            delay: Duration::ZERO,
         }
     }
 }

@@ -16,7 +16,9 @@
 //! Does not: know what a job means. `jobs` does, and is handed to the worker.
 
 pub mod backoff;
+mod batch;
 pub mod job;
+mod settle;
 mod wake;
 pub mod worker;
 
@@ -24,7 +26,9 @@ use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection, types::Json};
 
+pub use batch::{complete_taken, leave_batch, take};
 pub use job::{Job, JobId};
+pub use settle::{bury, complete, postpone, release, retry};
 pub use wake::Waker;
 
 use crate::db;
@@ -59,6 +63,8 @@ pub struct NewJob {
     pub unique_key: Option<String>,
     /// Attempts before the job is dead.
     pub max_attempts: i32,
+    /// Not before so long from now.
+    pub delay: Duration,
 }
 
 /// A job that this process holds, and the attempt that fences its writes.
@@ -94,13 +100,26 @@ pub struct Failure {
     pub code: &'static str,
     /// The error with its chain.
     pub error: String,
+    /// When whoever limits our rate wants to be asked again: the attempt does not count then.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure that says nothing of when to try again.
+    pub const fn new(code: &'static str, error: String) -> Self {
+        Self {
+            code,
+            error,
+            retry_after: None,
+        }
+    }
 }
 
 /// Puts a job into the queue, in the caller's transaction. `None`: a live job has its unique key.
 pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId>, Error> {
     let id = sqlx::query_scalar(
-        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
-         values ($1, $2, $3, $4, $5)
+        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts, run_at)
+         values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
          on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do nothing
          returning id",
     )
@@ -109,9 +128,49 @@ pub async fn enqueue(tx: &mut PgConnection, new: &NewJob) -> Result<Option<JobId
     .bind(&new.concurrency_key)
     .bind(&new.unique_key)
     .bind(new.max_attempts)
+    .bind(new.delay.as_secs_f64())
     .fetch_optional(tx)
     .await?;
     Ok(id)
+}
+
+/// Sees to it that a job of the unique key begins after the caller's commit, or notices it before it ends.
+///
+/// For jobs that bring something to its desired state. A live job of the key is made due, and its row
+/// is locked until the caller commits: a handler that looks for more to do after [`assert_held`]
+/// therefore sees what the caller wrote. One that fails instead begins anew at once. Callers with
+/// several keys call in the order of the keys.
+pub async fn rouse(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
+    sqlx::query(
+        "insert into jobs (kind, payload, concurrency_key, unique_key, max_attempts)
+         values ($1, $2, $3, $4, $5)
+         on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do update
+         set run_at = least(jobs.run_at, now()),
+             roused_with = case when jobs.state = 'running' then excluded.max_attempts end",
+    )
+    .bind(new.job.kind())
+    .bind(Json(&new.job))
+    .bind(&new.concurrency_key)
+    .bind(&new.unique_key)
+    .bind(new.max_attempts)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Completes waiting jobs whose reason went away.
+pub async fn cancel(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(), Error> {
+    sqlx::query(
+        "update jobs
+         set state = 'completed',
+             finished_at = now()
+         where unique_key = any($1)
+           and state = 'available'",
+    )
+    .bind(unique_keys)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Brings the newest dead job of the unique key back, with as many further attempts as a new one has.
@@ -160,6 +219,7 @@ pub async fn claim(
              select job.id
              from jobs job
              where job.state = 'available'
+               and not job.is_batched
                and job.run_at <= now()
                and job.kind = any($4)
                -- one at a time per key, oldest first: nothing of the key runs,
@@ -179,6 +239,7 @@ pub async fn claim(
              update jobs
              set state = 'running',
                  attempt = attempt + 1,
+                 roused_with = null,
                  lease_expires_at = now() + make_interval(secs => $2)
              from next
              where jobs.id = next.id
@@ -229,89 +290,6 @@ pub async fn heartbeat(
     .fetch_all(connection)
     .await?;
     Ok(held)
-}
-
-/// Completes the job, in the caller's transaction. An error means: roll back, the claim is lost.
-pub async fn complete(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> {
-    settle(tx, claim, "completed", "completed", None, Duration::ZERO).await
-}
-
-/// Puts the job back, to run after `delay`.
-pub async fn retry(
-    tx: &mut PgConnection,
-    claim: &Claim,
-    failure: &Failure,
-    delay: Duration,
-) -> Result<(), Error> {
-    settle(tx, claim, "available", "retried", Some(failure), delay).await
-}
-
-/// Puts the job back for any worker at once; a shutdown is not a failure.
-pub async fn release(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> {
-    settle(tx, claim, "available", "released", None, Duration::ZERO).await
-}
-
-/// Ends the job as a dead letter.
-pub async fn bury(tx: &mut PgConnection, claim: &Claim, failure: &Failure) -> Result<(), Error> {
-    settle(
-        tx,
-        claim,
-        "dead",
-        "discarded",
-        Some(failure),
-        Duration::ZERO,
-    )
-    .await
-}
-
-async fn settle(
-    tx: &mut PgConnection,
-    claim: &Claim,
-    state: &str,
-    outcome: &str,
-    failure: Option<&Failure>,
-    delay: Duration,
-) -> Result<(), Error> {
-    let settled = sqlx::query(
-        "with settled as (
-             update jobs
-             set state = $3,
-                 lease_expires_at = null,
-                 run_at = case when $3 = 'available' then now() + make_interval(secs => $4) else run_at end,
-                 finished_at = case when $3 = 'available' then null else now() end,
-                 -- a released job has not failed: its attempt does not count against the limit
-                 max_attempts = max_attempts + case when $5 = 'released' then 1 else 0 end
-             where id = $1
-               and attempt = $2
-               and state = 'running'
-             returning id, attempt
-         )
-         update job_attempts
-         set outcome = $5,
-             finished_at = now(),
-             error_code = $6,
-             error = $7
-         from settled
-         where job_attempts.job_id = settled.id
-           and job_attempts.attempt = settled.attempt",
-    )
-    .bind(claim.id)
-    .bind(claim.attempt)
-    .bind(state)
-    .bind(delay.as_secs_f64())
-    .bind(outcome)
-    .bind(failure.map(|failure| failure.code))
-    .bind(failure.map(|failure| &failure.error))
-    .execute(tx)
-    .await?;
-    if settled.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(Error::LostClaim {
-            id: claim.id,
-            attempt: claim.attempt,
-        })
-    }
 }
 
 /// Fails unless the claim is still held, and keeps it held until the caller's transaction ends.

@@ -18,6 +18,7 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Waker {
     here: Arc<Notify>,
+    batches: Arc<Notify>,
     elsewhere: Arc<Notify>,
     /// Tells our own calls from those of other processes.
     caller: Arc<str>,
@@ -27,6 +28,7 @@ impl Default for Waker {
     fn default() -> Self {
         Self {
             here: Arc::default(),
+            batches: Arc::default(),
             elsewhere: Arc::default(),
             caller: format!("{:016x}", rand::random::<u64>()).into(),
         }
@@ -36,13 +38,19 @@ impl Default for Waker {
 impl Waker {
     /// Call after the commit that enqueued.
     pub fn wake(&self) {
-        self.here.notify_one();
+        self.wake_here();
         self.elsewhere.notify_one();
     }
 
-    /// Wakes only the worker of this process.
+    /// Wakes only the workers of this process.
     pub(super) fn wake_here(&self) {
         self.here.notify_one();
+        self.batches.notify_one();
+    }
+
+    /// Resolves when this process should look for a batch.
+    pub(super) async fn woken_for_batch(&self) {
+        self.batches.notified().await;
     }
 
     /// Resolves when this process's worker should look.

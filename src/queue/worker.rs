@@ -21,7 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Claim, Error, Failure, JobId, Waker, backoff};
+use super::{Claim, Error, Failure, JobId, Waker, backoff, batch};
 use crate::{causes::chain, db::Db, faults::Faults, metrics::Metrics, shutdown::Tasks};
 
 /// What a handler made of its job.
@@ -108,18 +108,25 @@ type Running = Arc<Mutex<HashMap<JobId, (i32, Lease)>>>;
 
 /// Runs jobs until the tasks drain, then waits for those that run.
 ///
-/// `run` is what jobs mean; it is called with the claim and its lease.
-pub async fn work<F, R>(
-    db: Db,
-    waker: Waker,
-    tasks: Tasks,
+/// `run` is what jobs mean; it is called with the claim and its lease. `run_batch` does many jobs in
+/// one transaction and says how many.
+pub async fn work<F, B>(
+    (db, waker, tasks): (Db, Waker, Tasks),
     settings: Settings,
     metrics: Metrics,
-    run: R,
+    run: impl Fn(Claim, Lease) -> F + Clone + Send + Sync + 'static,
+    run_batch: impl Fn() -> B + Send + 'static,
 ) where
-    R: Fn(Claim, Lease) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
+    B: Future<Output = Result<usize, Error>> + Send + 'static,
 {
+    let batches = batch::work(
+        waker.clone(),
+        tasks.clone(),
+        settings.poll_interval,
+        run_batch,
+    );
+    tasks.spawn(batches);
     let worker = Worker {
         // claims and heartbeats are quick, or the lease is in danger
         db: db.within((settings.lease / 2).min(Duration::from_secs(5))),
@@ -157,10 +164,7 @@ pub async fn work<F, R>(
 
 fn panicked() -> Failure {
     let error = "the handler panicked; the log has the place".to_owned();
-    Failure {
-        code: "handler_panicked",
-        error,
-    }
+    Failure::new("handler_panicked", error)
 }
 
 #[derive(Clone)]
@@ -173,7 +177,7 @@ struct Worker {
 }
 
 /// Host, process id and a random part: unique, and an operator can find the process.
-fn worker_name() -> String {
+pub fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!(
         "{}:{}:{:04x}",
@@ -287,6 +291,16 @@ impl Worker {
                 Outcome::Settled(_) | Outcome::Lost => Ok(()),
                 Outcome::Done => super::complete(connection, claim).await,
                 Outcome::Released => super::release(connection, claim).await,
+                Outcome::Retry(
+                    failure @ Failure {
+                        retry_after: Some(after),
+                        ..
+                    },
+                ) => {
+                    // everybody is told the same moment: not all of them should come back in it
+                    let delay = after.mul_f64(1.0 + rand::random::<f64>());
+                    super::postpone(connection, claim, failure, delay).await
+                }
                 Outcome::Retry(failure) if claim.is_exhausted() => {
                     super::bury(connection, claim, failure).await
                 }

@@ -36,7 +36,9 @@ pub async fn ensure_shared(connection: &mut PgConnection, cluster: &Cluster) -> 
     ensure_group(connection, &cluster.owner).await?;
     ensure_group(connection, &cluster.app).await?;
     // to create databases for it and to act as it; a member already: nothing happens
-    grant_to_us(connection, &cluster.owner).await
+    grant_to_us(connection, &cluster.owner).await?;
+    // to act with a tenant's rights and no more
+    grant_to_us(connection, &cluster.app).await
 }
 
 async fn ensure_group(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {

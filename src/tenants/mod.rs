@@ -1,4 +1,4 @@
-//! Station 6, READY: tenants, the organizations they are for, and the states they go through.
+//! Station 6, READY: tenants, and the states they go through.
 //!
 //! ```text
 //!  pending ─▶ provisioning ─▶ ready ⇄ suspended ─▶ archived ─▶ deleted
@@ -14,7 +14,6 @@
 //! Does not: touch a tenant's database. `provisioning` does.
 
 pub mod naming;
-pub mod organizations;
 mod transitions;
 
 use chrono::{DateTime, Utc};
@@ -132,6 +131,13 @@ pub struct Tenant {
     pub ready_at: Option<DateTime<Utc>>,
 }
 
+impl Tenant {
+    /// The organization whose tenant it is: name of the source, and the provider's id.
+    pub fn key(&self) -> (&str, &str) {
+        (&self.source, &self.org_id)
+    }
+}
+
 /// Every column of [`Tenant`]; a macro because statements are literals.
 macro_rules! select_tenant {
     ($rest:literal) => {
@@ -148,6 +154,19 @@ macro_rules! select_tenant {
 pub async fn find(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Tenant>> {
     sqlx::query_as(select_tenant!("where id = $1"))
         .bind(id)
+        .fetch_optional(connection)
+        .await
+}
+
+/// The tenant of an organization.
+pub async fn find_of_organization(
+    connection: &mut PgConnection,
+    source: &str,
+    org_id: &str,
+) -> sqlx::Result<Option<Tenant>> {
+    sqlx::query_as(select_tenant!("where source = $1 and org_id = $2"))
+        .bind(source)
+        .bind(org_id)
         .fetch_optional(connection)
         .await
 }

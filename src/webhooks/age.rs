@@ -8,18 +8,34 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::VerifyError;
 
 /// Fifteen digits of milliseconds reach the year 33658.
-const MAX_DIGITS: usize = 15;
+const MILLIS_DIGITS: usize = 15;
+
+/// And so do twelve of seconds; milliseconds since 2001 are thirteen, and so never taken for seconds.
+const SECONDS_DIGITS: usize = 12;
 
 /// Reads milliseconds since the epoch.
 pub(super) fn parse_millis(text: &str) -> Result<DateTime<Utc>, VerifyError> {
-    let strict = text.len() <= MAX_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
+    parse(text, MILLIS_DIGITS, DateTime::from_timestamp_millis)
+}
+
+/// Reads seconds since the epoch.
+pub(super) fn parse_seconds(text: &str) -> Result<DateTime<Utc>, VerifyError> {
+    parse(text, SECONDS_DIGITS, |seconds| {
+        DateTime::from_timestamp(seconds, 0)
+    })
+}
+
+fn parse(
+    text: &str,
+    max_digits: usize,
+    date: impl FnOnce(i64) -> Option<DateTime<Utc>>,
+) -> Result<DateTime<Utc>, VerifyError> {
+    let strict = text.len() <= max_digits && text.bytes().all(|byte| byte.is_ascii_digit());
     strict
         .then(|| text.parse().ok())
         .flatten()
-        .and_then(DateTime::from_timestamp_millis)
-        .ok_or(VerifyError::TimestampInvalid {
-            max_digits: MAX_DIGITS,
-        })
+        .and_then(date)
+        .ok_or(VerifyError::TimestampInvalid { max_digits })
 }
 
 /// Refuses what was signed more than `tolerance` before or after `now`; exactly `tolerance` is accepted.
@@ -65,6 +81,7 @@ mod tests {
             "1000000000000000",
         ] {
             assert!(parse_millis(text).is_err(), "{text:?}");
+            assert!(parse_seconds(text).is_err(), "{text:?}");
         }
         for (text, millis) in [
             ("0", 0),
@@ -74,6 +91,9 @@ mod tests {
             let time = parse_millis(text).expect(text);
             assert_eq!(time.timestamp_millis(), millis);
         }
+        assert!(parse_seconds("1794819600000").is_err(), "milliseconds");
+        let time = parse_seconds("1794819600").expect("seconds");
+        assert_eq!(time.timestamp(), 1_794_819_600);
     }
 
     #[test]

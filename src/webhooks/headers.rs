@@ -31,6 +31,11 @@ impl<'a> Headers<'a> {
         std::str::from_utf8(value).map_err(|_| VerifyError::HeaderNotUtf8 { name })
     }
 
+    /// Whether `name` came at all.
+    pub(super) fn has(&self, name: &'static str) -> bool {
+        self.values(name).next().is_some()
+    }
+
     fn values(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         self.0
             .iter()

@@ -13,7 +13,13 @@ use serde_json::{Map, Value};
 use super::event::{FieldProblem, UnreadableReason};
 
 /// Longest id that is accepted; real ones are under 40 bytes.
-const MAX_ID_BYTES: usize = 255;
+pub(super) const MAX_ID_BYTES: usize = 255;
+
+/// Longest e-mail address that is kept (RFC 3696, erratum 1690, and one `@`).
+const MAX_EMAIL_BYTES: usize = 320;
+
+/// Numbers below it are seconds: as milliseconds they would be before 1973.
+const FIRST_MILLIS: i64 = 100_000_000_000;
 
 /// The body as a JSON object.
 pub(super) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, UnreadableReason> {
@@ -40,6 +46,11 @@ pub(super) fn id(
     field: &'static str,
 ) -> Result<String, UnreadableReason> {
     let text = text(map, key, field)?.ok_or(reason(field, FieldProblem::Missing))?;
+    checked_id(text, field)
+}
+
+/// The text as an id, if it can be one.
+pub(super) fn checked_id(text: &str, field: &'static str) -> Result<String, UnreadableReason> {
     let problem = if text.trim().is_empty() {
         FieldProblem::Empty
     } else if text.len() > MAX_ID_BYTES {
@@ -78,6 +89,55 @@ pub(super) fn display_text(
         .unwrap_or_default())
 }
 
+/// Text that says more about an object, never which one it is: without control characters; what is no text is absent.
+pub(super) fn optional_text(map: &Map<String, Value>, key: &str) -> Option<String> {
+    let text = without_controls(map.get(key)?.as_str()?);
+    (!text.trim().is_empty()).then_some(text)
+}
+
+/// An e-mail address; what is too long to be one is absent.
+pub(super) fn email(map: &Map<String, Value>, key: &str) -> Option<String> {
+    optional_text(map, key).filter(|email| email.len() <= MAX_EMAIL_BYTES)
+}
+
+/// A slug or another's id that says more about an object; what cannot be one is absent.
+pub(super) fn optional_slug(map: &Map<String, Value>, key: &str) -> Option<String> {
+    id(map, key, "slug").ok()
+}
+
+/// The texts of a list, sorted, each once; what is no usable text is left out.
+pub(super) fn slugs<'a>(texts: impl Iterator<Item = &'a Value>) -> Vec<String> {
+    let mut slugs: Vec<String> = texts
+        .filter_map(|text| checked_id(text.as_str()?, "slug").ok())
+        .collect();
+    slugs.sort_unstable();
+    slugs.dedup();
+    slugs
+}
+
+/// The items of a list; none when it is no list.
+pub(super) fn items<'a>(map: &'a Map<String, Value>, key: &str) -> &'a [Value] {
+    map.get(key)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+/// Free pairs; none when it is no object. Without NUL, which `jsonb` refuses.
+pub(super) fn pairs(map: &Map<String, Value>, key: &str) -> Value {
+    let pairs = map.get(key).and_then(Value::as_object);
+    without_nul(&pairs.cloned().unwrap_or_default().into())
+}
+
+/// An object that must be there.
+pub(super) fn required_object<'a>(
+    map: &'a Map<String, Value>,
+    key: &str,
+    field: &'static str,
+) -> Result<&'a Map<String, Value>, UnreadableReason> {
+    object(map, key, field)?.ok_or(reason(field, FieldProblem::Missing))
+}
+
 /// An object, when it is there.
 pub(super) fn object<'a>(
     map: &'a Map<String, Value>,
@@ -92,21 +152,40 @@ pub(super) fn object<'a>(
 }
 
 /// An RFC 3339 time, when it is one; what is no date of this age is absent.
-///
-/// Cut to microseconds, which is what Postgres keeps: a stored time must equal the one it was stored from.
 pub(super) fn time(map: &Map<String, Value>, key: &str) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(map.get(key)?.as_str()?).ok()?;
-    let time = time.to_utc().trunc_subsecs(6);
+    of_this_age(time.to_utc())
+}
+
+/// A whole number of milliseconds since 1970, or of seconds where it is too small for them.
+pub(super) fn unix_time(map: &Map<String, Value>, key: &str) -> Option<DateTime<Utc>> {
+    let number = map.get(key)?.as_i64()?;
+    let time = if number < FIRST_MILLIS {
+        DateTime::from_timestamp(number, 0)
+    } else {
+        DateTime::from_timestamp_millis(number)
+    };
+    of_this_age(time?)
+}
+
+/// A time in either form.
+pub(super) fn any_time(map: &Map<String, Value>, key: &str) -> Option<DateTime<Utc>> {
+    time(map, key).or_else(|| unix_time(map, key))
+}
+
+/// Cut to microseconds, which is what Postgres keeps: a stored time must equal the one it was stored from.
+fn of_this_age(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let time = time.trunc_subsecs(6);
     (1970..2200).contains(&time.year()).then_some(time)
 }
 
 /// The text without control characters; right-to-left marks and emoji are none.
-pub(super) fn without_controls(text: &str) -> String {
+fn without_controls(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// The value without NUL in any key or text: `jsonb` refuses `\u0000`.
-pub(super) fn without_nul(value: &Value) -> Value {
+fn without_nul(value: &Value) -> Value {
     let strip = |text: &str| text.replace('\0', "");
     match value {
         Value::String(text) => Value::String(strip(text)),
@@ -136,7 +215,12 @@ fn text<'a>(
     }
 }
 
-fn wrong_type(field: &'static str, value: &Value, expected: &'static str) -> UnreadableReason {
+/// That `field` is of another type than it should be.
+pub(super) fn wrong_type(
+    field: &'static str,
+    value: &Value,
+    expected: &'static str,
+) -> UnreadableReason {
     let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -306,5 +390,52 @@ mod tests {
             assert_eq!(read(text.into()).as_deref(), expected, "{text}");
         }
         assert_eq!(read(1_794_819_601_000_i64.into()), None);
+    }
+
+    #[test]
+    fn a_number_is_milliseconds_or_seconds() {
+        let read = |value: Value| {
+            let map = Map::from_iter([("at".to_owned(), value)]);
+            let time = unix_time(&map, "at");
+            assert_eq!(time, any_time(&map, "at"));
+            time.map(|time| time.timestamp_millis())
+        };
+        for (number, expected) in [
+            (1_794_819_600_120, Some(1_794_819_600_120)),
+            (1_716_883_200, Some(1_716_883_200_000)),
+            (0, Some(0)),
+            (-1, None),
+            (7_258_118_399_999, Some(7_258_118_399_999)),
+            (7_258_118_400_000, None),
+            (i64::MAX, None),
+            (i64::MIN, None),
+        ] {
+            assert_eq!(read(number.into()), expected, "{number}");
+        }
+        for other in [
+            Value::from(1.5),
+            Value::from("1794819600120"),
+            Value::from(u64::MAX),
+        ] {
+            assert_eq!(read(other), None);
+        }
+    }
+
+    #[test]
+    fn what_only_says_more_is_absent_when_it_cannot_be_used() {
+        let long = "x".repeat(321);
+        let map = parse(&format!(
+            r#"{{"a":"","b":" ","c":7,"d":"\u0000","e":"A\u0000\nb","f":"{long}","g":null}}"#
+        ))
+        .expect("an object");
+        for key in ["a", "b", "c", "d", "g", "none"] {
+            assert_eq!(optional_text(&map, key), None, "{key}");
+            assert_eq!(email(&map, key), None, "{key}");
+            assert_eq!(optional_slug(&map, key), None, "{key}");
+        }
+        assert_eq!(optional_text(&map, "e").as_deref(), Some("Ab"));
+        assert_eq!(optional_slug(&map, "e"), None);
+        assert_eq!(email(&map, "f"), None);
+        assert_eq!(optional_text(&map, "f"), Some(long));
     }
 }

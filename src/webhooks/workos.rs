@@ -1,4 +1,4 @@
-//! `WorkOS`: the `WorkOS-Signature` header and the payloads of its events.
+//! `WorkOS`: the `WorkOS-Signature` header and the envelope of its events.
 //!
 //! Sources: [webhooks](https://workos.com/docs/events/data-syncing/webhooks), [events](https://workos.com/docs/events) and the
 //! schemas in [openapi-spec](https://github.com/workos/openapi-spec). Where the documentation's samples and the schemas differ
@@ -10,10 +10,9 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::event::{
-    Domain, FieldProblem, IdentityEvent, Meaning, Organization, Reading, UnreadableReason,
-};
-use super::{Headers, VerifyError, age, hmac, json};
+use super::event::{Meaning, Reading, UnreadableReason};
+use super::object::Object;
+use super::{Headers, VerifyError, age, hmac, json, workos_objects};
 
 const HEADER: &str = "workos-signature";
 
@@ -109,18 +108,7 @@ impl<'a> SignatureHeader<'a> {
 
 /// Reads the envelope `{id, event, data, created_at}`; the type is in `event`, not in `type`.
 pub(super) fn read(body: &[u8]) -> Reading {
-    let mut reading = Reading {
-        event_id: None,
-        event_type: String::new(),
-        organization_id: None,
-        occurred_at: None,
-        meaning: Meaning::Ignored,
-    };
-    reading.meaning = match json::parse_object(body) {
-        Ok(envelope) => read_envelope(&envelope, &mut reading).unwrap_or_else(Meaning::Unreadable),
-        Err(reason) => Meaning::Unreadable(reason),
-    };
-    reading
+    Reading::of(body, |envelope, reading| read_envelope(&envelope, reading))
 }
 
 /// Fills in everything that can be read before the first reason to give up.
@@ -133,30 +121,25 @@ fn read_envelope(
     if let Ok(event_type) = &event_type {
         reading.event_type.clone_from(event_type);
     }
-    let data = json::object(envelope, "data", "event data")
-        .and_then(|data| data.ok_or(json::reason("event data", FieldProblem::Missing)));
-    if let Ok(data) = &data {
+    let data = json::required_object(envelope, "data", "event data");
+    if let Ok(data) = data {
         reading.organization_id = organization_id(&reading.event_type, data);
     }
     reading.event_id = Some(json::id(envelope, "id", "event id")?);
-    let occurred_at = reading.occurred_at;
-    Ok(match event_type?.as_str() {
-        "organization.created" | "organization.updated" => {
-            let data = data?;
-            let updated_at = json::time(data, "updated_at").or(occurred_at);
-            Meaning::Event(IdentityEvent::OrganizationUpserted(organization(
-                data, updated_at,
-            )?))
-        }
-        "organization.deleted" => {
-            let data = data?;
-            let deleted_at = occurred_at.or_else(|| json::time(data, "updated_at"));
-            Meaning::Event(IdentityEvent::OrganizationDeleted(organization(
-                data, deleted_at,
-            )?))
-        }
-        _ => Meaning::Ignored,
-    })
+    let event_type = event_type?;
+    let Some((family, action)) = event_type.rsplit_once('.') else {
+        return Ok(Meaning::Ignored);
+    };
+    let Some(reader) = workos_objects::reader(family, action) else {
+        return Ok(Meaning::Ignored);
+    };
+    let object = Object {
+        data: data?,
+        action,
+        occurred_at: reading.occurred_at,
+        read_time: json::time,
+    };
+    reader(&object).map(Meaning::Events)
 }
 
 /// The organization that an event of any type is about, as far as it says.
@@ -165,47 +148,17 @@ fn organization_id(event_type: &str, data: &Map<String, Value>) -> Option<String
         "organization.created" | "organization.updated" | "organization.deleted" => "id",
         _ => "organization_id",
     };
-    json::id(data, key, "organization id").ok()
-}
-
-/// The organization object; `updated_at` falls back to the object's own `created_at`.
-fn organization(
-    data: &Map<String, Value>,
-    updated_at: Option<DateTime<Utc>>,
-) -> Result<Organization, UnreadableReason> {
-    let metadata = json::object(data, "metadata", "organization metadata")?;
-    Ok(Organization {
-        id: json::id(data, "id", "organization id")?,
-        name: json::display_text(data, "name", "organization name")?,
-        external_id: json::optional_id(data, "external_id", "organization's external id")?,
-        metadata: json::without_nul(&metadata.cloned().unwrap_or_default().into()),
-        domains: domains(data),
-        updated_at: updated_at
-            .or_else(|| json::time(data, "created_at"))
-            .ok_or(UnreadableReason::NoTime {
-                object: "organization",
-            })?,
-    })
-}
-
-/// The domains that can be read; one that cannot must not keep a tenant from its organization.
-fn domains(data: &Map<String, Value>) -> Vec<Domain> {
-    let items = data.get("domains").and_then(Value::as_array);
-    items
-        .into_iter()
-        .flatten()
-        .filter_map(|item| {
-            let text = |key| Some(json::without_controls(item.get(key)?.as_str()?));
-            Some(Domain {
-                domain: text("domain").filter(|domain| !domain.is_empty())?,
-                state: text("state"),
-            })
-        })
-        .collect()
+    // events of a group's users and of failed domains have it one level deeper
+    let inside = ["organization_domain", "group", "user"]
+        .iter()
+        .filter_map(|key| data.get(*key)?.as_object())
+        .find_map(|data| json::optional_slug(data, "organization_id"));
+    json::optional_slug(data, key).or(inside)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::{IdentityEvent, Organization, Said};
     use super::*;
 
     fn header(text: &str) -> Result<SignatureHeader<'_>, &'static str> {
@@ -219,11 +172,12 @@ mod tests {
         }
     }
 
-    fn organization(body: &str) -> Organization {
+    fn organization(body: &str) -> Said<Organization> {
         match read(body.as_bytes()).meaning {
-            Meaning::Event(
-                IdentityEvent::OrganizationUpserted(it) | IdentityEvent::OrganizationDeleted(it),
-            ) => it,
+            Meaning::Events(events) => match &events[..] {
+                [IdentityEvent::Organization(said)] => said.clone(),
+                other => panic!("{body} reads as {other:?}"),
+            },
             other => panic!("{body} reads as {other:?}"),
         }
     }
@@ -318,7 +272,12 @@ mod tests {
                 time("updated_at", updated),
                 time("created_at", created),
             );
-            organization(&body).updated_at.format("%Y").to_string()
+            let said = organization(&body);
+            let described = said.described.expect("a description").updated_at;
+            said.deleted_at
+                .unwrap_or(described)
+                .format("%Y")
+                .to_string()
         };
         assert_eq!(year("updated", "2021/2022", "2023"), "2021");
         assert_eq!(
@@ -335,22 +294,16 @@ mod tests {
 
     #[test]
     fn nothing_that_postgres_refuses_gets_through() {
-        let read = organization(concat!(
+        let said = organization(concat!(
             r#"{"id":"e","event":"organization.created","created_at":"2026-11-16T09:00:00.123456789Z","data":{"id":"o","#,
             "\"name\":\"A\\u0000\\n\u{202e}\u{1f680}\",",
-            r#""metadata":{"k\u0000":["\u0000v\n",{"x":"\u0000"}]},"external_id":"","#,
-            r#""domains":["x",{},{"domain":""},{"domain":"a\u0000.example","state":3}]}}"#
+            r#""metadata":{"k\u0000":["\u0000v\n",{"x":"\u0000"}]},"external_id":""}}"#
         ));
+        let described = said.described.expect("a description");
+        let read = described.content;
         assert_eq!(read.name, "A\u{202e}\u{1f680}");
         assert_eq!(read.metadata, serde_json::json!({"k": ["v\n", {"x": ""}]}));
         assert_eq!(read.external_id, None);
-        assert_eq!(
-            read.domains,
-            [Domain {
-                domain: "a.example".to_owned(),
-                state: None
-            }]
-        );
-        assert_eq!(read.updated_at.timestamp_subsec_nanos(), 123_456_000);
+        assert_eq!(described.updated_at.timestamp_subsec_nanos(), 123_456_000);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tenantry::bench::{self, Options, Setup};
+use tenantry::bench::{self, Events, Options, Setup};
 
 use crate::support::cluster::{ask, parent, settings, shared};
 
@@ -11,10 +11,12 @@ fn tiny() -> Options {
         json: true,
         database_url: None,
         only: Vec::new(),
+        events: Events::Organizations,
         accept_seconds: 0.3,
         ack_seconds: 0.2,
         tenants_serial: 2,
         tenants_at_once: 3,
+        people_events: 300,
     }
 }
 
@@ -42,22 +44,44 @@ async fn every_measure_is_there_with_its_floor() {
             "accept_duplicate_c8",
             "accept_duplicate_c32",
             "accept_duplicate_c64",
+            "accept_mixed_c32",
             "ack_at_1000_per_s",
             "start_to_ready_ms",
             "rss_idle_mib",
             "ready_serial",
             "ready_100_at_once",
+            "people_jobs",
+            "people_jobs_one_org",
             "rss_after_mib",
         ]
     );
     for measure in &report.results {
-        let beside = measure.name.starts_with("accept_") || measure.name.starts_with("ready_");
+        let beside = ["accept_", "ready_", "people_"];
+        let beside = beside.iter().any(|it| measure.name.starts_with(it));
         assert_eq!(measure.floor.is_some(), beside, "{measure:?}");
         assert_eq!(measure.ratio.is_some(), beside, "{measure:?}");
         assert!(measure.value > 0.0, "{measure:?}");
     }
     assert!(report.environment.durability.starts_with("fsync on"));
     assert!(report.table().contains("ready_serial"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mixed_events_are_accepted_like_organizations() {
+    let options = Options {
+        events: Events::Mixed,
+        only: vec![
+            "accept_new_c8".to_owned(),
+            "accept_dup".to_owned(),
+            "ack".to_owned(),
+        ],
+        ..tiny()
+    };
+
+    let report = bench::run(&options, &setup()).await.unwrap();
+
+    assert_eq!(report.results.len(), 6);
+    assert!(report.results.iter().all(|measure| measure.value > 0.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,11 @@ impl Sample {
         self
     }
 
+    fn with_members(&self) -> &Self {
+        self.put("sync/member.sql", "select 1")
+            .put("sync/member_removed.sql", "select 2")
+    }
+
     fn load(&self) -> Blueprint {
         Blueprint::load(self.dir.path()).unwrap()
     }
@@ -149,7 +154,7 @@ fn wrong_settings_show_line_and_caret() {
       |
     2 | lock_timeout = 1
       | ^^^^^^^^^^^^
-    unknown field `lock_timeout`, expected one of `migrator`, `statement_timeout_ms`, `lock_timeout_ms`, `migrate_timeout_ms`, `seed_timeout_ms`, `verify_timeout_ms`
+    unknown field `lock_timeout`, expected one of `migrator`, `statement_timeout_ms`, `lock_timeout_ms`, `migrate_timeout_ms`, `seed_timeout_ms`, `verify_timeout_ms`, `members`
     ");
 }
 
@@ -327,8 +332,86 @@ fn the_hash_is_that_of_the_template() {
         .put("seed/tenant/01_users.sql", "select 2")
         .put("seed/tenant/02_more.sql", "select 2")
         .put("verify/01_users.sql", "select 'b' where false")
-        .put("blueprint.toml", "lock_timeout_ms = 1");
+        .put("blueprint.toml", "lock_timeout_ms = 1")
+        .with_members();
     assert_eq!(sample.load().hash(), hash);
+}
+
+#[test]
+fn scripts_for_members_come_together_or_not_at_all() {
+    let sample = Sample::new();
+    assert_eq!(sample.load().sync, None);
+    fs::create_dir(sample.path("sync")).unwrap();
+    assert_eq!(sample.load().sync, None, "an empty folder tells nobody");
+
+    let scripts = sample.with_members().load().sync.unwrap();
+    assert_eq!(scripts.member.name, "sync/member.sql");
+    assert_eq!(scripts.removed.name, "sync/member_removed.sql");
+    assert_eq!(scripts.roles, None);
+    sample.put("sync/roles.sql", "select 'admin';");
+    assert!(sample.load().sync.unwrap().roles.is_some());
+
+    sample.remove("sync/member_removed.sql");
+    let (code, message) = sample.refusal();
+    assert_eq!(code, "blueprint_sync_incomplete");
+    let expected = "sync/member.sql is there, but sync/member_removed.sql is not";
+    assert_eq!(message, expected);
+    sample.remove("sync/member.sql");
+    assert_eq!(
+        sample.refusal().1,
+        "sync/roles.sql is there, but sync/member.sql is not"
+    );
+    sample.put("sync/member_removed.sql", "select 1");
+    assert_eq!(sample.refusal().0, "blueprint_sync_incomplete");
+}
+
+#[test]
+fn scripts_for_members_are_checked_like_seeds() {
+    let refusal = |name, sql| Sample::new().with_members().put(name, sql).refusal();
+    let (member, roles) = ("sync/member.sql", "sync/roles.sql");
+    assert_eq!(
+        refusal(member, "select 1;\ncommit").0,
+        "blueprint_transaction_control"
+    );
+    assert_eq!(refusal(member, "\\i x").0, "blueprint_psql_command");
+    assert_eq!(refusal(member, "-- later").0, "blueprint_no_statement");
+    assert_eq!(
+        refusal(roles, "select 'a';\nselect 'b'").0,
+        "blueprint_many_queries"
+    );
+    for name in ["sync/users.sql", "sync/member.SQL", "sync/more/member.sql"] {
+        assert_eq!(refusal(name, "select 1").0, "blueprint_unexpected_file");
+    }
+    // several statements are fine for a member
+    let sample = Sample::new();
+    sample.with_members().put(member, "select 1; select 2");
+    assert!(sample.load().sync.is_some());
+}
+
+#[test]
+fn the_hash_of_what_members_are_told_changes_with_every_byte_of_it() {
+    assert_eq!(Sample::new().load().sync_hash(), None);
+    let sample = Sample::new();
+    let hash = |sample: &Sample| sample.load().sync_hash().unwrap();
+    let mut hashes = vec![hash(sample.with_members())];
+    assert_eq!(hashes[0].len(), 64);
+    for (name, content) in [
+        ("sync/member.sql", "select 1 "),
+        ("sync/member_removed.sql", "select 1 "),
+        ("sync/roles.sql", "select 'member'"),
+        ("blueprint.toml", "[members]\ndefault_role = \"viewer\""),
+    ] {
+        sample.put(name, content);
+        let hash = hash(&sample);
+        assert!(!hashes.contains(&hash), "{name}");
+        hashes.push(hash);
+    }
+    // how long it may take is no matter of what is told
+    sample.put(
+        "blueprint.toml",
+        "[members]\ndefault_role = \"viewer\"\nsync_timeout_ms = 5",
+    );
+    assert_eq!(Some(&hash(&sample)), hashes.last());
 }
 
 #[test]
@@ -416,7 +499,9 @@ fn the_starter_is_a_blueprint() {
     let parent = TempDir::new().unwrap();
     let dir = parent.path().join("new/blueprint");
     let written = Blueprint::write_starter(&dir).unwrap();
-    assert_eq!(written.len(), 6);
+    assert_eq!(written.len(), 9);
+    let first = fs::read_to_string(dir.join("sync/member.sql")).unwrap();
+    assert!(first.contains("on conflict"), "{first}");
     assert!(written.iter().all(|path| path.is_file()));
     let starter = Blueprint::load(&dir).unwrap();
     assert_eq!(starter, Blueprint::load(&example("starter")).unwrap());

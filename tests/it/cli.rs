@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Exit code, standard output, standard error.
-fn outcome(command: &mut Command) -> (i32, String, String) {
+pub fn outcome(command: &mut Command) -> (i32, String, String) {
     let output = run(command);
     (
         output.status.code().unwrap_or(-1),
@@ -126,6 +126,7 @@ fn dev_makes_a_ready_tenant_with_one_command_and_keeps_its_data() {
                 "create_database",
                 "create_role",
                 "seed",
+                "sync_members",
                 "verify",
                 "activate"
             ]

@@ -63,6 +63,10 @@ fn codes_in_source() -> BTreeSet<String> {
         // the second argument of a problem, where it is a literal
         let problems = code.split("Problem::new(").skip(1);
         literals.extend(problems.filter_map(|rest| literal(rest.split(',').nth(1)?)));
+        literals.extend(between(code, "StepError::file(\"", "\""));
+        literals.extend(between(code, "Failure::new(\"", "\""));
+        // the reason of an event that failed, as it is stored
+        literals.extend(between(code, "format!(\"", ": {reason}\""));
         let answers = between(code, "not_ready(", ",");
         literals.extend(answers.into_iter().filter_map(literal));
         if path.ends_with("provisioning/template.rs") {

@@ -23,6 +23,7 @@ async fn a_signed_webhook_becomes_a_ready_tenant() {
         "create_database",
         "create_role",
         "seed",
+        "sync_members",
         "verify",
         "activate",
     ];

@@ -24,21 +24,26 @@ fn points() -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_point_heals_by_itself_and_leaves_nothing_behind() {
     let points = points();
-    assert_eq!(points.len(), 22, "{points:?}");
+    assert_eq!(points.len(), 26, "{points:?}");
     let all =
         stream::iter(points).map(|point| async move { heals_after_a_failure_at(&point).await });
     all.buffer_unordered(4).collect::<Vec<()>>().await;
 }
 
 async fn heals_after_a_failure_at(point: &str) {
-    let blueprint = TinyBlueprint::new();
+    let blueprint = TinyBlueprint::with_people();
     let deployment = Deployment::new()
         .await
         .with_fault(&format!("{point}=error"));
     // the template is built by the tenant's own job, so that its points are part of it
     let app = App::without_template(deployment, blueprint.source()).await;
     let org = new_org();
-    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.accepts(&[
+        &events::user("user_1", ("Ada", "Lovelace")),
+        &events::member(&org, "user_1", "admin", 0),
+        &events::created(&org, "Acme"),
+    ])
+    .await;
 
     let tenant = app.tenant(&org).is_ready().await;
     app.is_idle().await;
@@ -58,6 +63,13 @@ async fn heals_after_a_failure_at(point: &str) {
             .ask::<i64>("select count(*) from notes")
             .await,
         1,
+        "{point}"
+    );
+    assert_eq!(
+        app.tenant(&org)
+            .ask::<String>("select string_agg(name || ' ' || role, ',') from people where present")
+            .await,
+        "Ada Lovelace admin",
         "{point}"
     );
     assert_eq!(app.deployment.tenant_databases().await, 1, "{point}");
@@ -377,7 +389,13 @@ async fn a_tenant_that_has_not_failed_is_not_retried() {
     let org = new_org();
     app.accepts(&[&events::created(&org, "Acme")]).await;
     let tenant = app.tenant(&org).is_ready().await;
-    let retried = tenantry::jobs::retry_tenant(&app.replica.db, &tenant, 25).await;
+    let retried = tenantry::jobs::retry_tenant(
+        &app.replica.db,
+        &tenant,
+        25,
+        &crate::support::app::operator(),
+    )
+    .await;
     assert!(!retried.unwrap());
     app.tenant(&org).is_ready().await;
     app.stop().await;

@@ -170,6 +170,7 @@ pub fn new_job(key: Option<&str>, unique_key: Option<&str>, max_attempts: i32) -
         concurrency_key: key.map(str::to_owned),
         unique_key: unique_key.map(str::to_owned),
         max_attempts,
+        delay: Duration::ZERO,
     }
 }
 
@@ -177,6 +178,7 @@ fn failure() -> Failure {
     Failure {
         code: "it_broke",
         error: "it broke: twice".to_owned(),
+        retry_after: None,
     }
 }
 
@@ -378,7 +380,9 @@ async fn a_unique_key_allows_one_live_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_worker_is_lost_on_the_last_attempt_fails_with_its_job() {
-    let mut deployment = Deployment::new().await.with_fault("queue.claimed=error");
+    // its batch fails first: only then is the event's job claimed by itself
+    let fault = "process_event.before=error;queue.claimed=error";
+    let mut deployment = Deployment::new().await.with_fault(fault);
     deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
     let blueprint = TinyBlueprint::new();
     let app = App::of(deployment, blueprint.source()).await;
@@ -426,4 +430,50 @@ async fn a_tenant_whose_worker_is_lost_on_the_last_attempt_fails_with_its_job_an
         1
     );
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_roused_while_it_runs_and_then_fails_begins_anew_at_once() {
+    let queue = Queue::new().await;
+    let job = new_job(None, Some("sync:1"), 1);
+    let rouse = async || {
+        let roused = queue
+            .db
+            .transaction(async |tx| queue::rouse(tx, &job).await);
+        roused.await.unwrap();
+    };
+    rouse().await;
+    let claim = queue.claim_one().await;
+    rouse().await;
+    queue.retry(&claim, HOUR).await.unwrap();
+    let claim = queue.claim_one().await;
+    assert_eq!((claim.attempt, claim.max_attempts), (2, 2), "due at once");
+    rouse().await;
+    queue.bury(&claim).await.unwrap();
+    let claim = queue.claim_one().await;
+    assert!(!claim.is_exhausted(), "asked for again, so not dead");
+    queue.bury(&claim).await.unwrap();
+    assert_eq!(queue.state(claim.id).await, "dead", "nobody asked any more");
+    rouse().await;
+    assert_ne!(queue.claim_one().await.id, claim.id, "a new one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postponed_attempt_does_not_count() {
+    let queue = Queue::new().await;
+    let id = queue.enqueue(None, 1).await;
+    for _ in 0..3 {
+        let claim = queue.claim_one().await;
+        assert!(claim.is_last_attempt() && !claim.is_exhausted());
+        let postponed = queue
+            .db
+            .transaction(async |tx| queue::postpone(tx, &claim, &failure(), HOUR).await);
+        postponed.await.unwrap();
+        assert!(queue.claim(1).await.is_empty(), "not before an hour");
+        queue.an_hour_passes().await;
+    }
+    assert_eq!(
+        queue.attempts(id).await,
+        "1 released it_broke, 2 released it_broke, 3 released it_broke"
+    );
 }

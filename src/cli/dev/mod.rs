@@ -185,7 +185,13 @@ async fn until_first_tenant(
     let base = sample::base_url(&instance.config)?;
     let (source, secret) = instance.signing_secret()?;
     let org = sample::new_organization_id();
-    let event = sample::event(SourceKind::Workos, "organization.created", &org, "Acme");
+    let subject = sample::Subject {
+        organization: org.clone(),
+        name: "Acme".to_owned(),
+        user: sample::new_user_id(),
+        email: "ada@acme.example".to_owned(),
+    };
+    let event = sample::event(SourceKind::Workos, "organization.created", &subject);
     let answer = sample::deliver(&base, &source, SourceKind::Workos, &secret, &event).await;
     match answer {
         Ok((200, _)) => {}

@@ -4,6 +4,7 @@
 
 mod clusters;
 mod control;
+mod sources;
 
 use std::path::Path;
 
@@ -84,7 +85,7 @@ pub(super) async fn run(globals: &Globals, options: &Options) -> Result<(), Fail
         "configuration",
         "every setting is known and fits",
     )];
-    checks.extend(sources(&config));
+    checks.extend(sources::check(&config).await);
     checks.push(keys(&config));
     checks.push(blueprint(globals, &config.blueprint.directory));
     checks.extend(control::check(&config).await);
@@ -134,46 +135,6 @@ fn print(globals: &Globals, options: &Options, checks: &[Check]) -> Result<(), F
         }
     }
     Ok(())
-}
-
-/// Secrets shorter than this can be guessed (bytes).
-const SHORT_SECRET: usize = 16;
-
-fn sources(config: &Config) -> Vec<Check> {
-    if config.routed_sources().next().is_none() {
-        let fix = "set WORKOS_WEBHOOK_SECRET, or a [sources.<name>] section with secrets";
-        return vec![Check::warn(
-            "sources",
-            "no source has a secret: no webhook is routed",
-            fix,
-        )];
-    }
-    let check = |(name, source): (&String, &crate::config::Source)| {
-        let short = source
-            .secrets
-            .iter()
-            .any(|secret| secret.expose_secret().len() < SHORT_SECRET);
-        match (source.secrets.len(), short) {
-            (0, _) => Check::warn(
-                "sources",
-                format!("{name} has no secret: POST /webhooks/{name} is 404"),
-                "give it secrets",
-            ),
-            (_, true) => Check::warn(
-                "sources",
-                format!("a secret of {name} is shorter than {SHORT_SECRET} bytes"),
-                "use the one that the provider generated",
-            ),
-            (count, false) => Check::pass(
-                "sources",
-                format!(
-                    "POST /webhooks/{name} ({}, {count} secret(s))",
-                    source.kind.name()
-                ),
-            ),
-        }
-    };
-    config.sources.iter().map(check).collect()
 }
 
 fn keys(config: &Config) -> Check {

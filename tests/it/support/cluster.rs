@@ -58,12 +58,16 @@ impl SharedCluster {
 
 /// Runs statements in a database.
 pub async fn execute(url: &str, sql: &str) {
-    let mut connection = PgConnection::connect(url).await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(&mut connection)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    connection.close().await.unwrap();
+    let executed = try_execute(url, sql).await;
+    executed.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Runs statements in a database that may refuse them.
+pub async fn try_execute(url: &str, sql: &str) -> sqlx::Result<()> {
+    let mut connection = PgConnection::connect(url).await?;
+    let executed = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+    executed.execute(&mut connection).await?;
+    connection.close().await
 }
 
 /// The single value of a query.
@@ -101,4 +105,15 @@ impl Holder {
             .await
             .unwrap();
     }
+}
+
+/// The rows of a query of three texts.
+pub async fn rows(url: &str, sql: &str) -> Vec<(String, String, String)> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let rows = sqlx::query_as(AssertSqlSafe(sql.to_owned()))
+        .fetch_all(&mut connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection.close().await.unwrap();
+    rows
 }

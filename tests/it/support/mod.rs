@@ -1,10 +1,15 @@
 //! What tests are written in: an application of its own per test, on one real Postgres per run.
 
 pub mod app;
+pub mod bodies;
 pub mod cluster;
 pub mod events;
+pub mod history;
+pub mod people;
 pub mod process;
+pub mod provider;
 pub mod tiny;
 
 pub use app::{App, Deployment};
+pub use provider::Provider;
 pub use tiny::TinyBlueprint;

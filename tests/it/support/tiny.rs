@@ -8,6 +8,14 @@ use tenantry::provisioning::BlueprintSource;
 pub const MIGRATION: &str = "migrations/0001_notes.sql";
 pub const SEED: &str = "seed/tenant/01_note.sql";
 pub const VERIFY: &str = "verify/01_notes.sql";
+pub const MEMBER: &str = "sync/member.sql";
+
+/// How a member gets into the table `people`, which notes every telling.
+pub const TELL_MEMBER: &str = "
+    insert into people (id, name, role, present)
+    values (current_setting('tenantry.user_id'), current_setting('tenantry.display_name'), current_setting('tenantry.role'), true)
+    on conflict (id) do update
+    set name = excluded.name, role = excluded.role, present = true, tellings = people.tellings + 1";
 
 /// A blueprint in a directory of its own, to be edited.
 pub struct TinyBlueprint {
@@ -32,6 +40,21 @@ impl TinyBlueprint {
         this.write(
             VERIFY,
             "select 'there are ' || count(*) || ' notes' as problem from notes having count(*) <> 1",
+        );
+        this
+    }
+
+    /// The same with a table of people.
+    pub fn with_people() -> Self {
+        let this = Self::new();
+        this.write(
+            "migrations/0002_people.sql",
+            "create table people (id text primary key, name text, role text, present boolean, tellings integer default 1)",
+        );
+        this.write(MEMBER, TELL_MEMBER);
+        this.write(
+            "sync/member_removed.sql",
+            "update people set present = false, tellings = tellings + 1 where id = current_setting('tenantry.user_id')",
         );
         this
     }

@@ -1,0 +1,107 @@
+//! Who does what is done in a transaction: triggers write it to `audit_log` with every change.
+//!
+//! Guarantees: no change of a tenant, member, role, invitation or credential is without its row, in
+//! the same transaction, because the tables themselves write it; rows are only ever added. A
+//! transaction that names nobody is tenantry itself.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+
+/// Who does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// An end user, by the provider's id.
+    User(String),
+    /// Somebody at the command line, by the name of their account.
+    Operator(String),
+}
+
+impl Actor {
+    /// The id or name, as it is kept beside what the actor did.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(name) | Self::Operator(name) => name,
+        }
+    }
+}
+
+/// What follows in this transaction is done by events: by the one that a row names, else by this one.
+pub async fn by_event(tx: &mut PgConnection, event: Option<i64>) -> sqlx::Result<()> {
+    match event {
+        Some(event) => set(tx, ("event", ""), Some(event)).await,
+        None => set(tx, ("system", "provider api"), None).await,
+    }
+}
+
+/// What follows in this transaction is done by `actor`.
+pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
+    match actor {
+        Actor::User(id) => set(tx, ("user", id), None).await,
+        Actor::Operator(name) => set(tx, ("operator", name), None).await,
+    }
+}
+
+async fn set(
+    tx: &mut PgConnection,
+    (kind, actor): (&str, &str),
+    event: Option<i64>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "select set_config('tenantry.actor_kind', $1, true),
+                set_config('tenantry.actor', $2, true),
+                set_config('tenantry.event', $3, true)",
+    )
+    .bind(kind)
+    .bind(actor)
+    .bind(event.map(|event| event.to_string()).unwrap_or_default())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A row of the audit log.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Entry {
+    /// Number, in the order of the changes.
+    pub id: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// `event`, `key`, `user`, `operator` or `system`.
+    pub actor_kind: String,
+    /// Which one.
+    pub actor: Option<String>,
+    /// Such as `membership.changed`.
+    pub action: String,
+    /// What kind of thing was changed.
+    pub target_kind: String,
+    /// Which one.
+    pub target: String,
+    /// Name of the source.
+    pub source: Option<String>,
+    /// The provider's organization id.
+    pub org_id: Option<String>,
+    /// What the changed fields were.
+    pub before: Option<serde_json::Value>,
+    /// What they are.
+    pub after: Option<serde_json::Value>,
+}
+
+/// The newest entries first, of everything or of one organization.
+pub async fn list(
+    connection: &mut PgConnection,
+    org_id: Option<&str>,
+    limit: i64,
+) -> sqlx::Result<Vec<Entry>> {
+    sqlx::query_as(
+        "select id, at, actor_kind, actor, action, target_kind, target, source, org_id, before, after
+         from audit_log
+         where $1::text is null or org_id = $1
+         order by id desc
+         limit $2",
+    )
+    .bind(org_id)
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+}

@@ -1,0 +1,195 @@
+//! What follows from what a provider said, whether by an event or by its API.
+//!
+//! Guarantees: an organization that is described and not deleted has a tenant, or the job that makes
+//! it; a deleted one's tenant is suspended; whoever waited for an object is settled in the
+//! transaction that describes it; tenants whose members changed are told.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{JobContext, JobError, provision};
+use crate::{
+    audit,
+    causes::chain,
+    identity::{self, Changes, Heard, LiveOrganization, Parent, Parents},
+    inbox::{self, Settled, State},
+    members,
+    queue::{self, Failure, Job, NewJob},
+    tenants::{self, NewTenant},
+    webhooks::IdentityEvent,
+};
+
+/// What became of what was heard.
+pub(super) struct Heeded {
+    /// How the events are to be settled.
+    pub(super) settled: Vec<Settled>,
+    /// Whether there is something for the workers to do.
+    pub(super) has_follow_up: bool,
+}
+
+/// Records it, and does what follows. The caller holds [`identity::lock`].
+pub(super) async fn hear(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    heard: &[Heard],
+) -> Result<Heeded, JobError> {
+    audit::by_event(tx, heard.first().and_then(|heard| heard.event)).await?;
+    let changes = identity::record(tx, heard).await?;
+    let mut has_follow_up = follow_organizations(cx, tx, heard, &changes).await?;
+    settle_children(tx, &changes).await?;
+    let parents = identity::find_parents(tx, heard).await?;
+    let missing = parents.iter().flat_map(|parents| &parents.missing);
+    ask_for_parents(cx, tx, missing).await?;
+    let affected = identity::affected_tenants(tx, &changes).await?;
+    let keys = affected
+        .iter()
+        .map(|tenant| (&*tenant.source, &*tenant.org_id));
+    members::end_assignments(tx, keys.unzip()).await?;
+    for tenant in affected {
+        let key = (tenant.source.as_str(), tenant.org_id.as_str());
+        let job = NewJob::sync_members(tenant.id, key, cx.max_attempts);
+        queue::rouse(tx, &job).await?;
+        has_follow_up = true;
+    }
+    let settled = heard.iter().zip(&parents).zip(&changes.is_news);
+    let settled = settled.filter_map(|((heard, parents), is_news)| {
+        Some(settle(heard.event?, heard, parents, *is_news))
+    });
+    Ok(Heeded {
+        settled: settled.collect(),
+        has_follow_up,
+    })
+}
+
+fn settle(event: i64, heard: &Heard, parents: &Parents, is_news: bool) -> Settled {
+    let missing = &parents.missing;
+    let note = if heard.said.is_empty() {
+        Some("no meaning for tenantry")
+    } else if !missing.is_empty() {
+        Some("recorded; it names an object that nobody has described yet")
+    } else if parents.is_deleted {
+        Some("its organization or user was deleted; a later event does not bring it back")
+    } else if !is_news {
+        Some("a newer description was there already")
+    } else {
+        None
+    };
+    Settled {
+        event,
+        state: if missing.is_empty() {
+            State::Processed
+        } else {
+            State::Waiting
+        },
+        note,
+        waiting_for: missing.iter().map(Parent::text).collect(),
+    }
+}
+
+/// Tenants begin, follow their organization's name, and end with it.
+async fn follow_organizations(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    heard: &[Heard],
+    changes: &Changes,
+) -> Result<bool, JobError> {
+    let mut has_follow_up = false;
+    let live = identity::live_organizations(tx, changes).await?;
+    for organization in &live {
+        if !organization.has_tenant {
+            let first = first_of(heard, &organization.source, &organization.org_id);
+            audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
+            let now = std::time::SystemTime::now().into();
+            let requested_at = first.map_or(now, |heard| heard.received_at);
+            make_tenant(cx, tx, organization, requested_at).await?;
+            has_follow_up = true;
+        }
+    }
+    for (source, org_id) in changes.organizations() {
+        let is_live = |live: &LiveOrganization| live.source == source && live.org_id == org_id;
+        if !live.iter().any(is_live) {
+            let first = first_of(heard, source, org_id);
+            audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
+            tenants::mark_suspended(tx, source, org_id).await?;
+        }
+        tenants::follow_name(tx, source, org_id).await?;
+    }
+    Ok(has_follow_up)
+}
+
+/// The first event that speaks of the organization.
+fn first_of<'a>(heard: &'a [Heard], source: &str, org_id: &str) -> Option<&'a Heard> {
+    let speaks = |event: &IdentityEvent| matches!(event, IdentityEvent::Organization(said) if said.id == org_id);
+    heard
+        .iter()
+        .find(|heard| heard.source == source && heard.said.iter().any(speaks))
+}
+
+async fn make_tenant(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    organization: &LiveOrganization,
+    requested_at: DateTime<Utc>,
+) -> Result<(), JobError> {
+    let new = NewTenant {
+        source: &organization.source,
+        org_id: &organization.org_id,
+        name: &organization.name,
+        requested_at,
+    };
+    let (names, keyring) = (&cx.provisioner.names, &cx.provisioner.keyring);
+    let inserted = tenants::insert(tx, &new, names, keyring).await;
+    let inserted = inserted.map_err(|error| match error {
+        tenants::Error::Sql(error) => JobError::from(error),
+        error => JobError::Retry(Failure::new("tenant_not_recorded", chain(&error))),
+    })?;
+    if let Some(tenant) = inserted {
+        let key = (organization.source.as_str(), organization.org_id.as_str());
+        queue::enqueue(tx, &provision(tenant, key, cx.max_attempts)).await?;
+    }
+    Ok(())
+}
+
+/// Events that waited for what is there now are complete.
+async fn settle_children(tx: &mut PgConnection, changes: &Changes) -> Result<(), JobError> {
+    let parents = changes.parents();
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let sources: Vec<&str> = parents.iter().map(|parent| &*parent.source).collect();
+    let texts: Vec<String> = parents.iter().map(Parent::text).collect();
+    let settled = inbox::settle_waiting(tx, &sources, &texts).await?;
+    if settled > 0 {
+        let keys: Vec<String> = parents.iter().map(fetch_key).collect();
+        queue::cancel(tx, &keys).await?;
+    }
+    Ok(())
+}
+
+/// In time the provider is asked about what nobody has described.
+async fn ask_for_parents(
+    cx: &JobContext,
+    tx: &mut PgConnection,
+    missing: impl Iterator<Item = &Parent>,
+) -> Result<(), JobError> {
+    for parent in missing.collect::<BTreeSet<_>>() {
+        let job = NewJob {
+            job: Job::FetchParent {
+                source: parent.source.clone(),
+                parent: parent.text(),
+            },
+            concurrency_key: None,
+            unique_key: Some(fetch_key(parent)),
+            max_attempts: cx.max_attempts,
+            delay: cx.parent_wait,
+        };
+        queue::enqueue(tx, &job).await?;
+    }
+    Ok(())
+}
+
+fn fetch_key(parent: &Parent) -> String {
+    format!("fetch:{}:{}", parent.source, parent.text())
+}

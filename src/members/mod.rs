@@ -1,0 +1,247 @@
+//! Members: who belongs to a tenant, in which role, and what may be done about it.
+//!
+//! Guarantees: a member's status, role and name are computed from what the provider said and what was
+//! decided here (view `members`), never stored; a removal is soft, ends the member's staff
+//! assignments in the same transaction, and never hits the acting user or the last administrator; an
+//! invitation and the job that sends it are one transaction, and so are a removal and the job that
+//! tells the provider.
+//!
+//! Does not: record what providers say. `identity` does.
+
+mod invitations;
+mod remove;
+mod staff;
+mod sync;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection};
+
+pub use invitations::{
+    Asked, Invitation, Promise, find_invitation, invite, list_invitations, mark_not_sent, mark_sent,
+};
+pub use remove::{Wanted, list_decided, remove, restore, wanted};
+pub use staff::{Assignment, assign, end_assignments, list_assignments, unassign};
+pub use sync::{
+    Terms, Told, Unsynced, forget_syncs, mark_synced, mark_unknown, note_failures, unsynced,
+};
+
+use crate::queue;
+
+/// An organization as its members' operations see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Organization<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// The provider's id.
+    pub org_id: &'a str,
+    /// Slug of the role that administers an organization.
+    pub admin_role: &'a str,
+}
+
+/// Whether a member may use the tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Yes.
+    Active,
+    /// Not any more.
+    Removed,
+    /// Not yet.
+    Invited,
+}
+
+impl Status {
+    /// The word as it is stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Removed => "removed",
+            Self::Invited => "invited",
+        }
+    }
+}
+
+/// A member of an organization.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Member {
+    /// Name of the source.
+    pub source: String,
+    /// The provider's organization id.
+    pub org_id: String,
+    /// The provider's user id.
+    pub user_id: String,
+    /// The provider's id of the membership.
+    pub membership_id: String,
+    /// Whether the member may use the tenant.
+    pub status: Status,
+    /// Slug of the role; `None` where neither provider nor invitation named one.
+    pub role: Option<String>,
+    /// The application's customer that the member was invited for.
+    pub customer_id: Option<String>,
+    /// E-mail address; there may be none.
+    pub email: Option<String>,
+    /// Given name.
+    pub first_name: Option<String>,
+    /// Family name.
+    pub last_name: Option<String>,
+    /// Given and family name, else the e-mail address, else the user id.
+    pub display_name: String,
+    /// The application's own id of the user.
+    pub external_id: Option<String>,
+    /// When the member was removed here.
+    pub removed_at: Option<DateTime<Utc>>,
+    /// When such a removal was taken back.
+    pub restored_at: Option<DateTime<Utc>>,
+}
+
+/// Why something cannot be done about a member.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not answer, or refuses.
+    #[error("the members cannot be read or written")]
+    Sql(#[from] sqlx::Error),
+    /// The queue does not take the job.
+    #[error("the job cannot be enqueued")]
+    Queue(#[from] queue::Error),
+    /// There is no such member.
+    #[error("user {user_id} is no member of organization {org_id}")]
+    Unknown {
+        /// The user.
+        user_id: String,
+        /// The organization.
+        org_id: String,
+    },
+    /// The acting user is the member to be removed.
+    #[error("user {0} cannot remove themselves")]
+    Yourself(String),
+    /// Nobody would administer the organization any more.
+    #[error("user {0} is the last active administrator")]
+    LastAdmin(String),
+    /// The member is not in the state that the operation needs.
+    #[error("user {user_id} is {status}")]
+    WrongStatus {
+        /// The user.
+        user_id: String,
+        /// What the member is.
+        status: &'static str,
+    },
+    /// The removal was not made here: taking it back is the provider's.
+    #[error("user {0} was removed at the provider, not here")]
+    RemovedElsewhere(String),
+    /// A member or an open invitation has the e-mail address already.
+    #[error("the e-mail address belongs to {0} already")]
+    AlreadyThere(&'static str),
+    /// The e-mail address is none.
+    #[error("{0:?} is no e-mail address")]
+    BadEmail(String),
+    /// Nothing can be sent without the provider's API.
+    #[error("source {0} has no api_key to send invitations with")]
+    NoProviderApi(String),
+}
+
+impl Error {
+    /// Stable code, explained in docs/errors.md.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Sql(_) | Self::Queue(_) => "control_database_unavailable",
+            Self::Unknown { .. } => "member_unknown",
+            Self::Yourself(_) => "member_is_yourself",
+            Self::LastAdmin(_) => "member_is_last_admin",
+            Self::WrongStatus { .. } => "member_wrong_status",
+            Self::RemovedElsewhere(_) => "member_removed_elsewhere",
+            Self::AlreadyThere(_) => "member_already_there",
+            Self::BadEmail(_) => "email_invalid",
+            Self::NoProviderApi(_) => "provider_api_not_configured",
+        }
+    }
+}
+
+/// Every column of [`Member`]; a macro because statements are literals. `$1` is the slug of the
+/// administrators' role, which the creator has where nobody named one.
+macro_rules! select_members {
+    ($rest:literal) => {
+        concat!(
+            "select source, org_id, user_id, membership_id, status,
+                    coalesce(role, case when is_creator then $1 end) as role,
+                    customer_id, email, first_name, last_name, display_name, external_id, removed_at, restored_at
+             from members ",
+            $rest
+        )
+    };
+}
+
+/// The members of an organization, by name.
+pub async fn list(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+) -> sqlx::Result<Vec<Member>> {
+    sqlx::query_as(select_members!(
+        "where source = $2 and org_id = $3
+         order by lower(display_name), user_id"
+    ))
+    .bind(of.admin_role)
+    .bind(of.source)
+    .bind(of.org_id)
+    .fetch_all(connection)
+    .await
+}
+
+/// One member.
+pub async fn find(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+) -> Result<Member, Error> {
+    let found = sqlx::query_as(select_members!(
+        "where source = $2 and org_id = $3 and user_id = $4"
+    ))
+    .bind(of.admin_role)
+    .bind(of.source)
+    .bind(of.org_id)
+    .bind(user_id)
+    .fetch_optional(connection)
+    .await?;
+    found.ok_or_else(|| Error::Unknown {
+        user_id: user_id.to_owned(),
+        org_id: of.org_id.to_owned(),
+    })
+}
+
+/// How many members there are of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
+pub struct Count {
+    /// Whether they may use the tenant.
+    pub status: Status,
+    /// Their role; `None` where nobody named one.
+    pub role: Option<String>,
+    /// How many.
+    pub members: i64,
+}
+
+/// Members by status and role; who is invited and known by e-mail address alone counts as invited.
+pub async fn count(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+) -> sqlx::Result<Vec<Count>> {
+    sqlx::query_as(
+        "select status, role, count(*) as members
+         from (
+             select status, coalesce(role, case when is_creator then $1 end) as role
+             from members
+             where source = $2 and org_id = $3
+             union all
+             select 'invited', role
+             from open_invitations
+             where source = $2 and org_id = $3
+         ) as everybody
+         group by status, role
+         order by status, role",
+    )
+    .bind(of.admin_role)
+    .bind(of.source)
+    .bind(of.org_id)
+    .fetch_all(connection)
+    .await
+}
