@@ -27,7 +27,7 @@ const BATCH_BYTES: i64 = 8 << 20;
 /// A version this far after its receipt is a mistake. Years, so that a clock of ours which is wrong by less does no harm.
 const FAR_AHEAD: TimeDelta = TimeDelta::days(3650);
 
-/// Processes the events that are due, at most [`BATCH`]; returns how many were taken.
+/// Processes the events that are due, at most 256; returns how many were taken.
 ///
 /// Nothing is returned as an error but an unusable database: events that make a batch fail are left
 /// to be processed one by one.
