@@ -368,7 +368,7 @@ comment on column standing_invitations.state is 'requested, pending, accepted, r
 
 -- Those that nobody has answered yet, without those of people who are members already.
 create view open_invitations as
-select
+select distinct on (invitation.source, invitation.org_id, lower(invitation.email))
     invitation.id,
     invitation.source,
     invitation.org_id,
@@ -385,6 +385,8 @@ where invitation.state in ('requested', 'pending')
         and members.org_id = invitation.org_id
         and lower(members.email) = lower(invitation.email)
         and members.status in ('active', 'invited')
-  );
+  )
+-- who was invited twice is one person
+order by invitation.source, invitation.org_id, lower(invitation.email), invitation.updated_at desc, invitation.id;
 
 comment on view open_invitations is 'Invitations that nobody has answered yet, without those of people who are members already';

@@ -177,6 +177,7 @@ impl Replica {
             tasks: self.tasks.clone(),
             sources: Arc::new(routed),
             idle_timeout: Duration::from_secs(self.config.server.idle_timeout_s),
+            large_bodies: http::large_bodies(),
             last_backlog: Arc::default(),
         };
         let serve = http::serve(listener, state, self.tasks.clone(), self.tasks.closing());

@@ -37,8 +37,15 @@ pub struct AppState {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// How long a connection may be idle.
     pub idle_timeout: std::time::Duration,
+    /// How many large bodies may be read at once.
+    pub large_bodies: Arc<tokio::sync::Semaphore>,
     /// When the database was last asked for the backlog.
     pub last_backlog: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
+}
+
+/// The limit of large bodies, shared by all connections of a process.
+pub fn large_bodies() -> Arc<tokio::sync::Semaphore> {
+    Arc::new(tokio::sync::Semaphore::new(webhooks::LARGE_BODIES))
 }
 
 /// Every route.

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use axum::{
     Extension, Json,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{AppState, Problem, observe::RequestId};
 use crate::{
@@ -27,6 +29,12 @@ use crate::{
 
 /// Bytes of a body; more are answered 413.
 const MAX_BODY: usize = 1 << 20;
+
+/// Bytes of a body above which it counts as large; a provider's are under 20 kB.
+const LARGE_BODY: usize = 64 << 10;
+
+/// Large bodies that are read at once.
+pub(super) const LARGE_BODIES: usize = 32;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,8 +118,9 @@ async fn deliver(
     headers: &HeaderMap,
     body: Body,
 ) -> Delivered {
-    let body = match read_body(headers, body).await {
-        Ok(body) => body,
+    // the permit of a large one is kept until it is recorded
+    let (body, _permit) = match read_body(headers, body, &state.large_bodies).await {
+        Ok(read) => read,
         Err(refused) => return refused,
     };
     let now = DateTime::<Utc>::from(std::time::SystemTime::now());
@@ -172,7 +181,11 @@ async fn deliver(
     }
 }
 
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Delivered> {
+async fn read_body<'a>(
+    headers: &HeaderMap,
+    body: Body,
+    large: &'a Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Delivered> {
     let too_large = || {
         let problem = Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -201,15 +214,38 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Delivered> 
         );
         Delivered::refused(problem, "incomplete", reason)
     };
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.to_string().contains("length limit") => Err(too_large()),
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body, large)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(error)) => Err(incomplete(error.to_string())),
         Err(_) => Err(incomplete(format!(
             "no end within {} s",
             BODY_TIMEOUT.as_secs()
         ))),
     }
+}
+
+/// The whole body; `None` when it is larger than any may be.
+///
+/// Nobody has signed it yet, so few may be large at once: the others wait where they are until one ends.
+async fn collect(
+    mut body: Body,
+    large: &Semaphore,
+) -> Result<Option<(Bytes, Option<SemaphorePermit<'_>>)>, axum::Error> {
+    let (mut whole, mut permit) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if whole.len() + data.len() > MAX_BODY {
+            return Ok(None);
+        }
+        if permit.is_none() && whole.len() + data.len() > LARGE_BODY {
+            permit = large.acquire().await.ok();
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Some((Bytes::from(whole), permit)))
 }
 
 /// One body for every 401: which of signature and age it was is for our log, not for a forger.

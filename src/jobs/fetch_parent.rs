@@ -8,7 +8,7 @@ use crate::{
     identity::{self, Heard, Parent, ParentKind},
     inbox, provider_api,
     queue::{
-        self, Claim,
+        self, Claim, Failure,
         worker::{Outcome, Settled},
     },
     webhooks::IdentityEvent,
@@ -28,10 +28,22 @@ pub(super) async fn run(
         return give_up(cx, claim, &parent, &reason).await;
     };
     if let Some(said) = ask(client, &parent).await? {
-        return told(cx, claim, &parent, said).await;
+        if said.iter().any(|event| is_about(event, &parent)) {
+            return told(cx, claim, &parent, said).await;
+        }
+        let error = format!("the answer about {text} is about something else");
+        return Err(JobError::Retry(Failure::new("provider_unreadable", error)));
     }
     let reason = format!("{text} did not come, and the provider does not know it");
     give_up(cx, claim, &parent, &reason).await
+}
+
+fn is_about(event: &IdentityEvent, parent: &Parent) -> bool {
+    match (event, parent.kind) {
+        (IdentityEvent::Organization(said), ParentKind::Organization) => said.id == parent.id,
+        (IdentityEvent::User(said), ParentKind::User) => said.id == parent.id,
+        _ => false,
+    }
 }
 
 async fn ask(

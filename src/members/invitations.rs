@@ -68,10 +68,22 @@ pub async fn invite(
 ) -> Result<Uuid, Error> {
     let email = promise.email.trim();
     let is_address = email.len() <= 320
-        && !email.contains(|c: char| c.is_whitespace() || c.is_control())
+        && !email.contains(|c: char| {
+            // white space, brackets of a display form, and marks that turn the direction of text
+            c.is_whitespace()
+                || c.is_control()
+                || "<>()[],;:\"\\".contains(c)
+                || ('\u{202a}'..='\u{2069}').contains(&c)
+        })
         && matches!(email.split_once('@'), Some((who, at)) if !who.is_empty() && !at.is_empty() && !at.contains('@'));
     if !is_address {
         return Err(Error::BadEmail(email.to_owned()));
+    }
+    if let Some(role) = promise.role {
+        super::check_text(role, "role")?;
+    }
+    if let Some(customer_id) = promise.customer_id {
+        super::check_text(customer_id, "customer's id")?;
     }
     // two requests for one address are decided one after the other
     super::remove::one_at_a_time(tx, of).await?;
@@ -211,6 +223,37 @@ pub async fn mark_not_sent(tx: &mut PgConnection, id: Uuid, reason: &str) -> sql
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Somebody who is invited and no member yet.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Invited {
+    /// Our number of the invitation.
+    pub id: Uuid,
+    /// Where it went.
+    pub email: Option<String>,
+    /// Slug of the promised role.
+    pub role: Option<String>,
+    /// The application's customer that the person is invited for.
+    pub customer_id: Option<String>,
+}
+
+/// Who has an open invitation to an organization and is no member yet, by address.
+pub async fn list_invited(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+) -> sqlx::Result<Vec<Invited>> {
+    sqlx::query_as(
+        "select id, email, role, customer_id
+         from open_invitations
+         where source = $1
+           and org_id = $2
+         order by lower(email), id",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .fetch_all(connection)
+    .await
 }
 
 /// The invitations of an organization, newest first.

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
 
 pub use invitations::{
-    Asked, Invitation, Promise, find_invitation, invite, list_invitations, mark_not_sent, mark_sent,
+    Asked, Invitation, Invited, Promise, find_invitation, invite, list_invitations, list_invited,
+    mark_not_sent, mark_sent,
 };
 pub use remove::{Wanted, list_decided, remove, restore, wanted};
 pub use staff::{Assignment, assign, end_assignments, list_assignments, unassign};
@@ -114,7 +115,7 @@ pub enum Error {
         org_id: String,
     },
     /// The acting user is the member to be removed.
-    #[error("user {0} cannot remove themselves")]
+    #[error("user {0} cannot remove or restore themselves")]
     Yourself(String),
     /// Nobody would administer the organization any more.
     #[error("user {0} is the last active administrator")]
@@ -133,6 +134,9 @@ pub enum Error {
     /// A member or an open invitation has the e-mail address already.
     #[error("the e-mail address belongs to {0} already")]
     AlreadyThere(&'static str),
+    /// A customer's id or a role's slug that cannot be one.
+    #[error("the {0} must have 1 to 255 bytes and no control character")]
+    BadText(&'static str),
     /// The e-mail address is none.
     #[error("{0:?} is no e-mail address")]
     BadEmail(String),
@@ -152,10 +156,18 @@ impl Error {
             Self::WrongStatus { .. } => "member_wrong_status",
             Self::RemovedElsewhere(_) => "member_removed_elsewhere",
             Self::AlreadyThere(_) => "member_already_there",
+            Self::BadText(_) => "member_text_invalid",
             Self::BadEmail(_) => "email_invalid",
             Self::NoProviderApi(_) => "provider_api_not_configured",
         }
     }
+}
+
+/// Texts that callers give us are shown and indexed.
+fn check_text(text: &str, what: &'static str) -> Result<(), Error> {
+    let is_usable =
+        !text.trim().is_empty() && text.len() <= 255 && !text.contains(|c: char| c.is_control());
+    is_usable.then_some(()).ok_or(Error::BadText(what))
 }
 
 /// Every column of [`Member`]; a macro because statements are literals. `$1` is the slug of the

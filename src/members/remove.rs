@@ -69,6 +69,9 @@ pub async fn restore(
 ) -> Result<(), Error> {
     one_at_a_time(tx, of).await?;
     let member = find(tx, of, user_id).await?;
+    if *actor == Actor::User(user_id.to_owned()) {
+        return Err(Error::Yourself(user_id.to_owned()));
+    }
     if member.status != Status::Removed {
         return Err(wrong_status(&member));
     }

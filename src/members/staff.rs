@@ -28,6 +28,7 @@ pub async fn assign(
     customer_id: &str,
     actor: &Actor,
 ) -> Result<bool, Error> {
+    super::check_text(customer_id, "customer's id")?;
     // a removal in the same instant must see the assignment, or be seen
     super::remove::one_at_a_time(tx, of).await?;
     let member = find(tx, of, user_id).await?;

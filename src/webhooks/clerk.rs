@@ -5,6 +5,7 @@
 //! are milliseconds; some samples of the schemas have seconds, and both are read. `private_metadata` is never read: it is not
 //! for other systems. Of several events the last is the one that the body is about.
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::event::{
@@ -20,8 +21,12 @@ const ROLE_PREFIX: &str = "org:";
 type Reader = fn(&Object<'_>) -> Events;
 
 /// Reads the envelope `{type, data, timestamp}`.
-pub(super) fn read(body: &[u8]) -> Reading {
-    Reading::of(body, |envelope, reading| read_envelope(&envelope, reading))
+///
+/// What has no time of its own counts as of `received_at`, if that is given.
+pub(super) fn read(body: &[u8], received_at: Option<DateTime<Utc>>) -> Reading {
+    Reading::of(body, |envelope, reading| {
+        read_envelope(&envelope, received_at, reading)
+    })
 }
 
 /// Reads an object that the API answered with.
@@ -37,6 +42,7 @@ pub(super) fn read_object(kind: ObjectKind, data: &Map<String, Value>) -> Events
 
 fn read_envelope(
     envelope: &Map<String, Value>,
+    received_at: Option<DateTime<Utc>>,
     reading: &mut Reading,
 ) -> Result<Meaning, UnreadableReason> {
     reading.occurred_at = json::unix_time(envelope, "timestamp");
@@ -61,7 +67,7 @@ fn read_envelope(
         occurred_at: reading.occurred_at,
         read_time: json::unix_time,
     };
-    reader(&object).map(Meaning::Events)
+    object.read_with(reader, received_at).map(Meaning::Events)
 }
 
 fn reader(family: &str, action: &str) -> Option<Reader> {

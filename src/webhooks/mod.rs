@@ -129,16 +129,15 @@ pub fn event_id(kind: SourceKind, headers: &Headers<'_>) -> Option<String> {
 /// `mapping` counts for [`SourceKind::Standard`] alone.
 pub fn read(kind: SourceKind, mapping: &Mapping, body: &[u8]) -> Reading {
     match kind {
-        SourceKind::Workos => workos::read(body),
-        SourceKind::Clerk => clerk::read(body),
+        SourceKind::Workos => workos::read(body, None),
+        SourceKind::Clerk => clerk::read(body, None),
         SourceKind::Standard => standard::read(mapping, body, None),
     }
 }
 
-/// The same for a delivery that came at `received_at`.
+/// The same for a delivery that came at `received_at`: what has no time of its own counts as of then.
 ///
-/// Some senders of [`SourceKind::Standard`] write no times: what they say counts as of when it came. The providers' own kinds
-/// always write them, and a body of theirs without any stays unreadable.
+/// Some senders of [`SourceKind::Standard`] write no times, and a deletion must not fail for want of one.
 pub fn read_received(
     kind: SourceKind,
     mapping: &Mapping,
@@ -146,7 +145,8 @@ pub fn read_received(
     received_at: DateTime<Utc>,
 ) -> Reading {
     match kind {
-        SourceKind::Workos | SourceKind::Clerk => read(kind, mapping, body),
+        SourceKind::Workos => workos::read(body, Some(received_at)),
+        SourceKind::Clerk => clerk::read(body, Some(received_at)),
         SourceKind::Standard => standard::read(mapping, body, Some(received_at)),
     }
 }

@@ -42,6 +42,21 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Reads it; when nothing gives a time, it counts as of `received_at`, if that is given.
+    pub(super) fn read_with(
+        &self,
+        reader: fn(&Object<'_>) -> Events,
+        received_at: Option<DateTime<Utc>>,
+    ) -> Events {
+        reader(self).or_else(|reason| match (reason, received_at) {
+            (UnreadableReason::NoTime { .. }, Some(_)) => reader(&Self {
+                occurred_at: received_at,
+                ..*self
+            }),
+            (reason, _) => Err(reason),
+        })
+    }
+
     /// An object inside this one.
     pub(super) fn inside(&self, data: &'a Map<String, Value>) -> Self {
         Self { data, ..*self }

@@ -107,13 +107,18 @@ impl<'a> SignatureHeader<'a> {
 }
 
 /// Reads the envelope `{id, event, data, created_at}`; the type is in `event`, not in `type`.
-pub(super) fn read(body: &[u8]) -> Reading {
-    Reading::of(body, |envelope, reading| read_envelope(&envelope, reading))
+///
+/// What has no time of its own counts as of `received_at`, if that is given.
+pub(super) fn read(body: &[u8], received_at: Option<DateTime<Utc>>) -> Reading {
+    Reading::of(body, |envelope, reading| {
+        read_envelope(&envelope, received_at, reading)
+    })
 }
 
 /// Fills in everything that can be read before the first reason to give up.
 fn read_envelope(
     envelope: &Map<String, Value>,
+    received_at: Option<DateTime<Utc>>,
     reading: &mut Reading,
 ) -> Result<Meaning, UnreadableReason> {
     reading.occurred_at = json::time(envelope, "created_at");
@@ -139,7 +144,7 @@ fn read_envelope(
         occurred_at: reading.occurred_at,
         read_time: json::time,
     };
-    reader(&object).map(Meaning::Events)
+    object.read_with(reader, received_at).map(Meaning::Events)
 }
 
 /// The organization that an event of any type is about, as far as it says.
@@ -166,14 +171,14 @@ mod tests {
     }
 
     fn reason(body: &str) -> String {
-        match read(body.as_bytes()).meaning {
+        match read(body.as_bytes(), None).meaning {
             Meaning::Unreadable(reason) => reason.to_string(),
             other => panic!("{body} reads as {other:?}"),
         }
     }
 
     fn organization(body: &str) -> Said<Organization> {
-        match read(body.as_bytes()).meaning {
+        match read(body.as_bytes(), None).meaning {
             Meaning::Events(events) => match &events[..] {
                 [IdentityEvent::Organization(said)] => said.clone(),
                 other => panic!("{body} reads as {other:?}"),
@@ -247,7 +252,7 @@ mod tests {
     #[test]
     fn an_unreadable_body_still_says_what_it_can() {
         let body = r#"{"id":"","event":"organization.created","created_at":"2026-11-16T09:00:00Z","data":{"id":"org_1"}}"#;
-        let reading = read(body.as_bytes());
+        let reading = read(body.as_bytes(), None);
         assert!(matches!(reading.meaning, Meaning::Unreadable(_)));
         assert_eq!(reading.event_id, None);
         assert_eq!(reading.event_type, "organization.created");

@@ -382,3 +382,25 @@ async fn a_connection_that_breaks_around_the_commit_loses_nothing() {
         app.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_that_never_end_keep_no_proper_delivery_out() {
+    use tokio::io::AsyncWriteExt;
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(Deployment::new().await, blueprint.source()).await;
+    let head = "POST /webhooks/workos HTTP/1.1\r\nhost: localhost\r\nworkos-signature: t=1, v1=aa\r\ncontent-length: 1000000\r\n\r\n";
+    let mut unfinished = Vec::new();
+    for _ in 0..40 {
+        let mut stream = tokio::net::TcpStream::connect(app.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // more than is read of those that have to wait; the rest never comes
+        let _ = stream.try_write(&vec![b'x'; 200_000]);
+        unfinished.push(stream);
+    }
+    app.accepts(&[&events::created(&new_org(), "Acme")]).await;
+    drop(unfinished);
+    let mut large = events::created(&new_org(), "Large");
+    large["data"]["metadata"]["note"] = "x".repeat(900_000).into();
+    app.accepts(&[&large]).await;
+    app.stop().await;
+}

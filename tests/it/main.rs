@@ -19,6 +19,7 @@ mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;
+mod cli_members;
 mod cli_webhook;
 mod convergence;
 mod crash;

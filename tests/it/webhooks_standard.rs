@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tenantry::webhooks::{
-    Mapping, Meaning, ObjectKind, Reading, SourceKind, read, read_object, read_received,
+    IdentityEvent, Mapping, Meaning, ObjectKind, Reading, SourceKind, read, read_object,
+    read_received,
 };
 
 use crate::support::bodies::{any_json, at_millis, check_reading, lines};
@@ -145,7 +146,7 @@ fn a_membership_without_an_id_may_begin_again() {
 }
 
 #[test]
-fn a_sender_without_times_is_as_of_receipt() {
+fn what_has_no_time_is_as_of_receipt() {
     let body = json!({"type": "user.created", "data": {"id": "u"}}).to_string();
     let timeless = read(STANDARD, &Mapping::default(), body.as_bytes());
     assert!(lines(&timeless).starts_with("  unreadable: no time can be read"));
@@ -157,13 +158,22 @@ fn a_sender_without_times_is_as_of_receipt() {
     );
     assert!(lines(&received).ends_with("@11-16T09:00:00.000\n"));
     assert_eq!(received.occurred_at, None, "the sender did not say");
+    // above all a deletion must not fail for want of a time
+    let body = json!({"type": "user.deleted", "data": {"id": "u", "deleted": true}}).to_string();
     let clerk = read_received(
         SourceKind::Clerk,
         &Mapping::default(),
         body.as_bytes(),
         received_at(),
     );
-    assert!(matches!(clerk.meaning, Meaning::Unreadable(_)));
+    assert_eq!(clerk.occurred_at, None, "the sender did not say");
+    let Meaning::Events(events) = clerk.meaning else {
+        panic!("not read: {:?}", clerk.meaning);
+    };
+    let [IdentityEvent::User(said)] = &events[..] else {
+        panic!("something else was read: {events:?}");
+    };
+    assert_eq!(said.deleted_at, Some(received_at()));
 }
 
 #[test]

@@ -155,9 +155,10 @@ impl Office {
     /// The one member that the text names.
     async fn user_id(&self, text: &str) -> Result<String, Failure> {
         let members = self.members().await?;
+        // nobody is named by the address that they do not have
         let is_named = |member: &&Member| {
-            let email = member.email.as_deref().unwrap_or_default();
-            member.user_id == text || email.eq_ignore_ascii_case(text)
+            let has_address = |email: &str| !email.is_empty() && email.eq_ignore_ascii_case(text);
+            member.user_id == text || member.email.as_deref().is_some_and(has_address)
         };
         let named: Vec<_> = members.iter().filter(is_named).collect();
         match &named[..] {
@@ -186,11 +187,12 @@ impl Office {
             Error::RemovedElsewhere(_) => {
                 "bring the member back at the provider, or invite them".to_owned()
             }
+            Error::BadText(_) => "give a shorter one, or leave the option out".to_owned(),
             Error::BadEmail(_) => "give one address, such as ada@example.com".to_owned(),
             Error::NoProviderApi(_) => format!("configure sources.{source}.api_key"),
         };
         let exit = match error {
-            Error::BadEmail(_) => Exit::Usage,
+            Error::BadEmail(_) | Error::BadText(_) => Exit::Usage,
             _ => Exit::Failed,
         };
         Failure::new(exit, format!("{} [{}]", chain(error), error.code()), hint)
@@ -199,12 +201,7 @@ impl Office {
 
 pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Ls { of, status, json } => {
-            let office = Office::open(globals, &of).await?;
-            let mut found = office.members().await?;
-            found.retain(|member| status.is_none_or(|status| member.status == status));
-            show::list(globals, &found, json)
-        }
+        Command::Ls { of, status, json } => show::list(globals, &of, status, json).await,
         Command::Counts { of, json } => show::counts(globals, &of, json).await,
         Command::Invitations { of, json } => show::invitations(globals, &of, json).await,
         Command::Assignments { of, json } => show::assignments(globals, &of, json).await,

@@ -59,6 +59,11 @@ impl TinyBlueprint {
         this
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub fn write(&self, file: &str, text: &str) {
         let path = self.directory.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
