@@ -365,28 +365,3 @@ from invitations invitation;
 
 comment on view standing_invitations is 'Invitations as they stand now';
 comment on column standing_invitations.state is 'requested, pending, accepted, revoked, expired or failed';
-
--- Those that nobody has answered yet, without those of people who are members already.
-create view open_invitations as
-select distinct on (invitation.source, invitation.org_id, lower(invitation.email))
-    invitation.id,
-    invitation.source,
-    invitation.org_id,
-    invitation.email,
-    invitation.state,
-    invitation.role,
-    invitation.customer_id
-from standing_invitations invitation
-where invitation.state in ('requested', 'pending')
-  and not exists (
-      select
-      from members
-      where members.source = invitation.source
-        and members.org_id = invitation.org_id
-        and lower(members.email) = lower(invitation.email)
-        and members.status in ('active', 'invited')
-  )
--- who was invited twice is one person
-order by invitation.source, invitation.org_id, lower(invitation.email), invitation.updated_at desc, invitation.id;
-
-comment on view open_invitations is 'Invitations that nobody has answered yet, without those of people who are members already';

@@ -244,11 +244,22 @@ pub async fn list_invited(
     of: Organization<'_>,
 ) -> sqlx::Result<Vec<Invited>> {
     sqlx::query_as(
-        "select id, email, role, customer_id
-         from open_invitations
-         where source = $1
-           and org_id = $2
-         order by lower(email), id",
+        "with member as materialized (
+             select lower(email) as email
+             from members
+             where source = $1
+               and org_id = $2
+               and status in ('active', 'invited')
+         )
+         -- who was invited twice is one person
+         select distinct on (lower(invitation.email))
+             invitation.id, invitation.email, invitation.role, invitation.customer_id
+         from standing_invitations invitation
+         where invitation.source = $1
+           and invitation.org_id = $2
+           and invitation.state in ('requested', 'pending')
+           and not exists (select from member where member.email = lower(invitation.email))
+         order by lower(invitation.email), invitation.updated_at desc, invitation.id",
     )
     .bind(of.source)
     .bind(of.org_id)

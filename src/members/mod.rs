@@ -13,6 +13,8 @@ mod remove;
 mod staff;
 mod sync;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
@@ -41,7 +43,9 @@ pub struct Organization<'a> {
 }
 
 /// Whether a member may use the tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type, Serialize, Deserialize,
+)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -222,7 +226,7 @@ pub async fn find(
 }
 
 /// How many members there are of a kind.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Whether they may use the tenant.
     pub status: Status,
@@ -237,23 +241,30 @@ pub async fn count(
     connection: &mut PgConnection,
     of: Organization<'_>,
 ) -> sqlx::Result<Vec<Count>> {
-    sqlx::query_as(
-        "select status, role, count(*) as members
-         from (
-             select status, coalesce(role, case when is_creator then $1 end) as role
-             from members
-             where source = $2 and org_id = $3
-             union all
-             select 'invited', role
-             from open_invitations
-             where source = $2 and org_id = $3
-         ) as everybody
-         group by status, role
-         order by status, role",
+    let members: Vec<(Status, Option<String>, i64)> = sqlx::query_as(
+        "select status, coalesce(role, case when is_creator then $1 end), count(*)
+         from members
+         where source = $2
+           and org_id = $3
+         group by 1, 2",
     )
     .bind(of.admin_role)
     .bind(of.source)
     .bind(of.org_id)
-    .fetch_all(connection)
-    .await
+    .fetch_all(&mut *connection)
+    .await?;
+    let invited = list_invited(connection, of).await?;
+    let invited = invited
+        .into_iter()
+        .map(|invited| (Status::Invited, invited.role, 1));
+    let mut counts = BTreeMap::new();
+    for (status, role, members) in members.into_iter().chain(invited) {
+        *counts.entry((status, role)).or_insert(0) += members;
+    }
+    let count = |((status, role), members)| Count {
+        status,
+        role,
+        members,
+    };
+    Ok(counts.into_iter().map(count).collect())
 }
