@@ -27,10 +27,11 @@ impl Actor {
 }
 
 /// What follows in this transaction is done by events: by the one that a row names, else by this one.
+/// `None`: by the provider, and no single event is to be named.
 pub async fn by_event(tx: &mut PgConnection, event: Option<i64>) -> sqlx::Result<()> {
     match event {
         Some(event) => set(tx, ("event", ""), Some(event)).await,
-        None => set(tx, ("system", "provider api"), None).await,
+        None => set(tx, ("system", "provider"), None).await,
     }
 }
 

@@ -46,6 +46,9 @@ pub(super) async fn hear(
     let keys = affected
         .iter()
         .map(|tenant| (&*tenant.source, &*tenant.org_id));
+    // which of a batch's events ended an assignment is not asked
+    let only = heard.first().filter(|_| heard.len() == 1);
+    audit::by_event(tx, only.and_then(|heard| heard.event)).await?;
     members::end_assignments(tx, keys.unzip()).await?;
     for tenant in affected {
         let key = (tenant.source.as_str(), tenant.org_id.as_str());
@@ -109,9 +112,10 @@ async fn follow_organizations(
     }
     for (source, org_id) in changes.organizations() {
         let is_live = |live: &LiveOrganization| live.source == source && live.org_id == org_id;
+        // a batch speaks of many: each tenant's change is that of its own event
+        let first = first_of(heard, source, org_id);
+        audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
         if !live.iter().any(is_live) {
-            let first = first_of(heard, source, org_id);
-            audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
             tenants::mark_suspended(tx, source, org_id).await?;
         }
         tenants::follow_name(tx, source, org_id).await?;

@@ -453,6 +453,10 @@ async fn every_change_is_in_the_audit_log_which_nobody_can_rewrite() {
         team.app.ask::<bool>(cause).await,
         "the event that caused it"
     );
+    let cause =
+        "select event = (select id from webhook_events where event_type = 'organization.created')
+                 from audit_log where action = 'tenant.created'";
+    assert!(team.app.ask::<bool>(cause).await, "the tenant's as well");
     let change: Value = team
         .app
         .ask("select after from audit_log where action = 'membership.changed' order by id desc limit 1")
