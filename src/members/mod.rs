@@ -9,6 +9,7 @@
 //! Does not: record what providers say. `identity` does.
 
 mod invitations;
+mod permissions;
 mod remove;
 mod staff;
 mod sync;
@@ -23,6 +24,7 @@ pub use invitations::{
     Asked, Invitation, Invited, Promise, find_invitation, invite, list_invitations, list_invited,
     mark_not_sent, mark_sent,
 };
+pub use permissions::{Permissions, permissions, replace_blueprint_permissions};
 pub use remove::{Wanted, list_decided, remove, restore, wanted};
 pub use staff::{Assignment, assign, end_assignments, list_assignments, unassign};
 pub use sync::{
