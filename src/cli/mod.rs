@@ -13,6 +13,7 @@ mod events;
 mod failure;
 mod health;
 mod init;
+mod jobs;
 mod members;
 mod printer;
 mod sample;
@@ -62,7 +63,7 @@ enum Command {
     /// Sign or verify a webhook
     #[command(subcommand)]
     Webhook(webhook::Command),
-    /// Look at tenants, retry one
+    /// Look at tenants; retry, suspend, resume one, give it hosts
     #[command(subcommand)]
     Tenants(tenants::Command),
     /// Look at members; remove, restore, invite, assign
@@ -71,9 +72,12 @@ enum Command {
     /// See who changed what
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Look at received events
+    /// Look at received events, replay one
     #[command(subcommand)]
     Events(events::Command),
+    /// Look at jobs; retry or cancel one
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
@@ -136,6 +140,7 @@ pub async fn run(
         Command::Members(command) => members::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
+        Command::Jobs(command) => jobs::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
         Command::Completion { shell } => {

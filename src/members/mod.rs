@@ -22,7 +22,7 @@ use sqlx::{FromRow, PgConnection};
 
 pub use invitations::{
     Asked, Invitation, Invited, Promise, find_invitation, invite, list_invitations, list_invited,
-    mark_not_sent, mark_sent,
+    mark_not_sent, mark_sent, mark_to_be_sent,
 };
 pub use permissions::{Permissions, permissions, replace_blueprint_permissions};
 pub use remove::{Wanted, list_decided, remove, restore, wanted};

@@ -6,8 +6,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 const MAY_USE: &[(&str, &[&str])] = &[
     // the path of an event
     ("webhooks", &[]),
-    ("inbox", &["db", "faults", "queue", "shutdown"]),
-    ("queue", &["causes", "db", "faults", "metrics", "shutdown"]),
+    ("inbox", &["db", "faults", "page", "queue", "shutdown"]),
+    (
+        "queue",
+        &["causes", "db", "faults", "metrics", "page", "shutdown"],
+    ),
     (
         "jobs",
         &[
@@ -47,7 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
-    ("tenants", &["config", "secrets"]),
+    ("tenants", &["config", "page", "secrets"]),
     ("blueprint", &[]),
     // the edges
     (
@@ -106,9 +109,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "members",
+            "page",
             "private_postgres",
             "provider_api",
             "provisioning",
+            "queue",
             "replica",
             "secrets",
             "telemetry",
@@ -140,8 +145,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // the ground
     ("api_keys", &["audit", "db", "shutdown"]),
-    ("idempotency", &[]),
-    ("audit", &[]),
+    ("idempotency", &["db", "secrets"]),
+    ("audit", &["page"]),
+    ("page", &[]),
     ("causes", &[]),
     ("config", &["faults", "webhooks"]),
     ("db", &[]),
@@ -291,6 +297,7 @@ const OWNERS_OF_SQL: &[&str] = &[
     "cli/dev",
     "blueprint",
     "db",
+    "idempotency",
     "identity",
     "inbox",
     "members",
