@@ -1,7 +1,7 @@
 //! Who does what is done in a transaction: triggers write it to `audit_log` with every change.
 //!
-//! Guarantees: no change of a tenant, member, role, invitation or credential is without its row, in
-//! the same transaction, because the tables themselves write it; rows are only ever added. A
+//! Guarantees: no change of a tenant, member, role, invitation, credential or API key is without its
+//! row, in the same transaction, because the tables themselves write it; rows are only ever added. A
 //! transaction that names nobody is tenantry itself.
 
 use chrono::{DateTime, Utc};
@@ -15,13 +15,15 @@ pub enum Actor {
     User(String),
     /// Somebody at the command line, by the name of their account.
     Operator(String),
+    /// Whoever holds an API key, by the key's id.
+    Key(String),
 }
 
 impl Actor {
     /// The id or name, as it is kept beside what the actor did.
     pub fn name(&self) -> &str {
         match self {
-            Self::User(name) | Self::Operator(name) => name,
+            Self::User(name) | Self::Operator(name) | Self::Key(name) => name,
         }
     }
 }
@@ -40,6 +42,7 @@ pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
     match actor {
         Actor::User(id) => set(tx, ("user", id), None).await,
         Actor::Operator(name) => set(tx, ("operator", name), None).await,
+        Actor::Key(id) => set(tx, ("key", id), None).await,
     }
 }
 

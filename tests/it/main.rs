@@ -14,6 +14,7 @@
 
 mod support;
 
+mod api_keys;
 mod architecture;
 mod bench;
 mod blueprint;
