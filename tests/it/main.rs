@@ -20,6 +20,7 @@ mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;
+mod cli_keys;
 mod cli_members;
 mod cli_webhook;
 mod convergence;
