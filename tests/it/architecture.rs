@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
+    ("api_keys", &["audit", "db", "secrets", "shutdown"]),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
     ("tenants", &["config", "secrets"]),
@@ -97,6 +98,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "api_keys",
             "audit",
             "bench",
             "blueprint",
@@ -286,6 +288,7 @@ fn what_is_allowed_is_also_used() {
 
 /// Who has tables, or a cluster, of its own.
 const OWNERS_OF_SQL: &[&str] = &[
+    "api_keys",
     "audit",
     "bench",
     "cli/dev",

@@ -14,11 +14,13 @@
 
 mod support;
 
+mod api_keys;
 mod architecture;
 mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;
+mod cli_keys;
 mod cli_members;
 mod cli_webhook;
 mod convergence;
