@@ -16,13 +16,14 @@
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
 //! not matter; [`members`], who belongs to a tenant and what may be done about it; and [`audit`], who
-//! changed what.
+//! changed what. [`auth`] says who asks.
 //!
 //! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
 pub mod audit;
+pub mod auth;
 pub mod bench;
 pub mod blueprint;
 pub mod causes;

@@ -79,6 +79,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "audit",
+            "auth",
             "bench",
             "blueprint",
             "causes",
@@ -87,6 +88,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "members",
+            "metrics",
             "private_postgres",
             "provider_api",
             "provisioning",
@@ -115,6 +117,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("provider_api", &["webhooks"]),
+    ("auth", &["causes", "config", "metrics", "shutdown"]),
     // the ground
     ("audit", &[]),
     ("causes", &[]),
