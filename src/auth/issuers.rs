@@ -238,7 +238,7 @@ impl Keys {
         let algorithms = settings.algorithms();
         match keys {
             IssuerKeys::Secret(secret) => {
-                let key = Key::of_secret(secret.expose_secret().as_bytes());
+                let key = Key::of_secret(secret.expose_secret().as_bytes(), &algorithms);
                 Ok(Self::Secret(Arc::new(key)))
             }
             IssuerKeys::File(file) => {

@@ -38,10 +38,11 @@ pub(super) struct Key {
 
 impl Key {
     /// A secret that is shared with the issuer.
-    pub(super) fn of_secret(secret: &[u8]) -> Self {
+    pub(super) fn of_secret(secret: &[u8], allowed: &[Algorithm]) -> Self {
+        let by_secret = |algorithm: &Algorithm| algorithm.family() == AlgorithmFamily::Hmac;
         Self {
             decoding: DecodingKey::from_secret(secret),
-            algorithms: AlgorithmFamily::Hmac.algorithms().to_vec(),
+            algorithms: allowed.iter().copied().filter(by_secret).collect(),
         }
     }
 

@@ -18,7 +18,7 @@ use tenantry::{
 };
 use tokio::runtime::Runtime;
 
-use crate::support::signer::{FIXTURES, Signer, config, config_in, hs256, issuers};
+use crate::support::signer::{FIXTURES, Signer, config, config_in, hs256, hs512, issuers};
 
 const NOW: i64 = 1_794_819_601;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -223,6 +223,20 @@ async fn a_public_key_is_no_shared_secret() {
         let token = hs256(&secret, &header, &claims_of_clerk());
         let verdict = issuers.authenticate(&token, at(NOW)).await;
         assert_eq!(code(&verdict), "token_refused");
+    }
+}
+
+#[tokio::test]
+async fn only_the_configured_algorithms_may_have_signed() {
+    let claims = json!({"iss": "us", "sub": "u1", "exp": NOW + 60});
+    let token = hs512(SECRET.as_bytes(), &json!({"alg": "HS512"}), &claims);
+    for (lines, expected) in [
+        ("", "token_refused"),
+        ("algorithms = [\"HS256\", \"HS384\"]", "token_refused"),
+        ("algorithms = [\"HS512\"]", "accepted"),
+    ] {
+        let verdict = custom(lines).authenticate(&token, at(NOW)).await;
+        assert_eq!(code(&verdict), expected, "{lines}");
     }
 }
 

@@ -82,8 +82,17 @@ impl Signer {
 
 /// A token signed with HS256, whatever its header says.
 pub fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
+    by_secret(hmac::HMAC_SHA256, secret, header, claims)
+}
+
+/// A token signed with HS512, whatever its header says.
+pub fn hs512(secret: &[u8], header: &Value, claims: &Value) -> String {
+    by_secret(hmac::HMAC_SHA512, secret, header, claims)
+}
+
+fn by_secret(hash: hmac::Algorithm, secret: &[u8], header: &Value, claims: &Value) -> String {
     let signed = signed_part(header, claims);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let key = hmac::Key::new(hash, secret);
     let tag = hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
 }
