@@ -8,6 +8,11 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Map, Value, json};
@@ -18,7 +23,9 @@ use tenantry::{
 };
 use tokio::runtime::Runtime;
 
-use crate::support::signer::{FIXTURES, Signer, config, config_in, hs256, hs512, issuers};
+use crate::support::signer::{
+    FIXTURES, Signer, config, config_in, hs256, hs512, issuers, signed_part,
+};
 
 const NOW: i64 = 1_794_819_601;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -238,6 +245,50 @@ async fn only_the_configured_algorithms_may_have_signed() {
         let verdict = custom(lines).authenticate(&token, at(NOW)).await;
         assert_eq!(code(&verdict), expected, "{lines}");
     }
+}
+
+#[tokio::test]
+async fn keys_on_curves_verify_what_is_theirs() {
+    let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let ed = Ed25519KeyPair::generate().unwrap();
+    let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let (x, y) = ec.public_key().as_ref()[1..].split_at(32);
+    let keys = json!({"keys": [
+        {"kty": "EC", "crv": "P-256", "kid": "ec", "x": encoded(x), "y": encoded(y)},
+        {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": encoded(ed.public_key().as_ref())},
+    ]});
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.json");
+    fs::write(&file, keys.to_string()).unwrap();
+    let issuers = issuers(&format!(
+        "[issuers.ours]\nkind = \"custom\"\nsource = \"main\"\nissuer = \"us\"\n\
+         jwks_file = {file:?}\nalgorithms = [\"ES256\", \"EdDSA\"]"
+    ));
+    let claims = json!({"iss": "us", "sub": "u1", "exp": NOW + 60});
+    for (alg, kid, expected) in [
+        ("ES256", "ec", "accepted"),
+        ("EdDSA", "ed", "accepted"),
+        ("ES256", "ed", "token_refused"),
+        ("EdDSA", "ec", "token_refused"),
+    ] {
+        let signed = signed_part(&json!({"alg": alg, "kid": kid}), &claims);
+        let signature = if alg == "EdDSA" {
+            ed.sign(signed.as_bytes()).as_ref().to_vec()
+        } else {
+            let random = SystemRandom::new();
+            ec.sign(&random, signed.as_bytes())
+                .unwrap()
+                .as_ref()
+                .to_vec()
+        };
+        let token = format!("{signed}.{}", encoded(&signature));
+        let verdict = issuers.authenticate(&token, at(NOW)).await;
+        assert_eq!(code(&verdict), expected, "{alg} with {kid}");
+    }
+    // with two keys, one has to be named
+    let nameless = format!("{}.AAAA", signed_part(&json!({"alg": "ES256"}), &claims));
+    let verdict = issuers.authenticate(&nameless, at(NOW)).await;
+    assert_eq!(code(&verdict), "token_key_unknown");
 }
 
 #[tokio::test]

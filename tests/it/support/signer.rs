@@ -97,7 +97,8 @@ fn by_secret(hash: hmac::Algorithm, secret: &[u8], header: &Value, claims: &Valu
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
 }
 
-fn signed_part(header: &Value, claims: &Value) -> String {
+/// The header and the claims, as they are signed.
+pub fn signed_part(header: &Value, claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}", part(header), part(claims))
 }
