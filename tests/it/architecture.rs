@@ -100,6 +100,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "api_keys",
             "audit",
+            "auth",
             "bench",
             "blueprint",
             "causes",
@@ -108,6 +109,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "members",
+            "metrics",
             "private_postgres",
             "provider_api",
             "provisioning",
@@ -138,7 +140,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("provider_api", &["webhooks"]),
     (
         "auth",
-        &["config", "db", "members", "metrics", "shutdown", "tenants"],
+        &[
+            "causes", "config", "db", "members", "metrics", "shutdown", "tenants",
+        ],
     ),
     // the ground
     ("api_keys", &["audit", "db", "shutdown"]),
