@@ -48,6 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
+    ("api_keys", &["audit", "db", "secrets", "shutdown"]),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
     ("tenants", &["config", "page", "secrets"]),
@@ -100,7 +101,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "api_keys",
             "audit",
+            "auth",
             "bench",
             "blueprint",
             "causes",
@@ -109,6 +112,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "members",
+            "metrics",
             "page",
             "private_postgres",
             "provider_api",
@@ -141,7 +145,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("provider_api", &["webhooks"]),
     (
         "auth",
-        &["config", "db", "members", "metrics", "shutdown", "tenants"],
+        &[
+            "causes", "config", "db", "members", "metrics", "shutdown", "tenants",
+        ],
     ),
     // the ground
     ("api_keys", &["audit", "db", "shutdown"]),
@@ -292,6 +298,7 @@ fn what_is_allowed_is_also_used() {
 
 /// Who has tables, or a cluster, of its own.
 const OWNERS_OF_SQL: &[&str] = &[
+    "api_keys",
     "audit",
     "bench",
     "cli/dev",

@@ -14,11 +14,13 @@
 
 mod support;
 
+mod api_keys;
 mod architecture;
 mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;
+mod cli_keys;
 mod cli_members;
 mod cli_operator;
 mod cli_webhook;
@@ -29,6 +31,7 @@ mod edge;
 mod idempotency;
 mod inbox;
 mod isolation;
+mod jwks;
 mod members;
 mod members_sync;
 mod operator;
@@ -43,6 +46,7 @@ mod provisioning;
 mod queue;
 mod queue_model;
 mod sources;
+mod tokens;
 mod waiting;
 mod webhooks;
 mod webhooks_clerk;
