@@ -5,17 +5,24 @@
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod access;
+mod audit;
+mod connection;
 mod docs;
+mod events;
 mod extract;
 mod forward_auth;
 mod health;
+mod hosts;
+mod jobs;
 mod mutation;
 mod observe;
 mod openapi;
+mod operator;
 mod origin;
 mod problem;
 mod resolve;
 mod server;
+mod tenants;
 mod webhooks;
 
 use std::{
@@ -132,6 +139,22 @@ fn post<H: Handler<T, AppState>, T: 'static>(
     route("POST", MethodFilter::POST, (path, access), handler)
 }
 
+fn put<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("PUT", MethodFilter::PUT, (path, access), handler)
+}
+
+fn delete<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("DELETE", MethodFilter::DELETE, (path, access), handler)
+}
+
 fn route<H: Handler<T, AppState>, T: 'static>(
     method: &'static str,
     filter: MethodFilter,
@@ -148,7 +171,7 @@ fn route<H: Handler<T, AppState>, T: 'static>(
 
 /// Every route, and who may use it: there is no other way to a handler.
 fn routes() -> Vec<Route> {
-    use Access::{ForwardAuth, KeyOrUser, Public, Signature};
+    use Access::{ForwardAuth, Key, KeyOrUser, Public, Signature};
     vec![
         // senders
         post("/webhooks/{source}", Signature, webhooks::receive),
@@ -164,6 +187,60 @@ fn routes() -> Vec<Route> {
             KeyOrUser(Scope::TenantsRead),
             resolve::resolve,
         ),
+        // operators
+        get("/v1/tenants", Key(Scope::TenantsRead), tenants::list),
+        get("/v1/tenants/{id}", Key(Scope::TenantsRead), tenants::get),
+        post(
+            "/v1/tenants/{id}/retry",
+            Key(Scope::TenantsWrite),
+            tenants::retry,
+        ),
+        post(
+            "/v1/tenants/{id}/suspend",
+            Key(Scope::TenantsWrite),
+            tenants::suspend,
+        ),
+        post(
+            "/v1/tenants/{id}/resume",
+            Key(Scope::TenantsWrite),
+            tenants::resume,
+        ),
+        get(
+            "/v1/tenants/{id}/connection",
+            Key(Scope::TenantsConnect),
+            connection::reveal,
+        ),
+        get(
+            "/v1/tenants/{id}/hosts",
+            Key(Scope::TenantsRead),
+            hosts::list,
+        ),
+        put(
+            "/v1/tenants/{id}/hosts/{host}",
+            Key(Scope::TenantsWrite),
+            hosts::add,
+        ),
+        delete(
+            "/v1/tenants/{id}/hosts/{host}",
+            Key(Scope::TenantsWrite),
+            hosts::remove,
+        ),
+        get("/v1/events", Key(Scope::EventsRead), events::list),
+        get("/v1/events/{id}", Key(Scope::EventsRead), events::get),
+        post(
+            "/v1/events/{id}/replay",
+            Key(Scope::EventsWrite),
+            events::replay,
+        ),
+        get("/v1/jobs", Key(Scope::EventsRead), jobs::list),
+        get("/v1/jobs/{id}", Key(Scope::EventsRead), jobs::get),
+        post("/v1/jobs/{id}/retry", Key(Scope::EventsWrite), jobs::retry),
+        post(
+            "/v1/jobs/{id}/cancel",
+            Key(Scope::EventsWrite),
+            jobs::cancel,
+        ),
+        get("/v1/audit", Key(Scope::AuditRead), audit::list),
         // operations
         get("/livez", Public, health::livez),
         get("/readyz", Public, health::readyz),

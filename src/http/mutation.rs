@@ -17,7 +17,6 @@ use super::{AppState, Problem, access::Caller, observe::RequestId};
 use crate::{
     audit::{self, Actor},
     idempotency::{self, Begun},
-    secrets,
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -155,6 +154,5 @@ fn unread(rejection: &BytesRejection) -> Problem {
 /// The same request has the same one, however its JSON is written.
 fn fingerprint(method: &Method, uri: &Uri, body: &serde_json::Value) -> [u8; 32] {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    // keys of an object are sorted by serde_json's map
-    secrets::sha256(format!("{method} {target}\n{body}").as_bytes())
+    idempotency::fingerprint(method.as_str(), target, body)
 }

@@ -9,7 +9,7 @@ use utoipa::{
     },
 };
 
-use super::{Problem, forward_auth, resolve};
+use super::{Problem, audit, connection, events, forward_auth, hosts, jobs, resolve, tenants};
 
 /// The API.
 #[derive(OpenApi)]
@@ -19,7 +19,27 @@ use super::{Problem, forward_auth, resolve};
         description = "Identity events in, ready Postgres tenants out. Errors are RFC 9457 problems with a stable `code`."
     ),
     servers((url = "/")),
-    paths(forward_auth::verify, resolve::resolve),
+    paths(
+        forward_auth::verify,
+        resolve::resolve,
+        tenants::list,
+        tenants::get,
+        tenants::retry,
+        tenants::suspend,
+        tenants::resume,
+        connection::reveal,
+        hosts::list,
+        hosts::add,
+        hosts::remove,
+        events::list,
+        events::get,
+        events::replay,
+        jobs::list,
+        jobs::get,
+        jobs::retry,
+        jobs::cancel,
+        audit::list
+    ),
     components(schemas(Problem)),
     modifiers(&Credentials)
 )]

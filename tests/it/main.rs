@@ -35,6 +35,7 @@ mod jwks;
 mod members;
 mod members_sync;
 mod operator;
+mod operator_api;
 mod operator_jobs;
 mod organizations;
 mod outage;
