@@ -106,6 +106,29 @@ pub async fn end_assignments(
     Ok(())
 }
 
+/// One assignment.
+pub async fn find_assignment(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+    customer_id: &str,
+) -> sqlx::Result<Option<Assignment>> {
+    sqlx::query_as(
+        "select user_id, customer_id, assigned_by, assigned_at
+         from staff_assignments
+         where source = $1
+           and org_id = $2
+           and user_id = $3
+           and customer_id = $4",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .bind(user_id)
+    .bind(customer_id)
+    .fetch_optional(connection)
+    .await
+}
+
 /// The assignments of an organization.
 pub async fn list_assignments(
     connection: &mut PgConnection,
