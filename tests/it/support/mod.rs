@@ -8,6 +8,7 @@ pub mod history;
 pub mod people;
 pub mod process;
 pub mod provider;
+pub mod team;
 pub mod tiny;
 
 pub use app::{App, Deployment};
