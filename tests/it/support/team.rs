@@ -87,7 +87,8 @@ impl Team {
         self.hears(&format!("{name}.{kind}"), object).await;
     }
 
-    async fn hears(&self, event: &str, object: &Value) {
+    /// An event of the provider's about one of its objects arrives.
+    pub async fn hears(&self, event: &str, object: &Value) {
         if self.source == "workos" {
             let mut told = object.clone();
             // a webhook does not embed the user, as the API's list does
