@@ -16,6 +16,8 @@ create table organizations (
     primary key (source, org_id)
 );
 
+create index organizations_by_id on organizations (org_id);
+
 comment on table organizations is 'The newest that each provider said of each organization; deleted ones stay as tombstones';
 comment on column organizations.content is 'The newest description; null where only the deletion is known';
 comment on column organizations.digest is 'Of the content: decides between two descriptions of the same moment';

@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
 
 /// Who does it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +16,15 @@ pub enum Actor {
     User(String),
     /// Somebody at the command line, by the name of their account.
     Operator(String),
+    /// Whoever holds an API key, by the key's id.
+    Key(String),
 }
 
 impl Actor {
     /// The id or name, as it is kept beside what the actor did.
     pub fn name(&self) -> &str {
         match self {
-            Self::User(name) | Self::Operator(name) => name,
+            Self::User(name) | Self::Operator(name) | Self::Key(name) => name,
         }
     }
 }
@@ -40,7 +43,17 @@ pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
     match actor {
         Actor::User(id) => set(tx, ("user", id), None).await,
         Actor::Operator(name) => set(tx, ("operator", name), None).await,
+        Actor::Key(id) => set(tx, ("key", id), None).await,
     }
+}
+
+/// What follows in this transaction belongs to this request.
+pub async fn during(tx: &mut PgConnection, request_id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("select set_config('tenantry.request_id', $1, true)")
+        .bind(request_id.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 async fn set(

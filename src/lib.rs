@@ -22,7 +22,9 @@
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod api_keys;
 pub mod audit;
+pub mod auth;
 pub mod bench;
 pub mod blueprint;
 pub mod causes;
@@ -31,6 +33,7 @@ pub mod config;
 pub mod db;
 pub mod faults;
 pub mod http;
+pub mod idempotency;
 pub mod identity;
 pub mod inbox;
 pub mod jobs;

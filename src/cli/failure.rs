@@ -130,6 +130,11 @@ impl From<replica::Error> for Failure {
                 format!("{text} [{}]", source.code()),
                 format!("check sources.{name}.api_key and sources.{name}.api_url"),
             ),
+            replica::Error::Issuers(_) => Self::new(
+                Exit::Usage,
+                text,
+                "check [issuers], and docs/authentication.md",
+            ),
             replica::Error::Listen { .. } => Self::failed(
                 text,
                 "another program has the port: choose one with --port, or stop the other program",

@@ -13,6 +13,7 @@ mod secret_files;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub sources: BTreeMap<String, Source>,
     /// What the providers say of organizations and people.
     pub identity: Identity,
+    /// Who is let in, and how it is found out.
+    pub access: Access,
     /// Where the blueprint is.
     pub blueprint: BlueprintLocation,
     /// How tenants are named and limited.
@@ -140,6 +143,20 @@ pub struct Identity {
     pub parent_wait_s: u64,
     /// Slug of the role that administers an organization.
     pub admin_role: String,
+}
+
+/// `[access]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// Networks of the proxies whose `X-Forwarded-*` headers count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Paths of the application that need no token; one that ends in `*` stands for all below it.
+    pub public_paths: Vec<String>,
+    /// Cookies that may carry an end user's token, in the order in which they are looked for.
+    pub session_cookies: Vec<String>,
+    /// How long a tenant's or member's standing may be remembered, in seconds.
+    pub remember_s: u64,
 }
 
 /// `[blueprint]`
@@ -392,6 +409,15 @@ impl Config {
                 &self.database.max_connections.to_string(),
                 "at least 4",
             ));
+        }
+        if self.access.remember_s > 60 {
+            let value = self.access.remember_s.to_string();
+            return Err(Error::value("access.remember_s", &value, "0 to 60"));
+        }
+        let is_path = |path: &&String| !path.starts_with('/');
+        if let Some(path) = self.access.public_paths.iter().find(is_path) {
+            let expected = "paths that begin with /";
+            return Err(Error::value("access.public_paths", path, expected));
         }
         self.sources
             .iter()

@@ -1,26 +1,60 @@
 //! The HTTP edge: extract, call, respond. The only place that knows axum.
 //!
-//! Guarantees: a panic is a 500 and logged; every answer carries `x-request-id`; errors are RFC 9457
+//! Guarantees: every route stands in one table with who may use it, and is checked before its handler
+//! runs; a panic is a 500 and logged; every answer carries `x-request-id`; errors are RFC 9457
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
+mod access;
+mod docs;
+mod extract;
+mod forward_auth;
 mod health;
+mod mutation;
 mod observe;
+mod openapi;
+mod origin;
 mod problem;
+mod resolve;
 mod server;
 mod webhooks;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
-    Router, middleware,
-    routing::{get, post},
+    Router,
+    extract::DefaultBodyLimit,
+    handler::Handler,
+    middleware,
+    routing::{MethodFilter, MethodRouter, on},
 };
+use ipnet::IpNet;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{config::Source, db::Db, inbox::Inbox, metrics::Metrics, shutdown::Tasks};
+use crate::{
+    api_keys::{ApiKeys, Scope},
+    auth::{Issuers, standing::Registry},
+    config::Source,
+    db::Db,
+    inbox::Inbox,
+    jobs::MemberDesk,
+    metrics::Metrics,
+    queue::Waker,
+    secrets::Keyring,
+    shutdown::Tasks,
+    tenant_db::Clusters,
+};
 
+pub use access::Access;
+pub use openapi::document;
+pub use origin::PublicPath;
 pub use problem::Problem;
 pub use server::serve;
+
+/// Bytes of a body of the API; more are answered 413.
+const MAX_BODY: usize = 256 << 10;
 
 /// What requests need.
 #[derive(Debug, Clone)]
@@ -33,14 +67,40 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Says whether the process drains.
     pub tasks: Tasks,
+    /// Wakes workers.
+    pub waker: Waker,
     /// The sources that are routed; none in a process that only works.
     pub sources: Arc<BTreeMap<String, Source>>,
+    /// Names of all sources.
+    pub source_names: Arc<BTreeSet<String>>,
     /// How long a connection may be idle.
     pub idle_timeout: std::time::Duration,
     /// How many large bodies may be read at once.
     pub large_bodies: Arc<tokio::sync::Semaphore>,
     /// When the database was last asked for the backlog.
     pub last_backlog: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
+    /// Operators' keys.
+    pub api_keys: ApiKeys,
+    /// Whose tokens are believed.
+    pub issuers: Issuers,
+    /// Tenants and people, remembered for a moment.
+    pub registry: Registry,
+    /// Slug of the role that administers an organization.
+    pub admin_role: Arc<str>,
+    /// Proxies whose `X-Forwarded-*` count.
+    pub trusted_proxies: Arc<[IpNet]>,
+    /// Paths of the application that need no token.
+    pub public_paths: Arc<[PublicPath]>,
+    /// Cookies that may carry an end user's token, for forward-auth.
+    pub session_cookies: Arc<[String]>,
+    /// Where member operations are carried out.
+    pub desk: MemberDesk,
+    /// Where tenants live.
+    pub clusters: Clusters,
+    /// Opens tenants' passwords.
+    pub keyring: Arc<Keyring>,
+    /// Attempts of a job that is enqueued here.
+    pub max_attempts: i32,
 }
 
 /// The limit of large bodies, shared by all connections of a process.
@@ -48,16 +108,90 @@ pub fn large_bodies() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(webhooks::LARGE_BODIES))
 }
 
-/// Every route.
+/// A route, and who may use it.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<AppState>,
+}
+
+fn get<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("GET", MethodFilter::GET, (path, access), handler)
+}
+
+fn post<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("POST", MethodFilter::POST, (path, access), handler)
+}
+
+fn route<H: Handler<T, AppState>, T: 'static>(
+    method: &'static str,
+    filter: MethodFilter,
+    (path, access): (&'static str, Access),
+    handler: H,
+) -> Route {
+    Route {
+        method,
+        path,
+        access,
+        handler: on(filter, handler),
+    }
+}
+
+/// Every route, and who may use it: there is no other way to a handler.
+fn routes() -> Vec<Route> {
+    use Access::{ForwardAuth, KeyOrUser, Public, Signature};
+    vec![
+        // senders
+        post("/webhooks/{source}", Signature, webhooks::receive),
+        post(
+            "/api/clerk/webhooks",
+            Signature,
+            webhooks::receive_from_clerk,
+        ),
+        // applications and the proxies before them
+        get("/v1/auth/verify", ForwardAuth, forward_auth::verify),
+        get(
+            "/v1/tenants/resolve",
+            KeyOrUser(Scope::TenantsRead),
+            resolve::resolve,
+        ),
+        // operations
+        get("/livez", Public, health::livez),
+        get("/readyz", Public, health::readyz),
+        get("/metrics", Public, health::metrics),
+        get("/openapi.json", Public, openapi::serve),
+        get("/docs", Public, docs::redirect),
+        get("/docs/", Public, docs::index),
+        get("/docs/{*file}", Public, docs::asset),
+    ]
+}
+
+/// Method, path and rule of every route.
+pub fn access_table() -> Vec<(&'static str, &'static str, Access)> {
+    let row = |route: Route| (route.method, route.path, route.access);
+    routes().into_iter().map(row).collect()
+}
+
+/// Every route, behind the layers that all of them share.
 pub fn router(state: AppState) -> Router {
-    Router::new()
-        .route("/webhooks/{source}", post(webhooks::receive))
-        .route("/api/clerk/webhooks", post(webhooks::receive_from_clerk))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+    let mut router = Router::new();
+    for route in routes() {
+        let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
+        router = router.route(route.path, route.handler.route_layer(check));
+    }
+    router
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(
             state.clone(),

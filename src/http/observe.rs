@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
 };
 use uuid::Uuid;
 
-use super::AppState;
+use super::{AppState, Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -34,6 +34,14 @@ pub(super) async fn observe(
         .map_or("other", MatchedPath::as_str)
         .to_owned();
     let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let mut headers = std::mem::take(response.headers_mut());
+        // of the body that did not know the id
+        headers.remove(header::CONTENT_LENGTH);
+        response = problem.render(id);
+        headers.extend(std::mem::take(response.headers_mut()));
+        *response.headers_mut() = headers;
+    }
     let (status, took) = (response.status().as_u16(), started.elapsed());
     state.metrics.request(method, &route, status, took);
     if status >= 500 {

@@ -4,9 +4,10 @@
 //! request may take, only so long; while the process drains, requests are still answered (and `/readyz` says so), until the
 //! rest of its work is done; then open requests are finished and connections closed.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
+use axum::{Router, http::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -17,8 +18,9 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
-use super::{AppState, router};
+use super::{AppState, origin::Peer, router};
 use crate::shutdown::Tasks;
 
 /// Connections at once; more wait to be accepted.
@@ -43,10 +45,10 @@ pub async fn serve(
             accepted = accept(&listener, &slots) => accepted,
             () = closing.cancelled() => return,
         };
-        let Some((stream, slot)) = accepted else {
+        let Some((stream, peer, slot)) = accepted else {
             continue;
         };
-        let service = TowerToHyperService::new(app.clone());
+        let service = TowerToHyperService::new(with_peer(app.clone(), peer));
         let closing = closing.clone();
         tasks.spawn_connection(async move {
             let connection = http1::Builder::new()
@@ -67,6 +69,18 @@ pub async fn serve(
     }
 }
 
+/// The router, told who is at the other end.
+fn with_peer(
+    app: Router,
+    peer: SocketAddr,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
+{
+    tower::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        app.clone().call(request)
+    })
+}
+
 /// As many open files as the system lets us have: the usual 1024 are fewer than the connections.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
@@ -82,13 +96,13 @@ fn allow_open_files() {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // an answer is one small write: it must not wait for an acknowledgement
             let _ = stream.set_nodelay(true);
-            Some((stream, slot))
+            Some((stream, peer, slot))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection was not accepted");

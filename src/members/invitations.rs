@@ -116,7 +116,7 @@ pub async fn invite(
     audit::by(tx, actor).await?;
     let inviter = match actor {
         Actor::User(id) => Some(id),
-        Actor::Operator(_) => None,
+        Actor::Operator(_) | Actor::Key(_) => None,
     };
     let content = json!({
         "organization_id": of.org_id,

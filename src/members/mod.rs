@@ -11,6 +11,7 @@
 mod decided;
 mod invitations;
 mod pages;
+mod permissions;
 mod remove;
 mod revoke;
 mod roles;
@@ -32,6 +33,7 @@ pub use invitations::{
 pub use pages::{
     AssignmentFilter, MemberFilter, list_assignments_page, list_invitations_page, list_page,
 };
+pub use permissions::{Permissions, permissions, replace_blueprint_permissions};
 pub use remove::{remove, restore};
 pub use revoke::{
     Open, find_invitation, find_open, is_being_revoked, is_unsent, mark_not_revoked, resend, revoke,

@@ -13,6 +13,7 @@
 //!
 //! Does not: touch a tenant's database. `provisioning` does.
 
+mod hosts;
 pub mod naming;
 mod transitions;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
+pub use hosts::{find_by_host, normalize_host};
 pub use transitions::{
     mark_cloned, mark_failed, mark_pending, mark_placed, mark_provisioning, mark_ready,
     mark_suspended, note_failure,

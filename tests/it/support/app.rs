@@ -173,7 +173,20 @@ pub struct App {
 pub struct Answer {
     pub status: u16,
     pub retry_after: Option<String>,
+    pub headers: hyper::HeaderMap,
     pub body: Value,
+}
+
+impl Answer {
+    /// Status and code: what a refusal is known by.
+    pub fn refusal(&self) -> (u16, &str) {
+        (self.status, self.body["code"].as_str().unwrap_or_default())
+    }
+
+    /// A header's text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 impl App {
@@ -375,11 +388,13 @@ pub async fn exchange(
             .headers()
             .get("retry-after")
             .map(|value| value.to_str().unwrap().to_owned());
+        let headers = response.headers().clone();
         let bytes = response.into_body().collect().await?.to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Ok(Answer {
             status,
             retry_after,
+            headers,
             body,
         })
     };

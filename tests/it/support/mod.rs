@@ -1,5 +1,6 @@
 //! What tests are written in: an application of its own per test, on one real Postgres per run.
 
+pub mod api;
 pub mod app;
 pub mod bodies;
 pub mod cluster;
@@ -10,7 +11,9 @@ pub mod process;
 pub mod provider;
 pub mod team;
 pub mod tiny;
+pub mod tokens;
 
+pub use api::Api;
 pub use app::{App, Deployment};
 pub use provider::Provider;
 pub use tiny::TinyBlueprint;

@@ -1,0 +1,244 @@
+//! Who may use a route: one rule a route, checked before its handler runs.
+//!
+//! Guarantees: credentials are looked at in one place; a handler runs only for a caller whom its rule
+//! lets in; of an organization in the path only its own active administrators and keys with the scope
+//! get through, and to all others it does not exist.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawPathParams, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+
+use super::{AppState, Problem, forward_auth};
+use crate::{
+    api_keys::{self, ApiKey, Scope},
+    audit::Actor,
+    auth::{EndUser, standing},
+    identity, members,
+};
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody.
+    Public,
+    /// A sender, by the signature over the body.
+    Signature,
+    /// Whoever asks for themselves; the handler judges the token, so that public paths need none.
+    ForwardAuth,
+    /// An API key with this scope.
+    Key(Scope),
+    /// An API key with this scope, or any end user with a valid token.
+    KeyOrUser(Scope),
+    /// An API key with this scope, or an administrator of the organization in the path.
+    KeyOrAdmin(Scope),
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// The holder of an API key.
+    Key(Arc<ApiKey>),
+    /// An end user.
+    User(Arc<EndUser>),
+}
+
+impl Caller {
+    /// For the audit log.
+    pub(super) fn actor(&self) -> Actor {
+        match self {
+            Self::Key(key) => Actor::Key(key.id.clone()),
+            Self::User(user) => Actor::User(user.user_id.clone()),
+        }
+    }
+
+    /// Whose idempotency keys and limits these are; a rotated key is the same one.
+    pub(super) fn principal(&self) -> String {
+        match self {
+            Self::Key(key) => format!("key:{}", key.id),
+            Self::User(user) => format!("user:{}:{}", user.source, user.user_id),
+        }
+    }
+}
+
+/// The organization in the path, for a caller who may manage its members.
+#[derive(Debug, Clone)]
+pub(super) struct OfOrganization {
+    source: String,
+    org_id: String,
+    admin_role: Arc<str>,
+}
+
+impl OfOrganization {
+    pub(super) fn organization(&self) -> members::Organization<'_> {
+        members::Organization {
+            source: &self.source,
+            org_id: &self.org_id,
+            admin_role: &self.admin_role,
+        }
+    }
+}
+
+/// Lets a request through to its handler, or answers why not.
+pub(super) async fn check(
+    State((state, access)): State<(AppState, Access)>,
+    path: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (scope, takes_users) = match access {
+        Access::Public | Access::Signature | Access::ForwardAuth => {
+            return next.run(request).await;
+        }
+        Access::Key(scope) => (scope, false),
+        Access::KeyOrUser(scope) | Access::KeyOrAdmin(scope) => (scope, true),
+    };
+    let caller = match identify(&state, request.headers(), (scope, takes_users)).await {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    if matches!(access, Access::KeyOrAdmin(_)) {
+        let org = path.iter().find(|(name, _)| *name == "org");
+        let of = match of_organization(&state, &caller, org.map_or("", |(_, org)| org)).await {
+            Ok(of) => of,
+            Err(problem) => return problem.into_response(),
+        };
+        request.extensions_mut().insert(of);
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+async fn identify(
+    state: &AppState,
+    headers: &HeaderMap,
+    (scope, takes_users): (Scope, bool),
+) -> Result<Caller, Problem> {
+    let text = bearer(headers)?.ok_or_else(Problem::unauthenticated)?;
+    let now = DateTime::<Utc>::from(std::time::SystemTime::now());
+    if api_keys::looks_like_key(text) {
+        let key = state.api_keys.authenticate(text, now).await?;
+        if !key.scopes.allows(scope) {
+            let scope = scope.name();
+            return Err(Problem::forbidden(
+                "scope_missing",
+                format!("the API key does not have the scope {scope}"),
+                format!("make one: tenantry keys create --scope {scope}"),
+            ));
+        }
+        return Ok(Caller::Key(key));
+    }
+    let user = state.issuers.authenticate(text, now).await?;
+    if !takes_users {
+        return Err(Problem::forbidden(
+            "api_key_required",
+            "this route takes an operator's API key, not the token of an end user",
+            "make one: tenantry keys create",
+        ));
+    }
+    Ok(Caller::User(user))
+}
+
+/// The credentials of RFC 6750, section 2.1; `None` where there are none.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    let credentials = text.and_then(|text| {
+        let (scheme, credentials) = text.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| credentials.trim())
+    });
+    match credentials {
+        Some(credentials) if !credentials.is_empty() => Ok(Some(credentials)),
+        _ => Err(Problem::unauthorized(
+            "credentials_malformed",
+            "Authorization does not carry one bearer token",
+        )),
+    }
+}
+
+async fn of_organization(
+    state: &AppState,
+    caller: &Caller,
+    org: &str,
+) -> Result<OfOrganization, Problem> {
+    let (source, org_id) = match caller {
+        Caller::Key(_) => find_organization(state, org).await?,
+        Caller::User(user) => {
+            must_administer(state, user, org).await?;
+            (user.source.clone(), org.to_owned())
+        }
+    };
+    Ok(OfOrganization {
+        source,
+        org_id,
+        admin_role: Arc::clone(&state.admin_role),
+    })
+}
+
+/// The organization that an operator names: by its id, or as `source:id` where several sources know the id.
+async fn find_organization(state: &AppState, org: &str) -> Result<(String, String), Problem> {
+    let named = org
+        .split_once(':')
+        .filter(|(source, _)| state.source_names.contains(*source));
+    let (source, org_id) = named.map_or((None, org), |(source, org_id)| (Some(source), org_id));
+    let sources = state
+        .db
+        .run(async |connection| identity::find_sources(connection, org_id).await)
+        .await
+        .map_err(Problem::from)?;
+    let mut matching = sources
+        .into_iter()
+        .filter(|known| source.is_none_or(|source| source == known));
+    match (matching.next(), matching.next()) {
+        (Some(source), None) => Ok((source, org_id.to_owned())),
+        (None, _) => Err(unknown_organization()),
+        (Some(_), Some(_)) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "organization_ambiguous",
+            "several sources have an organization of this id",
+            "write <source>:<id> in the path",
+        )),
+    }
+}
+
+fn unknown_organization() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "organization_unknown",
+        "there is no such organization",
+        "check the id, and that the token is of a session in this organization",
+    )
+}
+
+/// An active administrator of this organization, whose tenant is ready. Others' organizations do not exist.
+async fn must_administer(state: &AppState, user: &EndUser, org: &str) -> Result<(), Problem> {
+    if user.org_id.as_deref() != Some(org) {
+        return Err(unknown_organization());
+    }
+    let tenant = state.registry.tenant(&user.source, org).await?;
+    let standing = state
+        .registry
+        .standing(&user.source, org, &user.user_id)
+        .await?;
+    standing::admit(Option::as_ref(&tenant), Option::as_ref(&standing))
+        .map_err(forward_auth::refused)?;
+    let role = Option::as_ref(&standing).and_then(|standing| standing.member.role.as_deref());
+    if role == Some(&*state.admin_role) {
+        return Ok(());
+    }
+    Err(Problem::forbidden(
+        "admin_required",
+        "only an administrator of the organization may do this",
+        "ask one of them",
+    ))
+}

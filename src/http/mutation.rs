@@ -1,0 +1,160 @@
+//! A request that changes something: done once per `Idempotency-Key`, in one transaction with its audit.
+//!
+//! Guarantees: the change, its audit rows and the saved answer commit together or not at all; the same
+//! key with the same request is answered alike and changes nothing more; an error is not saved.
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::PgConnection;
+
+use super::{AppState, Problem, access::Caller, observe::RequestId};
+use crate::{
+    audit::{self, Actor},
+    idempotency::{self, Begun},
+    secrets,
+};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const REPLAYED: &str = "idempotency-replayed";
+
+/// The body of a request that has none.
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// A request that changes something, with its body.
+#[derive(Debug)]
+pub(super) struct Mutation<T = Nothing> {
+    /// Who wants it.
+    pub(super) actor: Actor,
+    /// What they want.
+    pub(super) body: T,
+    principal: String,
+    request_id: RequestId,
+    key: Option<String>,
+    fingerprint: [u8; 32],
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let unreadable = |_| Problem::internal(&std::io::Error::other("an extension is missing"));
+        let Extension(caller) = Extension::<Caller>::from_request_parts(&mut parts, state)
+            .await
+            .map_err(unreadable)?;
+        let Extension(request_id) = Extension::<RequestId>::from_request_parts(&mut parts, state)
+            .await
+            .map_err(unreadable)?;
+        let key = parts.headers.get(IDEMPOTENCY_KEY);
+        let key = key
+            .map(|key| idempotency::parse_key(key.as_bytes()))
+            .transpose()?;
+        let (method, uri) = (parts.method.clone(), parts.uri.clone());
+        let is_json = is_json(parts.headers.get(header::CONTENT_TYPE));
+        let bytes = Bytes::from_request(Request::from_parts(parts, body), state)
+            .await
+            .map_err(|rejection| unread(&rejection))?;
+        let value = match (bytes.is_empty(), is_json) {
+            (true, _) => serde_json::json!({}),
+            (false, true) => serde_json::from_slice(&bytes)
+                .map_err(|error| Problem::invalid(format!("the body is not JSON: {error}")))?,
+            (false, false) => {
+                return Err(Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "media_type_unsupported",
+                    "the body is not declared as JSON",
+                    "send Content-Type: application/json",
+                ));
+            }
+        };
+        let fingerprint = fingerprint(&method, &uri, &value);
+        let body = serde_json::from_value(value)
+            .map_err(|error| Problem::invalid(format!("the body cannot be used: {error}")))?;
+        Ok(Self {
+            actor: caller.actor(),
+            principal: caller.principal(),
+            body,
+            request_id,
+            key,
+            fingerprint,
+        })
+    }
+}
+
+impl<T> Mutation<T> {
+    /// Does it, once, and answers with `status` and what `act` returns.
+    pub(super) async fn run<R: Serialize>(
+        &self,
+        state: &AppState,
+        status: StatusCode,
+        act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
+    ) -> Result<Response, Problem> {
+        let answered = state
+            .db
+            .transaction(async |tx| {
+                if let Some(key) = &self.key {
+                    let begun =
+                        idempotency::begin(tx, &self.principal, key, &self.fingerprint).await?;
+                    if let Begun::Replay { status, body } = begun {
+                        return Ok((status, body, true));
+                    }
+                }
+                audit::during(tx, self.request_id.0).await?;
+                audit::by(tx, &self.actor).await?;
+                let done = act(&mut *tx).await?;
+                let body = serde_json::to_value(done).map_err(|error| Problem::internal(&error))?;
+                if let Some(key) = &self.key {
+                    idempotency::finish(tx, &self.principal, key, status.as_u16(), &body).await?;
+                }
+                Ok::<_, Problem>((status.as_u16(), body, false))
+            })
+            .await?;
+        // what was enqueued is not to wait for the next poll
+        state.waker.wake();
+        let (status, body, is_replay) = answered;
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+        let mut response = (status, Json(body)).into_response();
+        if is_replay {
+            let headers = response.headers_mut();
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+}
+
+fn is_json(content_type: Option<&HeaderValue>) -> bool {
+    let media_type = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
+    media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn unread(rejection: &BytesRejection) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "the body is larger than this route takes",
+            "send less",
+        );
+    }
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "body_incomplete",
+        "the body did not arrive whole",
+        "send it again",
+    )
+}
+
+/// The same request has the same one, however its JSON is written.
+fn fingerprint(method: &Method, uri: &Uri, body: &serde_json::Value) -> [u8; 32] {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    // keys of an object are sorted by serde_json's map
+    secrets::sha256(format!("{method} {target}\n{body}").as_bytes())
+}
