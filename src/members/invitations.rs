@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An invitation, as it is shown.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Invitation {
     /// Our id of it.
     pub id: Uuid,

@@ -8,7 +8,7 @@ use super::{Error, Organization, Status, find};
 use crate::audit::{self, Actor};
 
 /// A member and a customer that the member looks after.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Assignment {
     /// The provider's user id.
     pub user_id: String,

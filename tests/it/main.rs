@@ -28,6 +28,7 @@ mod edge;
 mod inbox;
 mod isolation;
 mod members;
+mod members_http;
 mod members_invitations;
 mod members_pages;
 mod members_roles;
