@@ -5,7 +5,6 @@
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod access;
-mod cursor;
 mod docs;
 mod extract;
 mod forward_auth;

@@ -5,8 +5,8 @@ use tenantry::webhooks::SourceKind;
 
 use crate::support::{Api, Provider, team::Team};
 
-/// Credentials of an operator who may read and write members.
-const KEY: &str = "tnt_members";
+
+
 
 /// A team at its provider, and an operator's client.
 async fn team_at(provider: &Provider) -> (Team, Api, String) {
