@@ -44,7 +44,7 @@ impl Error {
 pub struct Page<T> {
     /// The rows.
     pub data: Vec<T>,
-    /// Where the next page begins; absent on the last one.
+    /// Where the next page begins; null on the last one.
     pub next_cursor: Option<String>,
 }
 

@@ -13,7 +13,9 @@ mod extract;
 mod forward_auth;
 mod health;
 mod hosts;
+mod invitations;
 mod jobs;
+mod members;
 mod mutation;
 mod observe;
 mod openapi;
@@ -22,6 +24,7 @@ mod origin;
 mod problem;
 mod resolve;
 mod server;
+mod staff;
 mod tenants;
 mod webhooks;
 
@@ -147,6 +150,14 @@ fn put<H: Handler<T, AppState>, T: 'static>(
     route("PUT", MethodFilter::PUT, (path, access), handler)
 }
 
+fn patch<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("PATCH", MethodFilter::PATCH, (path, access), handler)
+}
+
 fn delete<H: Handler<T, AppState>, T: 'static>(
     path: &'static str,
     access: Access,
@@ -171,8 +182,8 @@ fn route<H: Handler<T, AppState>, T: 'static>(
 
 /// Every route, and who may use it: there is no other way to a handler.
 fn routes() -> Vec<Route> {
-    use Access::{ForwardAuth, Key, KeyOrUser, Public, Signature};
-    vec![
+    use Access::{ForwardAuth, KeyOrUser, Public, Signature};
+    let mut routes = vec![
         // senders
         post("/webhooks/{source}", Signature, webhooks::receive),
         post(
@@ -187,60 +198,6 @@ fn routes() -> Vec<Route> {
             KeyOrUser(Scope::TenantsRead),
             resolve::resolve,
         ),
-        // operators
-        get("/v1/tenants", Key(Scope::TenantsRead), tenants::list),
-        get("/v1/tenants/{id}", Key(Scope::TenantsRead), tenants::get),
-        post(
-            "/v1/tenants/{id}/retry",
-            Key(Scope::TenantsWrite),
-            tenants::retry,
-        ),
-        post(
-            "/v1/tenants/{id}/suspend",
-            Key(Scope::TenantsWrite),
-            tenants::suspend,
-        ),
-        post(
-            "/v1/tenants/{id}/resume",
-            Key(Scope::TenantsWrite),
-            tenants::resume,
-        ),
-        get(
-            "/v1/tenants/{id}/connection",
-            Key(Scope::TenantsConnect),
-            connection::reveal,
-        ),
-        get(
-            "/v1/tenants/{id}/hosts",
-            Key(Scope::TenantsRead),
-            hosts::list,
-        ),
-        put(
-            "/v1/tenants/{id}/hosts/{host}",
-            Key(Scope::TenantsWrite),
-            hosts::add,
-        ),
-        delete(
-            "/v1/tenants/{id}/hosts/{host}",
-            Key(Scope::TenantsWrite),
-            hosts::remove,
-        ),
-        get("/v1/events", Key(Scope::EventsRead), events::list),
-        get("/v1/events/{id}", Key(Scope::EventsRead), events::get),
-        post(
-            "/v1/events/{id}/replay",
-            Key(Scope::EventsWrite),
-            events::replay,
-        ),
-        get("/v1/jobs", Key(Scope::EventsRead), jobs::list),
-        get("/v1/jobs/{id}", Key(Scope::EventsRead), jobs::get),
-        post("/v1/jobs/{id}/retry", Key(Scope::EventsWrite), jobs::retry),
-        post(
-            "/v1/jobs/{id}/cancel",
-            Key(Scope::EventsWrite),
-            jobs::cancel,
-        ),
-        get("/v1/audit", Key(Scope::AuditRead), audit::list),
         // operations
         get("/livez", Public, health::livez),
         get("/readyz", Public, health::readyz),
@@ -249,6 +206,121 @@ fn routes() -> Vec<Route> {
         get("/docs", Public, docs::redirect),
         get("/docs/", Public, docs::index),
         get("/docs/{*file}", Public, docs::asset),
+    ];
+    routes.extend(organization_routes());
+    routes.extend(tenant_routes());
+    routes.extend(work_routes());
+    routes
+}
+
+/// What an organization's administrators may do, and operators in their place.
+fn organization_routes() -> Vec<Route> {
+    let read = Access::KeyOrAdmin(Scope::MembersRead);
+    let write = Access::KeyOrAdmin(Scope::MembersWrite);
+    vec![
+        get("/v1/organizations/{org}/members", read, members::list),
+        get(
+            "/v1/organizations/{org}/members/counts",
+            read,
+            members::counts,
+        ),
+        get(
+            "/v1/organizations/{org}/members/{user}",
+            read,
+            members::find,
+        ),
+        patch(
+            "/v1/organizations/{org}/members/{user}",
+            write,
+            members::set_role,
+        ),
+        delete(
+            "/v1/organizations/{org}/members/{user}",
+            write,
+            members::remove,
+        ),
+        post(
+            "/v1/organizations/{org}/members/{user}/restore",
+            write,
+            members::restore,
+        ),
+        get(
+            "/v1/organizations/{org}/invitations",
+            read,
+            invitations::list,
+        ),
+        post(
+            "/v1/organizations/{org}/invitations",
+            write,
+            invitations::invite,
+        ),
+        get(
+            "/v1/organizations/{org}/invitations/{id}",
+            read,
+            invitations::find,
+        ),
+        delete(
+            "/v1/organizations/{org}/invitations/{id}",
+            write,
+            invitations::revoke,
+        ),
+        post(
+            "/v1/organizations/{org}/invitations/{id}/resend",
+            write,
+            invitations::resend,
+        ),
+        get(
+            "/v1/organizations/{org}/staff-assignments",
+            read,
+            staff::list,
+        ),
+        post(
+            "/v1/organizations/{org}/staff-assignments",
+            write,
+            staff::assign,
+        ),
+        delete(
+            "/v1/organizations/{org}/staff-assignments/{user}/{customer}",
+            write,
+            staff::unassign,
+        ),
+    ]
+}
+
+/// What operators may do about tenants.
+fn tenant_routes() -> Vec<Route> {
+    let read = Access::Key(Scope::TenantsRead);
+    let write = Access::Key(Scope::TenantsWrite);
+    vec![
+        get("/v1/tenants", read, tenants::list),
+        get("/v1/tenants/{id}", read, tenants::get),
+        post("/v1/tenants/{id}/retry", write, tenants::retry),
+        post("/v1/tenants/{id}/suspend", write, tenants::suspend),
+        post("/v1/tenants/{id}/resume", write, tenants::resume),
+        get(
+            "/v1/tenants/{id}/connection",
+            Access::Key(Scope::TenantsConnect),
+            connection::reveal,
+        ),
+        get("/v1/tenants/{id}/hosts", read, hosts::list),
+        put("/v1/tenants/{id}/hosts/{host}", write, hosts::add),
+        delete("/v1/tenants/{id}/hosts/{host}", write, hosts::remove),
+    ]
+}
+
+/// What operators may see of the work, and do about it.
+fn work_routes() -> Vec<Route> {
+    let read = Access::Key(Scope::EventsRead);
+    let write = Access::Key(Scope::EventsWrite);
+    vec![
+        get("/v1/events", read, events::list),
+        get("/v1/events/{id}", read, events::get),
+        post("/v1/events/{id}/replay", write, events::replay),
+        get("/v1/jobs", read, jobs::list),
+        get("/v1/jobs/{id}", read, jobs::get),
+        post("/v1/jobs/{id}/retry", write, jobs::retry),
+        post("/v1/jobs/{id}/cancel", write, jobs::cancel),
+        get("/v1/audit", Access::Key(Scope::AuditRead), audit::list),
     ]
 }
 

@@ -9,7 +9,10 @@ use utoipa::{
     },
 };
 
-use super::{Problem, audit, connection, events, forward_auth, hosts, jobs, resolve, tenants};
+use super::{
+    Problem, audit, connection, events, forward_auth, hosts, invitations, jobs, members, resolve,
+    staff, tenants,
+};
 
 /// The API.
 #[derive(OpenApi)]
@@ -38,7 +41,21 @@ use super::{Problem, audit, connection, events, forward_auth, hosts, jobs, resol
         jobs::get,
         jobs::retry,
         jobs::cancel,
-        audit::list
+        audit::list,
+        members::list,
+        members::counts,
+        members::find,
+        members::set_role,
+        members::remove,
+        members::restore,
+        invitations::list,
+        invitations::invite,
+        invitations::find,
+        invitations::revoke,
+        invitations::resend,
+        staff::list,
+        staff::assign,
+        staff::unassign,
     ),
     components(schemas(Problem)),
     modifiers(&Credentials)

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Problem, problem, resolve};
 use crate::{
     jobs::Refusal,
-    page, queue,
+    queue,
     tenants::{self, HostError, Tenant, TenantId},
 };
 
@@ -24,20 +24,6 @@ pub(super) async fn find_tenant(
 ) -> Result<Tenant, Problem> {
     let found = tenants::find(connection, TenantId(id)).await?;
     found.ok_or_else(resolve::unknown)
-}
-
-impl From<page::Error> for Problem {
-    fn from(error: page::Error) -> Self {
-        let code = error.code();
-        let fix = match error {
-            page::Error::Sql(error) => return error.into(),
-            page::Error::CursorInvalid => {
-                "follow next_cursor as it was given, or begin without one"
-            }
-            page::Error::LimitInvalid(_) => "ask for fewer, and follow next_cursor",
-        };
-        Self::new(StatusCode::BAD_REQUEST, code, error.to_string(), fix)
-    }
 }
 
 impl From<Refusal> for Problem {

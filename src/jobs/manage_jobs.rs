@@ -78,8 +78,12 @@ async fn revive_subject(tx: &mut PgConnection, job: &Job) -> Result<(), Refusal>
             }
         }
         Job::SendInvitation { invitation } => members::mark_to_be_sent(tx, *invitation).await?,
-        // these look at what is to be done when they run
-        Job::SyncMembers { .. } | Job::PushMembership { .. } | Job::FetchParent { .. } => {}
+        // these look at what is to be done when they run; a revocation that was given up is asked for anew
+        Job::SyncMembers { .. }
+        | Job::PushMembership { .. }
+        | Job::FetchParent { .. }
+        | Job::RevokeInvitation { .. }
+        | Job::ResendInvitation { .. } => {}
     }
     Ok(())
 }

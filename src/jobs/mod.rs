@@ -16,6 +16,8 @@ mod provision_tenant;
 mod push_membership;
 mod refusal;
 mod replay;
+mod resend_invitation;
+mod revoke_invitation;
 mod send_invitation;
 mod sync_members;
 
@@ -150,6 +152,12 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::PushMembership { source, membership } => {
             push_membership::run(cx, &claim, &lease, (source, membership)).await
         }
+        Job::RevokeInvitation { invitation } => {
+            revoke_invitation::run(cx, &claim, &lease, *invitation).await
+        }
+        Job::ResendInvitation { invitation } => {
+            resend_invitation::run(cx, &claim, &lease, *invitation).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -178,7 +186,9 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
             format!("tenant {tenant}")
         }
         Job::FetchParent { source, parent } => format!("{parent} of {source}"),
-        Job::SendInvitation { invitation } => format!("invitation {invitation}"),
+        Job::SendInvitation { invitation }
+        | Job::RevokeInvitation { invitation }
+        | Job::ResendInvitation { invitation } => format!("invitation {invitation}"),
         Job::PushMembership { source, membership } => {
             format!("membership {membership} of {source}")
         }
@@ -223,6 +233,20 @@ async fn give_up(
     }
 }
 
+/// The tenant of the organization, if it has one, is told of its members.
+async fn rouse_sync(
+    tx: &mut PgConnection,
+    (source, org_id): (&str, &str),
+    max_attempts: i32,
+) -> Result<(), queue::Error> {
+    let tenant = tenants::find_of_organization(tx, source, org_id).await?;
+    if let Some(tenant) = tenant {
+        let job = NewJob::sync_members(tenant.id.0, (source, org_id), max_attempts);
+        queue::rouse(tx, &job).await?;
+    }
+    Ok(())
+}
+
 /// What a job is for fails with it.
 async fn fail_subject(
     tx: &mut PgConnection,
@@ -237,7 +261,11 @@ async fn fail_subject(
             inbox::fail_waiting(tx, source, parent, &reason).await?;
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
-        Job::SyncMembers { .. } | Job::PushMembership { .. } => {}
+        // who wants an invitation sent again asks again
+        Job::SyncMembers { .. } | Job::PushMembership { .. } | Job::ResendInvitation { .. } => {}
+        Job::RevokeInvitation { invitation } => {
+            members::mark_not_revoked(tx, *invitation, &reason).await?;
+        }
         Job::SendInvitation { invitation } => {
             members::mark_not_sent(tx, *invitation, &reason).await?;
         }

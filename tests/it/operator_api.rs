@@ -98,8 +98,8 @@ async fn a_tenant_is_found_suspended_once_and_resumed() {
     assert_eq!((again.status, &again.body), (200, &first.body));
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(house.count("tenant.changed").await, 1, "once");
-    let reused = keyed.post(&house.path("/resume"), &nothing()).await;
-    assert_eq!(reused.refusal(), (422, "idempotency_key_reused"));
+    let other = keyed.post(&house.path("/resume"), &nothing()).await;
+    assert_eq!(other.refusal(), (422, "idempotency_key_reused"));
     let without = write.post(&suspend, &nothing()).await;
     assert_eq!(without.refusal(), (409, "tenant_wrong_state"));
     let bad = write.clone().header("idempotency-key", "\"open");

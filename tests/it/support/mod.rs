@@ -11,6 +11,7 @@ pub mod people;
 pub mod process;
 pub mod provider;
 pub mod signer;
+pub mod team;
 pub mod tiny;
 pub mod tokens;
 
