@@ -5,16 +5,21 @@
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod access;
+mod connections;
+mod cors;
 mod docs;
 mod extract;
 mod forward_auth;
+mod head_deadline;
 mod health;
+mod limits;
 mod mutation;
 mod observe;
 mod openapi;
 mod origin;
 mod problem;
 mod resolve;
+mod security_headers;
 mod server;
 mod webhooks;
 
@@ -38,6 +43,7 @@ use crate::{
     auth::{Issuers, standing::Registry},
     config::Source,
     db::Db,
+    faults::Faults,
     inbox::Inbox,
     jobs::MemberDesk,
     metrics::Metrics,
@@ -48,10 +54,11 @@ use crate::{
 };
 
 pub use access::Access;
+pub use limits::Limits;
 pub use openapi::document;
 pub use origin::PublicPath;
 pub use problem::Problem;
-pub use server::serve;
+pub use server::{ConnectionLimits, serve};
 
 /// Bytes of a body of the API; more are answered 413.
 const MAX_BODY: usize = 256 << 10;
@@ -73,8 +80,12 @@ pub struct AppState {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// Names of all sources.
     pub source_names: Arc<BTreeSet<String>>,
-    /// How long a connection may be idle.
-    pub idle_timeout: std::time::Duration,
+    /// What a connection may do.
+    pub connections: ConnectionLimits,
+    /// How often somebody may ask.
+    pub limits: Arc<Limits>,
+    /// Origins whose pages may call the API from a browser.
+    pub cors_origins: Arc<[String]>,
     /// How many large bodies may be read at once.
     pub large_bodies: Arc<tokio::sync::Semaphore>,
     /// When the database was last asked for the backlog.
@@ -101,6 +112,8 @@ pub struct AppState {
     pub keyring: Arc<Keyring>,
     /// Attempts of a job that is enqueued here.
     pub max_attempts: i32,
+    /// Points at which a test makes a request fail.
+    pub faults: Faults,
 }
 
 /// The limit of large bodies, shared by all connections of a process.
@@ -148,7 +161,7 @@ fn route<H: Handler<T, AppState>, T: 'static>(
 
 /// Every route, and who may use it: there is no other way to a handler.
 fn routes() -> Vec<Route> {
-    use Access::{ForwardAuth, KeyOrUser, Public, Signature};
+    use Access::{ForwardAuth, KeyOrUser, Public, Signature, Visitor};
     vec![
         // senders
         post("/webhooks/{source}", Signature, webhooks::receive),
@@ -168,10 +181,10 @@ fn routes() -> Vec<Route> {
         get("/livez", Public, health::livez),
         get("/readyz", Public, health::readyz),
         get("/metrics", Public, health::metrics),
-        get("/openapi.json", Public, openapi::serve),
-        get("/docs", Public, docs::redirect),
-        get("/docs/", Public, docs::index),
-        get("/docs/{*file}", Public, docs::asset),
+        get("/openapi.json", Visitor, openapi::serve),
+        get("/docs", Visitor, docs::redirect),
+        get("/docs/", Visitor, docs::index),
+        get("/docs/{*file}", Visitor, docs::asset),
     ]
 }
 
@@ -183,19 +196,30 @@ pub fn access_table() -> Vec<(&'static str, &'static str, Access)> {
 
 /// Every route, behind the layers that all of them share.
 pub fn router(state: AppState) -> Router {
-    let mut router = Router::new();
-    for route in routes() {
-        let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
-        router = router.route(route.path, route.handler.route_layer(check));
+    let is_api = |route: &Route| security_headers::is_api(route.path);
+    let (api, others): (Vec<_>, Vec<_>) = routes().into_iter().partition(is_api);
+    let mut api = behind_layers(&state, api);
+    if let Some(cors) = cors::layer(&state.cors_origins) {
+        api = api.layer(cors);
     }
-    router
+    behind_layers(&state, others)
+        .merge(api)
         .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             observe::observe,
         ))
         .with_state(state)
+}
+
+fn behind_layers(state: &AppState, routes: Vec<Route>) -> Router<AppState> {
+    let mut router = Router::new();
+    for route in routes {
+        let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
+        router = router.route(route.path, route.handler.route_layer(check));
+    }
+    router
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(CatchPanicLayer::custom(problem::panicked))
 }

@@ -4,7 +4,7 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    extract::rejection::{PathRejection, QueryRejection},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -287,6 +287,11 @@ impl Problem {
         )
     }
 
+    /// Whether it says that credentials are missing or not accepted.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED.as_u16()
+    }
+
     /// Known, and not allowed.
     pub(super) fn forbidden(
         code: &'static str,
@@ -306,20 +311,6 @@ impl From<QueryRejection> for Problem {
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
         Self::invalid(rejection.body_text())
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        match rejection {
-            JsonRejection::MissingJsonContentType(_) => Self::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "media_type_unsupported",
-                "the body is not declared as JSON",
-                "send Content-Type: application/json",
-            ),
-            rejection => Self::invalid(rejection.body_text()),
-        }
     }
 }
 

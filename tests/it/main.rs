@@ -25,6 +25,7 @@ mod convergence;
 mod crash;
 mod docs;
 mod edge;
+mod edge_limits;
 mod inbox;
 mod isolation;
 mod members;
