@@ -86,6 +86,14 @@ fn providers(config: &Config) -> Result<BTreeMap<String, Client>, Error> {
     callable.map(client).collect()
 }
 
+fn connection_limits(server: &config::Server) -> http::ConnectionLimits {
+    http::ConnectionLimits {
+        idle: Duration::from_secs(server.idle_timeout_s),
+        head: Duration::from_secs(server.head_timeout_s),
+        per_address: server.connections_per_address,
+    }
+}
+
 /// Whether a process takes webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sources {
@@ -205,7 +213,12 @@ impl Replica {
             waker: self.waker.clone(),
             sources: Arc::new(routed),
             source_names: Arc::new(config.sources.keys().cloned().collect()),
-            idle_timeout: Duration::from_secs(config.server.idle_timeout_s),
+            connections: connection_limits(&config.server),
+            limits: Arc::new(http::Limits::new(
+                config.limits.per_principal_per_minute,
+                config.limits.per_address_per_minute,
+            )),
+            cors_origins: config.server.cors_origins.clone().into(),
             large_bodies: http::large_bodies(),
             last_backlog: Arc::default(),
             api_keys: ApiKeys::new(&self.db, &self.tasks),
@@ -219,6 +232,7 @@ impl Replica {
             clusters: self.clusters.clone(),
             keyring: Arc::clone(&self.provisioner.keyring),
             max_attempts: config.queue.max_attempts,
+            faults: config.faults.clone(),
         }
     }
 

@@ -38,6 +38,8 @@ pub const FILE_NAME: &str = "tenantry.toml";
 pub struct Config {
     /// HTTP server.
     pub server: Server,
+    /// How often somebody may ask.
+    pub limits: Limits,
     /// Logs.
     pub log: Log,
     /// Control database.
@@ -77,8 +79,24 @@ pub struct Server {
     pub listen: String,
     /// How long a shutdown waits, in seconds.
     pub drain_timeout_s: u64,
-    /// How long a connection may be idle or take for the head of a request, in seconds.
+    /// How long a connection may be idle between two requests, in seconds.
     pub idle_timeout_s: u64,
+    /// How long the head of a request may take from its first byte, in seconds.
+    pub head_timeout_s: u64,
+    /// Connections that one address may have; 0 for any number.
+    pub connections_per_address: u32,
+    /// Origins whose pages may call the API from a browser.
+    pub cors_origins: Vec<String>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a minute of one API key or end user; 0 for any number.
+    pub per_principal_per_minute: u32,
+    /// Requests a minute from one address without accepted credentials; 0 for any number.
+    pub per_address_per_minute: u32,
 }
 
 /// `[log]`
@@ -262,6 +280,35 @@ fn is_legal_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 40 && name.chars().all(legal)
 }
 
+impl Server {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        let timeouts = [
+            ("server.idle_timeout_s", self.idle_timeout_s),
+            ("server.head_timeout_s", self.head_timeout_s),
+        ];
+        // a timer of more than a day is a mistake, and one of centuries would overflow
+        let wrong = |(_, value): &(&str, u64)| !(1..=86_400).contains(value);
+        if let Some((key, value)) = timeouts.into_iter().find(wrong) {
+            return Err(Error::value(key, &value.to_string(), "1 to 86400"));
+        }
+        // as browsers write it: lower-case, no path, no port that the scheme implies
+        let is_origin = |text: &str| {
+            url::Url::parse(text).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https")
+                    && url.origin().ascii_serialization() == text
+                    && !text.contains('*')
+            })
+        };
+        if let Some(origin) = self.cors_origins.iter().find(|text| !is_origin(text)) {
+            let expected =
+                "origins such as https://app.example.com: scheme and host, no path, no *";
+            return Err(Error::value("server.cors_origins", origin, expected));
+        }
+        Ok(())
+    }
+}
+
 impl Source {
     /// Refuses what cannot work.
     fn check(&self, name: &str) -> Result<(), Error> {
@@ -399,10 +446,7 @@ impl Config {
                 "a host name such as app.example.com",
             ));
         }
-        if self.server.idle_timeout_s == 0 {
-            let expected = "at least 1";
-            return Err(Error::value("server.idle_timeout_s", "0", expected));
-        }
+        self.server.check()?;
         if prefix.starts_with("pg_") {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));

@@ -1,7 +1,7 @@
 //! Who may use a route: one rule a route, checked before its handler runs.
 //!
 //! Guarantees: credentials are looked at in one place; a handler runs only for a caller whom its rule
-//! lets in; of an organization in the path only its own active administrators and keys with the scope
+//! lets in, and not more often than they may; of an organization in the path only its own active administrators and keys with the scope
 //! get through, and to all others it does not exist.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 
-use super::{AppState, Problem, forward_auth};
+use super::{AppState, Problem, forward_auth, origin};
 use crate::{
     api_keys::{self, ApiKey, Scope},
     audit::Actor,
@@ -25,8 +25,10 @@ use crate::{
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Anybody.
+    /// Anybody, as often as they like.
     Public,
+    /// Anybody, as often as one address may.
+    Visitor,
     /// A sender, by the signature over the body.
     Signature,
     /// Whoever asks for themselves; the handler judges the token, so that public paths need none.
@@ -91,57 +93,94 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let (scope, takes_users) = match access {
+    let scope = match access {
         Access::Public | Access::Signature | Access::ForwardAuth => {
-            return next.run(request).await;
+            return run(&state, request, next).await;
         }
-        Access::Key(scope) => (scope, false),
-        Access::KeyOrUser(scope) | Access::KeyOrAdmin(scope) => (scope, true),
+        Access::Visitor => return visit(&state, request, next).await,
+        Access::Key(scope) | Access::KeyOrUser(scope) | Access::KeyOrAdmin(scope) => scope,
     };
-    let caller = match identify(&state, request.headers(), (scope, takes_users)).await {
+    let caller = match identify(&state, request.headers()).await {
         Ok(caller) => caller,
+        // who guesses does so only so often
+        Err(problem) if problem.is_unauthorized() => {
+            let address = origin::address(&request, &state.trusted_proxies);
+            return state.limits.refuse(address, problem);
+        }
         Err(problem) => return problem.into_response(),
     };
-    if matches!(access, Access::KeyOrAdmin(_)) {
-        let org = path.iter().find(|(name, _)| *name == "org");
-        let of = match of_organization(&state, &caller, org.map_or("", |(_, org)| org)).await {
-            Ok(of) => of,
-            Err(problem) => return problem.into_response(),
-        };
-        request.extensions_mut().insert(of);
-    }
-    request.extensions_mut().insert(caller);
-    next.run(request).await
+    let allowance = match state.limits.count_principal(caller.principal()) {
+        Ok(allowance) => allowance,
+        Err(limited) => return limited.into_response(),
+    };
+    let org = path.iter().find(|(name, _)| *name == "org");
+    let org = org.map_or("", |(_, org)| org);
+    let response = match authorize(&state, &caller, (access, scope), org).await {
+        Ok(of) => {
+            request.extensions_mut().insert(caller);
+            if let Some(of) = of {
+                request.extensions_mut().insert(of);
+            }
+            run(&state, request, next).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    allowance.tell(response)
 }
 
-async fn identify(
-    state: &AppState,
-    headers: &HeaderMap,
-    (scope, takes_users): (Scope, bool),
-) -> Result<Caller, Problem> {
+/// Runs the handler.
+async fn run(state: &AppState, request: Request, next: Next) -> Response {
+    match state.faults.hit("http.handler").await {
+        Ok(()) => next.run(request).await,
+        Err(injected) => Problem::internal(&injected).into_response(),
+    }
+}
+
+/// Runs the handler for anybody whose address has not asked too often.
+async fn visit(state: &AppState, request: Request, next: Next) -> Response {
+    let address = origin::address(&request, &state.trusted_proxies);
+    match state.limits.count_address(address) {
+        Ok(allowance) => allowance.tell(run(state, request, next).await),
+        Err(limited) => limited.into_response(),
+    }
+}
+
+/// Who calls; what they may do is another question.
+async fn identify(state: &AppState, headers: &HeaderMap) -> Result<Caller, Problem> {
     let text = bearer(headers)?.ok_or_else(Problem::unauthenticated)?;
     let now = DateTime::<Utc>::from(std::time::SystemTime::now());
     if api_keys::looks_like_key(text) {
         let key = state.api_keys.authenticate(text, now).await?;
-        if !key.scopes.allows(scope) {
-            let scope = scope.name();
-            return Err(Problem::forbidden(
-                "scope_missing",
-                format!("the API key does not have the scope {scope}"),
-                format!("make one: tenantry keys create --scope {scope}"),
-            ));
-        }
         return Ok(Caller::Key(key));
     }
     let user = state.issuers.authenticate(text, now).await?;
-    if !takes_users {
-        return Err(Problem::forbidden(
+    Ok(Caller::User(user))
+}
+
+/// Whether the rule lets the caller in, and to which organization where it is about one.
+async fn authorize(
+    state: &AppState,
+    caller: &Caller,
+    (access, scope): (Access, Scope),
+    org: &str,
+) -> Result<Option<OfOrganization>, Problem> {
+    match (caller, access) {
+        (Caller::Key(key), _) if !key.scopes.allows(scope) => {
+            let scope = scope.name();
+            Err(Problem::forbidden(
+                "scope_missing",
+                format!("the API key does not have the scope {scope}"),
+                format!("make one: tenantry keys create --scope {scope}"),
+            ))
+        }
+        (Caller::User(_), Access::Key(_)) => Err(Problem::forbidden(
             "api_key_required",
             "this route takes an operator's API key, not the token of an end user",
             "make one: tenantry keys create",
-        ));
+        )),
+        (_, Access::KeyOrAdmin(_)) => of_organization(state, caller, org).await.map(Some),
+        _ => Ok(None),
     }
-    Ok(Caller::User(user))
 }
 
 /// The credentials of RFC 6750, section 2.1; `None` where there are none.

@@ -7,14 +7,18 @@
 mod access;
 mod audit;
 mod connection;
+mod connections;
+mod cors;
 mod docs;
 mod events;
 mod extract;
 mod forward_auth;
+mod head_deadline;
 mod health;
 mod hosts;
 mod invitations;
 mod jobs;
+mod limits;
 mod members;
 mod mutation;
 mod observe;
@@ -23,6 +27,8 @@ mod operator;
 mod origin;
 mod problem;
 mod resolve;
+mod routes;
+mod security_headers;
 mod server;
 mod staff;
 mod tenants;
@@ -33,21 +39,16 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    handler::Handler,
-    middleware,
-    routing::{MethodFilter, MethodRouter, on},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware};
 use ipnet::IpNet;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    api_keys::{ApiKeys, Scope},
+    api_keys::ApiKeys,
     auth::{Issuers, standing::Registry},
     config::Source,
     db::Db,
+    faults::Faults,
     inbox::Inbox,
     jobs::MemberDesk,
     metrics::Metrics,
@@ -58,10 +59,12 @@ use crate::{
 };
 
 pub use access::Access;
+pub use limits::Limits;
 pub use openapi::document;
 pub use origin::PublicPath;
 pub use problem::Problem;
-pub use server::serve;
+use routes::{Route, routes};
+pub use server::{ConnectionLimits, serve};
 
 /// Bytes of a body of the API; more are answered 413.
 const MAX_BODY: usize = 256 << 10;
@@ -83,8 +86,12 @@ pub struct AppState {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// Names of all sources.
     pub source_names: Arc<BTreeSet<String>>,
-    /// How long a connection may be idle.
-    pub idle_timeout: std::time::Duration,
+    /// What a connection may do.
+    pub connections: ConnectionLimits,
+    /// How often somebody may ask.
+    pub limits: Arc<Limits>,
+    /// Origins whose pages may call the API from a browser.
+    pub cors_origins: Arc<[String]>,
     /// How many large bodies may be read at once.
     pub large_bodies: Arc<tokio::sync::Semaphore>,
     /// When the database was last asked for the backlog.
@@ -111,217 +118,13 @@ pub struct AppState {
     pub keyring: Arc<Keyring>,
     /// Attempts of a job that is enqueued here.
     pub max_attempts: i32,
+    /// Points at which a test makes a request fail.
+    pub faults: Faults,
 }
 
 /// The limit of large bodies, shared by all connections of a process.
 pub fn large_bodies() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(webhooks::LARGE_BODIES))
-}
-
-/// A route, and who may use it.
-struct Route {
-    method: &'static str,
-    path: &'static str,
-    access: Access,
-    handler: MethodRouter<AppState>,
-}
-
-fn get<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("GET", MethodFilter::GET, (path, access), handler)
-}
-
-fn post<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("POST", MethodFilter::POST, (path, access), handler)
-}
-
-fn put<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("PUT", MethodFilter::PUT, (path, access), handler)
-}
-
-fn patch<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("PATCH", MethodFilter::PATCH, (path, access), handler)
-}
-
-fn delete<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("DELETE", MethodFilter::DELETE, (path, access), handler)
-}
-
-fn route<H: Handler<T, AppState>, T: 'static>(
-    method: &'static str,
-    filter: MethodFilter,
-    (path, access): (&'static str, Access),
-    handler: H,
-) -> Route {
-    Route {
-        method,
-        path,
-        access,
-        handler: on(filter, handler),
-    }
-}
-
-/// Every route, and who may use it: there is no other way to a handler.
-fn routes() -> Vec<Route> {
-    use Access::{ForwardAuth, KeyOrUser, Public, Signature};
-    let mut routes = vec![
-        // senders
-        post("/webhooks/{source}", Signature, webhooks::receive),
-        post(
-            "/api/clerk/webhooks",
-            Signature,
-            webhooks::receive_from_clerk,
-        ),
-        // applications and the proxies before them
-        get("/v1/auth/verify", ForwardAuth, forward_auth::verify),
-        get(
-            "/v1/tenants/resolve",
-            KeyOrUser(Scope::TenantsRead),
-            resolve::resolve,
-        ),
-        // operations
-        get("/livez", Public, health::livez),
-        get("/readyz", Public, health::readyz),
-        get("/metrics", Public, health::metrics),
-        get("/openapi.json", Public, openapi::serve),
-        get("/docs", Public, docs::redirect),
-        get("/docs/", Public, docs::index),
-        get("/docs/{*file}", Public, docs::asset),
-    ];
-    routes.extend(organization_routes());
-    routes.extend(tenant_routes());
-    routes.extend(work_routes());
-    routes
-}
-
-/// What an organization's administrators may do, and operators in their place.
-fn organization_routes() -> Vec<Route> {
-    let read = Access::KeyOrAdmin(Scope::MembersRead);
-    let write = Access::KeyOrAdmin(Scope::MembersWrite);
-    vec![
-        get("/v1/organizations/{org}/members", read, members::list),
-        get(
-            "/v1/organizations/{org}/members/counts",
-            read,
-            members::counts,
-        ),
-        get(
-            "/v1/organizations/{org}/members/{user}",
-            read,
-            members::find,
-        ),
-        patch(
-            "/v1/organizations/{org}/members/{user}",
-            write,
-            members::set_role,
-        ),
-        delete(
-            "/v1/organizations/{org}/members/{user}",
-            write,
-            members::remove,
-        ),
-        post(
-            "/v1/organizations/{org}/members/{user}/restore",
-            write,
-            members::restore,
-        ),
-        get(
-            "/v1/organizations/{org}/invitations",
-            read,
-            invitations::list,
-        ),
-        post(
-            "/v1/organizations/{org}/invitations",
-            write,
-            invitations::invite,
-        ),
-        get(
-            "/v1/organizations/{org}/invitations/{id}",
-            read,
-            invitations::find,
-        ),
-        delete(
-            "/v1/organizations/{org}/invitations/{id}",
-            write,
-            invitations::revoke,
-        ),
-        post(
-            "/v1/organizations/{org}/invitations/{id}/resend",
-            write,
-            invitations::resend,
-        ),
-        get(
-            "/v1/organizations/{org}/staff-assignments",
-            read,
-            staff::list,
-        ),
-        post(
-            "/v1/organizations/{org}/staff-assignments",
-            write,
-            staff::assign,
-        ),
-        delete(
-            "/v1/organizations/{org}/staff-assignments/{user}/{customer}",
-            write,
-            staff::unassign,
-        ),
-    ]
-}
-
-/// What operators may do about tenants.
-fn tenant_routes() -> Vec<Route> {
-    let read = Access::Key(Scope::TenantsRead);
-    let write = Access::Key(Scope::TenantsWrite);
-    vec![
-        get("/v1/tenants", read, tenants::list),
-        get("/v1/tenants/{id}", read, tenants::get),
-        post("/v1/tenants/{id}/retry", write, tenants::retry),
-        post("/v1/tenants/{id}/suspend", write, tenants::suspend),
-        post("/v1/tenants/{id}/resume", write, tenants::resume),
-        get(
-            "/v1/tenants/{id}/connection",
-            Access::Key(Scope::TenantsConnect),
-            connection::reveal,
-        ),
-        get("/v1/tenants/{id}/hosts", read, hosts::list),
-        put("/v1/tenants/{id}/hosts/{host}", write, hosts::add),
-        delete("/v1/tenants/{id}/hosts/{host}", write, hosts::remove),
-    ]
-}
-
-/// What operators may see of the work, and do about it.
-fn work_routes() -> Vec<Route> {
-    let read = Access::Key(Scope::EventsRead);
-    let write = Access::Key(Scope::EventsWrite);
-    vec![
-        get("/v1/events", read, events::list),
-        get("/v1/events/{id}", read, events::get),
-        post("/v1/events/{id}/replay", write, events::replay),
-        get("/v1/jobs", read, jobs::list),
-        get("/v1/jobs/{id}", read, jobs::get),
-        post("/v1/jobs/{id}/retry", write, jobs::retry),
-        post("/v1/jobs/{id}/cancel", write, jobs::cancel),
-        get("/v1/audit", Access::Key(Scope::AuditRead), audit::list),
-    ]
 }
 
 /// Method, path and rule of every route.
@@ -332,19 +135,30 @@ pub fn access_table() -> Vec<(&'static str, &'static str, Access)> {
 
 /// Every route, behind the layers that all of them share.
 pub fn router(state: AppState) -> Router {
-    let mut router = Router::new();
-    for route in routes() {
-        let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
-        router = router.route(route.path, route.handler.route_layer(check));
+    let is_api = |route: &Route| security_headers::is_api(route.path);
+    let (api, others): (Vec<_>, Vec<_>) = routes().into_iter().partition(is_api);
+    let mut api = behind_layers(&state, api);
+    if let Some(cors) = cors::layer(&state.cors_origins) {
+        api = api.layer(cors);
     }
-    router
+    behind_layers(&state, others)
+        .merge(api)
         .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             observe::observe,
         ))
         .with_state(state)
+}
+
+fn behind_layers(state: &AppState, routes: Vec<Route>) -> Router<AppState> {
+    let mut router = Router::new();
+    for route in routes {
+        let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
+        router = router.route(route.path, route.handler.route_layer(check));
+    }
+    router
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(CatchPanicLayer::custom(problem::panicked))
 }

@@ -5,21 +5,20 @@
 
 use axum::{
     Extension, Json,
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 
-use super::{AppState, Problem, access::Caller, observe::RequestId};
+use super::{AppState, Problem, access::Caller, extract, observe::RequestId};
 use crate::{
     audit::{self, Actor},
     idempotency::{self, Begun},
 };
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: &str = "idempotency-replayed";
 
 /// The body of a request that has none.
@@ -57,22 +56,12 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
             .map(|key| idempotency::parse_key(key.as_bytes()))
             .transpose()?;
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
-        let is_json = is_json(parts.headers.get(header::CONTENT_TYPE));
-        let bytes = Bytes::from_request(Request::from_parts(parts, body), state)
-            .await
-            .map_err(|rejection| unread(&rejection))?;
+        let is_json = extract::is_json(&parts.headers);
+        let bytes = extract::read_body(Request::from_parts(parts, body)).await?;
         let value = match (bytes.is_empty(), is_json) {
             (true, _) => serde_json::json!({}),
-            (false, true) => serde_json::from_slice(&bytes)
-                .map_err(|error| Problem::invalid(format!("the body is not JSON: {error}")))?,
-            (false, false) => {
-                return Err(Problem::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "media_type_unsupported",
-                    "the body is not declared as JSON",
-                    "send Content-Type: application/json",
-                ));
-            }
+            (false, true) => extract::parse(&bytes)?,
+            (false, false) => return Err(extract::not_json()),
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let fingerprint = idempotency::fingerprint(method.as_str(), target, &value);
@@ -153,26 +142,4 @@ impl<T> Mutation<T> {
         }
         Ok((body, response))
     }
-}
-
-fn is_json(content_type: Option<&HeaderValue>) -> bool {
-    let media_type = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
-    media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn unread(rejection: &BytesRejection) -> Problem {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            "the body is larger than this route takes",
-            "send less",
-        );
-    }
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "body_incomplete",
-        "the body did not arrive whole",
-        "send it again",
-    )
 }

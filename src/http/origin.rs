@@ -3,9 +3,12 @@
 //! Guarantees: `X-Forwarded-*` counts only from a proxy that is configured as trusted; a path that a
 //! server and a proxy could read differently is not taken for a public one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use axum::http::request::Parts;
+use axum::{
+    extract::Request,
+    http::{HeaderMap, request::Parts},
+};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -45,9 +48,50 @@ fn is_trusted(request: &Parts, trusted: &[IpNet]) -> bool {
     peer.is_some_and(|Peer(address)| contains(trusted, address.ip()))
 }
 
-fn contains(trusted: &[IpNet], address: IpAddr) -> bool {
+pub(super) fn contains(trusted: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|net| net.contains(&address))
+}
+
+/// The address that a request comes from: the peer's, or the one that trusted proxies name.
+pub(super) fn address(request: &Request, trusted: &[IpNet]) -> IpAddr {
+    let peer = request.extensions().get::<Peer>();
+    // a request without a peer is not from a connection: tests only
+    let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Peer(address)| address.ip());
+    if !contains(trusted, peer) {
+        return peer;
+    }
+    forwarded_for(request.headers(), trusted).unwrap_or(peer)
+}
+
+/// The last address that is not a trusted proxy's own; what stands before it anybody can write.
+fn forwarded_for(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let values: Option<Vec<_>> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .map(|value| value.to_str().ok())
+        .collect();
+    for hop in values?.iter().rev().flat_map(|value| value.rsplit(',')) {
+        let address = parse_hop(hop.trim())?;
+        if !contains(trusted, address) {
+            return Some(address);
+        }
+    }
+    None
+}
+
+/// An address, as some proxies write it also with its port.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse().map(|address: SocketAddr| address.ip());
+    hop.parse().or_else(|_| with_port()).ok()
+}
+
+/// The address that limits count under: of IPv6 the network, since its holder has 2^64 addresses.
+pub(super) fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
 }
 
 /// A path that needs no token: exact, or everything below it where it ends in `*`.
@@ -96,6 +140,35 @@ mod tests {
         assert!(!PublicPath::new("/health").covers("/health/x"));
         assert!(PublicPath::new("/assets/*").covers("/assets/app.css"));
         assert!(!PublicPath::new("/assets/*").covers("/assetsx"));
+    }
+
+    #[test]
+    fn an_address_is_what_trusted_proxies_say() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let from = |peer: &str, forwarded: &[&str]| {
+            let mut request = Request::new(axum::body::Body::empty());
+            let peer = SocketAddr::new(peer.parse().unwrap(), 1);
+            request.extensions_mut().insert(Peer(peer));
+            for value in forwarded {
+                let value = value.parse().unwrap();
+                request.headers_mut().append("x-forwarded-for", value);
+            }
+            address(&request, &trusted).to_string()
+        };
+        assert_eq!(from("192.0.2.1", &["192.0.2.9"]), "192.0.2.1");
+        assert_eq!(from("10.0.0.1", &["192.0.2.9"]), "192.0.2.9");
+        assert_eq!(
+            from("10.0.0.1", &["6.6.6.6, 192.0.2.9, 10.0.0.2"]),
+            "192.0.2.9"
+        );
+        assert_eq!(
+            from("10.0.0.1", &["6.6.6.6", "192.0.2.9:99", "10.0.0.2"]),
+            "192.0.2.9"
+        );
+        assert_eq!(from("10.0.0.1", &["[2001:db8::1]:99"]), "2001:db8::1");
+        assert_eq!(from("10.0.0.1", &["192.0.2.9, unknown"]), "10.0.0.1");
+        assert_eq!(from("10.0.0.1", &["10.0.0.2"]), "10.0.0.1");
+        assert_eq!(from("10.0.0.1", &[]), "10.0.0.1");
     }
 
     #[test]

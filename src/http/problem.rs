@@ -319,6 +319,11 @@ impl Problem {
         )
     }
 
+    /// Whether it says that credentials are missing or not accepted.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED.as_u16()
+    }
+
     /// Known, and not allowed.
     pub(super) fn forbidden(
         code: &'static str,

@@ -119,7 +119,7 @@ async fn a_server_that_falls_silent_is_answered_with_503_and_forgotten_when_it_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_dribbles_its_head_is_cut_off() {
     let mut deployment = Deployment::new().await;
-    deployment.set("TENANTRY__SERVER__IDLE_TIMEOUT_S", "1");
+    deployment.set("TENANTRY__SERVER__HEAD_TIMEOUT_S", "1");
     let app = App::of(deployment, BlueprintSource::Bundled).await;
     let mut slow = TcpStream::connect(app.address).await.unwrap();
     slow.write_all(b"POST /webhooks/workos HTTP/1.1\r\nhost: x\r\nx-slow: ")

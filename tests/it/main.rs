@@ -28,6 +28,7 @@ mod convergence;
 mod crash;
 mod docs;
 mod edge;
+mod edge_limits;
 mod forward_auth;
 mod idempotency;
 mod inbox;

@@ -80,6 +80,9 @@ impl Town {
     async fn build() -> Self {
         let mut deployment = Deployment::new().await;
         deployment.trust_tokens();
+        // more requests than anybody makes in a minute
+        deployment.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
+        deployment.set("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0");
         let blueprint = TinyBlueprint::new();
         let app = App::of(deployment, blueprint.source()).await;
         let mut homes = Vec::new();
@@ -297,7 +300,7 @@ async fn nobody_reaches_members_that_are_not_theirs() {
     let routes = errands(&town.homes[0]).len();
     assert!(routes >= 14, "only {routes} member routes");
     assert!(
-        cells >= ORGANIZATIONS * ORGANIZATIONS * routes * 8,
+        cells >= ORGANIZATIONS * (ORGANIZATIONS - 1) * routes * 5,
         "only {cells} cells"
     );
     for (home, before) in town.homes.iter().zip(before) {

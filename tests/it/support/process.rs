@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,6 +38,7 @@ pub fn tenantry() -> Command {
 /// `tenantry serve`, running; killed when dropped.
 pub struct Process {
     child: Child,
+    warnings: Arc<Mutex<Vec<Value>>>,
     pub address: SocketAddr,
 }
 
@@ -64,6 +66,8 @@ impl Process {
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
+        let warnings = Arc::<Mutex<Vec<Value>>>::default();
+        let heard = Arc::clone(&warnings);
         let (tell, told) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             let mut tell = Some(tell);
@@ -80,12 +84,14 @@ impl Process {
                 // shown only when the test fails
                 if entry["level"] == "WARN" || entry["level"] == "ERROR" {
                     println!("{line}");
+                    heard.lock().unwrap().push(entry);
                 }
             }
         });
         // killed when dropped, also if it never says where it listens
         let mut process = Self {
             child,
+            warnings,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         process.address = told.await.expect("the replica listens");
@@ -100,6 +106,11 @@ impl Process {
     pub async fn is_ready(&self) {
         let ready = async || get(self.address, "/readyz").await.contains("200 OK");
         wait_until("the replica is ready", ready).await;
+    }
+
+    /// What it logged as a warning or an error.
+    pub fn warnings(&self) -> Vec<Value> {
+        self.warnings.lock().unwrap().clone()
     }
 
     /// SIGKILL.
