@@ -35,6 +35,7 @@ mod path;
 mod private_postgres;
 mod provider_api;
 mod provisioning;
+mod proxies;
 mod queue;
 mod queue_model;
 mod sources;

@@ -9,6 +9,7 @@ pub mod history;
 pub mod people;
 pub mod process;
 pub mod provider;
+pub mod proxy;
 pub mod tiny;
 pub mod tokens;
 
