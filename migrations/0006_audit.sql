@@ -1,4 +1,4 @@
--- The audit log: every change of a tenant, member, role, invitation or credential, in the change's own transaction.
+-- The audit log: every change of a tenant, member, role, invitation, credential or API key, in the change's own transaction.
 -- Owner: src/audit.rs
 --
 -- Written by triggers: no code path can forget it.
@@ -57,7 +57,7 @@ language plpgsql
 as $$
 declare
     -- bookkeeping and secrets are not what an auditor asks for
-    hidden constant text[] := array['content', 'event', 'digest', 'recorded_at', 'updated_at', 'credential', 'failure', 'blueprint_hash'];
+    hidden constant text[] := array['content', 'event', 'digest', 'recorded_at', 'updated_at', 'credential', 'failure', 'blueprint_hash', 'hash', 'previous_hash', 'last_used_at'];
     old_row jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     row_now jsonb := case when tg_op = 'DELETE' then old_row else new_row end;

@@ -1,7 +1,7 @@
 //! Who does what is done in a transaction: triggers write it to `audit_log` with every change.
 //!
-//! Guarantees: no change of a tenant, member, role, invitation or credential is without its row, in
-//! the same transaction, because the tables themselves write it; rows are only ever added. A
+//! Guarantees: no change of a tenant, member, role, invitation, credential or API key is without its
+//! row, in the same transaction, because the tables themselves write it; rows are only ever added. A
 //! transaction that names nobody is tenantry itself.
 
 use chrono::{DateTime, Utc};

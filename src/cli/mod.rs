@@ -9,10 +9,12 @@ mod bench;
 mod config;
 mod dev;
 mod doctor;
+mod duration;
 mod events;
 mod failure;
 mod health;
 mod init;
+mod keys;
 mod members;
 mod printer;
 mod sample;
@@ -68,6 +70,9 @@ enum Command {
     /// Look at members; remove, restore, invite, assign
     #[command(subcommand)]
     Members(members::Command),
+    /// Make, rotate and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// See who changed what
     #[command(subcommand)]
     Audit(audit::Command),
@@ -134,6 +139,7 @@ pub async fn run(
         Command::Webhook(command) => webhook::run(&globals, &command),
         Command::Tenants(command) => tenants::run(&globals, command).await,
         Command::Members(command) => members::run(&globals, command).await,
+        Command::Keys(command) => keys::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,

@@ -5,6 +5,7 @@
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod access;
+mod docs;
 mod extract;
 mod forward_auth;
 mod health;
@@ -168,6 +169,9 @@ fn routes() -> Vec<Route> {
         get("/readyz", Public, health::readyz),
         get("/metrics", Public, health::metrics),
         get("/openapi.json", Public, openapi::serve),
+        get("/docs", Public, docs::redirect),
+        get("/docs/", Public, docs::index),
+        get("/docs/{*file}", Public, docs::asset),
     ]
 }
 

@@ -324,6 +324,10 @@ impl From<JsonRejection> for Problem {
 }
 
 pub(super) async fn not_found() -> Problem {
+    nothing_here()
+}
+
+pub(super) fn nothing_here() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "not_found",

@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
+    ("api_keys", &["audit", "db", "secrets", "shutdown"]),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
     ("tenants", &["config", "secrets"]),
@@ -97,7 +98,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "api_keys",
             "audit",
+            "auth",
             "bench",
             "blueprint",
             "causes",
@@ -106,6 +109,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "members",
+            "metrics",
             "private_postgres",
             "provider_api",
             "provisioning",
@@ -136,7 +140,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("provider_api", &["webhooks"]),
     (
         "auth",
-        &["config", "db", "members", "metrics", "shutdown", "tenants"],
+        &[
+            "causes", "config", "db", "members", "metrics", "shutdown", "tenants",
+        ],
     ),
     // the ground
     ("api_keys", &["audit", "db", "shutdown"]),
@@ -286,6 +292,7 @@ fn what_is_allowed_is_also_used() {
 
 /// Who has tables, or a cluster, of its own.
 const OWNERS_OF_SQL: &[&str] = &[
+    "api_keys",
     "audit",
     "bench",
     "cli/dev",

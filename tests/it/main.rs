@@ -14,11 +14,13 @@
 
 mod support;
 
+mod api_keys;
 mod architecture;
 mod bench;
 mod blueprint;
 mod blueprint_changes;
 mod cli;
+mod cli_keys;
 mod cli_members;
 mod cli_webhook;
 mod convergence;
@@ -27,6 +29,7 @@ mod docs;
 mod edge;
 mod inbox;
 mod isolation;
+mod jwks;
 mod members;
 mod members_sync;
 mod organizations;
@@ -39,6 +42,7 @@ mod proxies;
 mod queue;
 mod queue_model;
 mod sources;
+mod tokens;
 mod waiting;
 mod webhooks;
 mod webhooks_clerk;
