@@ -57,7 +57,7 @@ language plpgsql
 as $$
 declare
     -- bookkeeping and secrets are not what an auditor asks for
-    hidden constant text[] := array['content', 'event', 'digest', 'recorded_at', 'updated_at', 'credential', 'failure', 'blueprint_hash', 'hash', 'previous_hash', 'last_used_at'];
+    hidden constant text[] := array['content', 'event', 'digest', 'recorded_at', 'updated_at', 'credential', 'failure', 'blueprint_hash', 'hash', 'previous_hash', 'last_used_at', 'number', 'roles_told'];
     old_row jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     row_now jsonb := case when tg_op = 'DELETE' then old_row else new_row end;

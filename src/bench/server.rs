@@ -16,7 +16,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 
-use super::{Environment, Error, Options, Setup, report::NOTE, sender::SECRET};
+use super::{Environment, Error, Options, Setup, report::NOTE, sender::SECRET, visitors};
 use crate::{
     blueprint::Blueprint,
     config::{self, Config},
@@ -61,7 +61,9 @@ impl Server {
         let control = format!("tenantry_bench_control_{run}");
         let control_url = with_database(&url, &control)?;
         let scratch = setup.scratch.join(format!("tenantry-bench-{run}"));
-        let variables = variables(&run, &control_url, &scratch);
+        let mut variables = variables(&run, &control_url, &scratch);
+        variables.extend(visitors::variables(&scratch));
+        visitors::make_issuer(&scratch)?;
         let environment: config::Environment = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()))

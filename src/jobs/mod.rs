@@ -12,7 +12,9 @@ mod manage_members;
 mod process_event;
 mod provision_tenant;
 mod push_membership;
+mod resend_invitation;
 mod retry;
+mod revoke_invitation;
 mod send_invitation;
 mod sync_members;
 
@@ -21,6 +23,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 pub use manage_members::MemberDesk;
 pub use process_event::process_batch;
 pub use retry::retry_tenant;
+
+use sqlx::PgConnection;
 
 use crate::{
     causes::chain,
@@ -142,6 +146,12 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::PushMembership { source, membership } => {
             push_membership::run(cx, &claim, &lease, (source, membership)).await
         }
+        Job::RevokeInvitation { invitation } => {
+            revoke_invitation::run(cx, &claim, &lease, *invitation).await
+        }
+        Job::ResendInvitation { invitation } => {
+            resend_invitation::run(cx, &claim, &lease, *invitation).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -170,7 +180,9 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
             format!("tenant {tenant}")
         }
         Job::FetchParent { source, parent } => format!("{parent} of {source}"),
-        Job::SendInvitation { invitation } => format!("invitation {invitation}"),
+        Job::SendInvitation { invitation }
+        | Job::RevokeInvitation { invitation }
+        | Job::ResendInvitation { invitation } => format!("invitation {invitation}"),
         Job::PushMembership { source, membership } => {
             format!("membership {membership} of {source}")
         }
@@ -207,8 +219,14 @@ async fn give_up(
                 Job::FetchParent { source, parent } => {
                     inbox::fail_waiting(tx, source, parent, &reason).await?;
                 }
-                // what is not told yet stays to be told: the next change, or a retry, does it
-                Job::SyncMembers { .. } | Job::PushMembership { .. } => {}
+                // what is not told yet stays to be told: the next change, or a retry, does it;
+                // who wants an invitation sent again asks again
+                Job::SyncMembers { .. }
+                | Job::PushMembership { .. }
+                | Job::ResendInvitation { .. } => {}
+                Job::RevokeInvitation { invitation } => {
+                    members::mark_not_revoked(tx, *invitation, &reason).await?;
+                }
                 Job::SendInvitation { invitation } => {
                     members::mark_not_sent(tx, *invitation, &reason).await?;
                 }
@@ -235,6 +253,20 @@ async fn give_up(
             Outcome::Retry(Failure::new(failure.code, chain(&error)))
         }
     }
+}
+
+/// The tenant of the organization, if it has one, is told of its members.
+async fn rouse_sync(
+    tx: &mut PgConnection,
+    (source, org_id): (&str, &str),
+    max_attempts: i32,
+) -> Result<(), queue::Error> {
+    let tenant = tenants::find_of_organization(tx, source, org_id).await?;
+    if let Some(tenant) = tenant {
+        let job = NewJob::sync_members(tenant.id.0, (source, org_id), max_attempts);
+        queue::rouse(tx, &job).await?;
+    }
+    Ok(())
 }
 
 /// The job that makes a tenant ready.

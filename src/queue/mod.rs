@@ -173,6 +173,24 @@ pub async fn cancel(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(),
     Ok(())
 }
 
+/// Completes the waiting job of the unique key; true when it had never begun, so that nothing came of it.
+///
+/// False also where it runs, has ended, or was never there.
+pub async fn withdraw(tx: &mut PgConnection, unique_key: &str) -> Result<bool, Error> {
+    let attempts: Option<i32> = sqlx::query_scalar(
+        "update jobs
+         set state = 'completed',
+             finished_at = now()
+         where unique_key = $1
+           and state = 'available'
+         returning attempt",
+    )
+    .bind(unique_key)
+    .fetch_optional(tx)
+    .await?;
+    Ok(attempts == Some(0))
+}
+
 /// Brings the newest dead job of the unique key back, with as many further attempts as a new one has.
 ///
 /// False when there is none, or when a live one has the key.

@@ -12,6 +12,7 @@ pub mod process;
 pub mod provider;
 pub mod proxy;
 pub mod signer;
+pub mod team;
 pub mod tiny;
 pub mod tokens;
 
