@@ -27,6 +27,7 @@ mod convergence;
 mod crash;
 mod docs;
 mod edge;
+mod example_apps;
 mod forward_auth;
 mod inbox;
 mod isolation;

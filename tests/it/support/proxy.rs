@@ -162,18 +162,17 @@ impl Proxy {
 
     /// Sends the head of a request as it is written, and a body, on a connection of their own.
     pub async fn send(&self, head: &str, body: &[u8]) -> Reply {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let head = format!(
-            "{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            head.trim().replace('\n', "\r\n"),
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        // it may refuse, and close, before it has read all
-        let _ = stream.write_all(body).await;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        Reply::parse(&answer)
+        send(self.address, head, body).await
+    }
+
+    /// Asks an application without asking a proxy.
+    pub async fn past(application: SocketAddr, path: &str) -> Reply {
+        send(
+            application,
+            &format!("GET {path} HTTP/1.1\nHost: app.test"),
+            &[],
+        )
+        .await
     }
 
     /// Asks for a path of a host; further headers are lines.
@@ -181,6 +180,21 @@ impl Proxy {
         let head = format!("GET {path} HTTP/1.1\nHost: {host}\n{headers}");
         self.send(&head, &[]).await
     }
+}
+
+async fn send(to: SocketAddr, head: &str, body: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let head = format!(
+        "{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        head.trim().replace('\n', "\r\n"),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // it may refuse, and close, before it has read all
+    let _ = stream.write_all(body).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    Reply::parse(&answer)
 }
 
 impl Drop for Proxy {
