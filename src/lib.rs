@@ -39,6 +39,7 @@ pub mod inbox;
 pub mod jobs;
 pub mod members;
 pub mod metrics;
+pub mod page;
 pub mod private_postgres;
 pub mod provider_api;
 pub mod provisioning;

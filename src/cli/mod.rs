@@ -14,6 +14,7 @@ mod events;
 mod failure;
 mod health;
 mod init;
+mod jobs;
 mod keys;
 mod members;
 mod printer;
@@ -64,7 +65,7 @@ enum Command {
     /// Sign or verify a webhook
     #[command(subcommand)]
     Webhook(webhook::Command),
-    /// Look at tenants, retry one
+    /// Look at tenants; retry, suspend, resume one, give it hosts
     #[command(subcommand)]
     Tenants(tenants::Command),
     /// Look at members; remove, restore, invite, assign
@@ -76,9 +77,12 @@ enum Command {
     /// See who changed what
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Look at received events
+    /// Look at received events, replay one
     #[command(subcommand)]
     Events(events::Command),
+    /// Look at jobs; retry or cancel one
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
@@ -142,6 +146,7 @@ pub async fn run(
         Command::Keys(command) => keys::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
+        Command::Jobs(command) => jobs::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
         Command::Completion { shell } => {

@@ -249,6 +249,20 @@ pub async fn mark_not_sent(tx: &mut PgConnection, id: Uuid, reason: &str) -> sql
     Ok(())
 }
 
+/// One that was not sent is to be sent after all.
+pub async fn mark_to_be_sent(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query(
+        "update invitations
+         set failure = null
+         where id = $1
+           and invitation_id is null",
+    )
+    .bind(id)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Somebody who is invited and no member yet.
 #[derive(Debug, Clone, FromRow, Serialize)]
 pub struct Invited {

@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub use decided::{Wanted, list_decided, note_telling, settle_role, wanted};
 pub use invitations::{
     Asked, Invitation, Invited, Promise, find_asked, invite, list_invitations, list_invited,
-    mark_not_sent, mark_sent,
+    mark_not_sent, mark_sent, mark_to_be_sent,
 };
 pub use pages::{
     AssignmentFilter, MemberFilter, list_assignments_page, list_invitations_page, list_page,

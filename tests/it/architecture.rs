@@ -6,8 +6,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 const MAY_USE: &[(&str, &[&str])] = &[
     // the path of an event
     ("webhooks", &[]),
-    ("inbox", &["db", "faults", "queue", "shutdown"]),
-    ("queue", &["causes", "db", "faults", "metrics", "shutdown"]),
+    ("inbox", &["db", "faults", "page", "queue", "shutdown"]),
+    (
+        "queue",
+        &["causes", "db", "faults", "metrics", "page", "shutdown"],
+    ),
     (
         "jobs",
         &[
@@ -48,7 +51,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api_keys", &["audit", "db", "secrets", "shutdown"]),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
-    ("tenants", &["config", "secrets"]),
+    ("tenants", &["config", "page", "secrets"]),
     ("blueprint", &[]),
     // the edges
     (
@@ -110,9 +113,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "jobs",
             "members",
             "metrics",
+            "page",
             "private_postgres",
             "provider_api",
             "provisioning",
+            "queue",
             "replica",
             "secrets",
             "telemetry",
@@ -146,8 +151,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // the ground
     ("api_keys", &["audit", "db", "shutdown"]),
-    ("idempotency", &[]),
-    ("audit", &[]),
+    ("idempotency", &["db", "secrets"]),
+    ("audit", &["page"]),
+    ("page", &[]),
     ("causes", &[]),
     ("config", &["faults", "webhooks"]),
     ("db", &[]),
@@ -298,6 +304,7 @@ const OWNERS_OF_SQL: &[&str] = &[
     "cli/dev",
     "blueprint",
     "db",
+    "idempotency",
     "identity",
     "inbox",
     "members",

@@ -473,10 +473,8 @@ impl TenantOf<'_> {
     pub async fn retry(&self) {
         let tenant = self.find().await.unwrap();
         let replica = &self.app.replica;
-        let retried = jobs::retry_tenant(&replica.db, &tenant, 25, &operator())
-            .await
-            .unwrap();
-        assert!(retried, "a {:?} tenant is not retried", tenant.state);
+        let retry = async |tx: &mut _| jobs::retry_tenant(tx, &tenant, 25, &operator()).await;
+        replica.db.transaction(retry).await.unwrap();
         replica.waker.wake();
     }
 
