@@ -91,14 +91,8 @@ class Pools:
         if told["database"] != tenant.database:
             raise httpx.HTTPError("the tenant has another database now")
         pool = AsyncConnectionPool(
-            kwargs={
-                "host": told["host"],
-                "port": told["port"],
-                "dbname": told["database"],
-                "user": told["username"],
-                "password": told["password"],
-                "row_factory": dict_row,
-            },
+            told["url"],
+            kwargs={"row_factory": dict_row},
             min_size=0,
             max_size=POOL_SIZE,
             max_idle=60,

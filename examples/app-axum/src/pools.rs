@@ -34,11 +34,8 @@ pub struct Settings {
 /// What tenantry answers of a tenant's connection.
 #[derive(Deserialize)]
 struct Told {
-    host: String,
-    port: u16,
     database: String,
-    username: String,
-    password: String,
+    url: String,
 }
 
 /// Why there is no connection.
@@ -52,7 +49,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Credentials(error) => write!(f, "tenantry does not tell the credentials: {error}"),
+            Self::Credentials(error) => {
+                write!(f, "tenantry does not tell the credentials: {error}")
+            }
             Self::Moved => f.write_str("the tenant has another database now"),
             Self::Database(error) => write!(f, "the database does not answer: {error}"),
         }
@@ -62,6 +61,12 @@ impl fmt::Display for Error {
 impl From<reqwest::Error> for Error {
     fn from(error: reqwest::Error) -> Self {
         Self::Credentials(Arc::new(error))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
     }
 }
 
@@ -106,7 +111,7 @@ impl Pools {
                     if !matches!(error, sqlx::Error::PoolTimedOut) {
                         self.pools.invalidate(tenant).await;
                     }
-                    return Err(Error::Database(Arc::new(error)));
+                    return Err(error.into());
                 }
             }
         }
@@ -119,22 +124,20 @@ impl Pools {
     }
 
     async fn make(&self, tenant: &Tenant) -> Result<PgPool, Error> {
-        let url = format!("{}/v1/tenants/{}/connection", self.settings.tenantry, tenant.id);
+        let url = format!(
+            "{}/v1/tenants/{}/connection",
+            self.settings.tenantry, tenant.id
+        );
         let answer = self.client.get(url).bearer_auth(&self.settings.key);
         let told: Told = answer.send().await?.error_for_status()?.json().await?;
         if told.database != tenant.database {
             return Err(Error::Moved);
         }
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&told.host)
-            .port(told.port)
-            .database(&told.database)
-            .username(&told.username)
-            .password(&told.password);
+        let options: PgConnectOptions = told.url.parse()?;
         let pool = PgPoolOptions::new()
             .max_connections(self.settings.pool_size)
             .acquire_timeout(Duration::from_secs(5))
-            .idle_timeout(Duration::from_secs(60));
+            .idle_timeout(Duration::from_mins(1));
         Ok(pool.connect_lazy_with(options))
     }
 }
