@@ -170,8 +170,8 @@ async fn a_body_reaches_the_application_whole_and_tenantry_never() {
         let proxy = site.proxy(kind).await;
         site.wire.heard();
         let body = vec![b'z'; 5 << 20];
-        let head = format!("POST /letters HTTP/1.1\nHost: app.test\n{}", site.bearer());
-        let reply = proxy.send(&head, &body).await;
+        let request = format!("POST /letters HTTP/1.1\nHost: app.test\n{}", site.bearer());
+        let reply = proxy.send(&request, &body).await;
         assert_eq!(reply.status, 200, "{kind:?} {reply:?}");
         assert_eq!(reply.body()["method"], "POST");
         assert_eq!(reply.body()["body_bytes"], body.len());
