@@ -310,6 +310,22 @@ impl Source {
     }
 }
 
+impl Access {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        if self.remember_s > 60 {
+            let value = self.remember_s.to_string();
+            return Err(Error::value("access.remember_s", &value, "0 to 60"));
+        }
+        let is_no_path = |path: &&String| !path.starts_with('/');
+        if let Some(path) = self.public_paths.iter().find(is_no_path) {
+            let expected = "paths that begin with /";
+            return Err(Error::value("access.public_paths", path, expected));
+        }
+        Ok(())
+    }
+}
+
 impl Secrets {
     /// Keys given directly.
     pub fn new(keys: Vec<SecretString>) -> Self {
@@ -419,15 +435,7 @@ impl Config {
                 "at least 4",
             ));
         }
-        if self.access.remember_s > 60 {
-            let value = self.access.remember_s.to_string();
-            return Err(Error::value("access.remember_s", &value, "0 to 60"));
-        }
-        let is_path = |path: &&String| !path.starts_with('/');
-        if let Some(path) = self.access.public_paths.iter().find(is_path) {
-            let expected = "paths that begin with /";
-            return Err(Error::value("access.public_paths", path, expected));
-        }
+        self.access.check()?;
         self.sources
             .iter()
             .try_for_each(|(name, source)| source.check(name))?;

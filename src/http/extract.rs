@@ -1,6 +1,6 @@
 //! What requests carry, read strictly: whatever cannot be read is a problem with its reason.
 
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::extract::FromRequestParts;
 
 use super::Problem;
 
@@ -13,8 +13,3 @@ pub(super) struct Query<T>(pub(super) T);
 #[derive(Debug, FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(Problem))]
 pub(super) struct Path<T>(pub(super) T);
-
-/// A JSON body, read into `T`.
-#[derive(Debug, FromRequest)]
-#[from_request(via(axum::Json), rejection(Problem))]
-pub(super) struct Json<T>(pub(super) T);

@@ -5,21 +5,27 @@
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod access;
-mod cursor;
+mod audit;
+mod connection;
 mod docs;
+mod events;
 mod extract;
 mod forward_auth;
 mod health;
+mod hosts;
 mod invitations;
+mod jobs;
 mod members;
 mod mutation;
 mod observe;
 mod openapi;
+mod operator;
 mod origin;
 mod problem;
 mod resolve;
 mod server;
 mod staff;
+mod tenants;
 mod webhooks;
 
 use std::{
@@ -136,6 +142,14 @@ fn post<H: Handler<T, AppState>, T: 'static>(
     route("POST", MethodFilter::POST, (path, access), handler)
 }
 
+fn put<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("PUT", MethodFilter::PUT, (path, access), handler)
+}
+
 fn patch<H: Handler<T, AppState>, T: 'static>(
     path: &'static str,
     access: Access,
@@ -194,6 +208,8 @@ fn routes() -> Vec<Route> {
         get("/docs/{*file}", Public, docs::asset),
     ];
     routes.extend(organization_routes());
+    routes.extend(tenant_routes());
+    routes.extend(work_routes());
     routes
 }
 
@@ -268,6 +284,43 @@ fn organization_routes() -> Vec<Route> {
             write,
             staff::unassign,
         ),
+    ]
+}
+
+/// What operators may do about tenants.
+fn tenant_routes() -> Vec<Route> {
+    let read = Access::Key(Scope::TenantsRead);
+    let write = Access::Key(Scope::TenantsWrite);
+    vec![
+        get("/v1/tenants", read, tenants::list),
+        get("/v1/tenants/{id}", read, tenants::get),
+        post("/v1/tenants/{id}/retry", write, tenants::retry),
+        post("/v1/tenants/{id}/suspend", write, tenants::suspend),
+        post("/v1/tenants/{id}/resume", write, tenants::resume),
+        get(
+            "/v1/tenants/{id}/connection",
+            Access::Key(Scope::TenantsConnect),
+            connection::reveal,
+        ),
+        get("/v1/tenants/{id}/hosts", read, hosts::list),
+        put("/v1/tenants/{id}/hosts/{host}", write, hosts::add),
+        delete("/v1/tenants/{id}/hosts/{host}", write, hosts::remove),
+    ]
+}
+
+/// What operators may see of the work, and do about it.
+fn work_routes() -> Vec<Route> {
+    let read = Access::Key(Scope::EventsRead);
+    let write = Access::Key(Scope::EventsWrite);
+    vec![
+        get("/v1/events", read, events::list),
+        get("/v1/events/{id}", read, events::get),
+        post("/v1/events/{id}/replay", write, events::replay),
+        get("/v1/jobs", read, jobs::list),
+        get("/v1/jobs/{id}", read, jobs::get),
+        post("/v1/jobs/{id}/retry", write, jobs::retry),
+        post("/v1/jobs/{id}/cancel", write, jobs::cancel),
+        get("/v1/audit", Access::Key(Scope::AuditRead), audit::list),
     ]
 }
 

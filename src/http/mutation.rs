@@ -7,7 +7,7 @@ use axum::{
     Extension, Json,
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,7 +17,6 @@ use super::{AppState, Problem, access::Caller, observe::RequestId};
 use crate::{
     audit::{self, Actor},
     idempotency::{self, Begun},
-    secrets,
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -75,7 +74,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
                 ));
             }
         };
-        let fingerprint = fingerprint(&method, &uri, &value);
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let fingerprint = idempotency::fingerprint(method.as_str(), target, &value);
         let body = serde_json::from_value(value)
             .map_err(|error| Problem::invalid(format!("the body cannot be used: {error}")))?;
         Ok(Self {
@@ -175,11 +175,4 @@ fn unread(rejection: &BytesRejection) -> Problem {
         "the body did not arrive whole",
         "send it again",
     )
-}
-
-/// The same request has the same one, however its JSON is written.
-fn fingerprint(method: &Method, uri: &Uri, body: &serde_json::Value) -> [u8; 32] {
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    // keys of an object are sorted by serde_json's map
-    secrets::sha256(format!("{method} {target}\n{body}").as_bytes())
 }

@@ -4,14 +4,14 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    extract::rejection::{PathRejection, QueryRejection},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{api_keys::KeyError, auth, causes::chain, db, idempotency, members, queue};
+use crate::{api_keys::KeyError, auth, causes::chain, db, idempotency, members, page, queue};
 
 /// What the body of a problem is.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -24,7 +24,8 @@ const RETRY_AFTER_S: u32 = 2;
 pub struct Problem {
     /// `urn:tenantry:error:` and the code.
     #[serde(rename = "type")]
-    kind: String,
+    #[schema(value_type = String)]
+    kind: Box<str>,
     /// The status in words.
     title: &'static str,
     /// The HTTP status.
@@ -33,14 +34,17 @@ pub struct Problem {
     /// Stable code, explained in docs/errors.md.
     code: &'static str,
     /// What happened.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// What to do.
-    fix: String,
+    #[schema(value_type = String)]
+    fix: Box<str>,
     /// The request's id, as in `x-request-id` and in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<Uuid>,
+    /// Boxed: every handler's result carries a problem's size.
     #[serde(skip)]
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 impl Problem {
@@ -52,14 +56,14 @@ impl Problem {
         fix: impl Into<String>,
     ) -> Self {
         Self {
-            kind: format!("urn:tenantry:error:{code}"),
+            kind: format!("urn:tenantry:error:{code}").into(),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             code,
-            detail: detail.into(),
-            fix: fix.into(),
+            detail: detail.into().into(),
+            fix: fix.into().into(),
             request_id: None,
-            headers: HeaderMap::new(),
+            headers: Box::default(),
         }
     }
 
@@ -116,7 +120,7 @@ impl Problem {
 
     fn write(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = self.headers.clone();
+        let headers = *self.headers.clone();
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().extend(headers);
         response
@@ -246,6 +250,22 @@ impl From<idempotency::Error> for Problem {
     }
 }
 
+impl From<page::Error> for Problem {
+    fn from(error: page::Error) -> Self {
+        let fix = match error {
+            page::Error::Sql(error) => return error.into(),
+            page::Error::CursorInvalid => "begin again without a cursor",
+            page::Error::LimitInvalid(_) => "ask for fewer rows, and follow next_cursor",
+        };
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            error.code(),
+            error.to_string(),
+            fix,
+        )
+    }
+}
+
 impl From<auth::TokenError> for Problem {
     fn from(error: auth::TokenError) -> Self {
         if error.is_unavailable() {
@@ -318,20 +338,6 @@ impl From<QueryRejection> for Problem {
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
         Self::invalid(rejection.body_text())
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        match rejection {
-            JsonRejection::MissingJsonContentType(_) => Self::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "media_type_unsupported",
-                "the body is not declared as JSON",
-                "send Content-Type: application/json",
-            ),
-            rejection => Self::invalid(rejection.body_text()),
-        }
     }
 }
 

@@ -69,6 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "jobs",
             "members",
             "metrics",
+            "page",
             "queue",
             "secrets",
             "shutdown",
@@ -150,7 +151,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // the ground
-    ("api_keys", &["audit", "db", "shutdown"]),
     ("idempotency", &["db", "secrets"]),
     ("audit", &["page"]),
     ("page", &[]),
