@@ -152,12 +152,12 @@ pub fn router(state: AppState) -> Router {
 }
 
 fn behind_layers(state: &AppState, routes: Vec<Route>) -> Router<AppState> {
-    let mut router = Router::new();
+    let mut checked = Router::new();
     for route in routes {
         let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
-        router = router.route(route.path, route.handler.route_layer(check));
+        checked = checked.route(route.path, route.handler.route_layer(check));
     }
-    router
+    checked
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(problem::panicked))
