@@ -60,6 +60,8 @@ create trigger tell_changed after insert or update or delete on tenants
 for each row execute function tell_changed('organization');
 create trigger tell_host_changed after insert or delete or update of url on tenants
 for each row execute function tell_changed('url');
+create trigger tell_host_changed after insert or update or delete on tenant_hosts
+for each row execute function tell_changed('host');
 create trigger tell_changed after insert or update or delete on users
 for each row execute function tell_changed('user');
 create trigger tell_changed after insert or update or delete on roles

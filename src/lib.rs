@@ -15,8 +15,8 @@
 //! 6. [`tenants`] are the rows and the states they go through.
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
-//! not matter; [`members`], who belongs to a tenant and what may be done about it; and [`audit`], who
-//! changed what.
+//! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and
+//! [`api_keys`], who asks and what they may; and [`audit`], who changed what.
 //!
 //! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
@@ -39,6 +39,7 @@ pub mod inbox;
 pub mod jobs;
 pub mod members;
 pub mod metrics;
+pub mod page;
 pub mod private_postgres;
 pub mod provider_api;
 pub mod provisioning;

@@ -228,7 +228,7 @@ impl Replica {
             trusted_proxies: access.trusted_proxies.clone().into(),
             public_paths: public.map(|path| http::PublicPath::new(path)).collect(),
             session_cookies: access.session_cookies.clone().into(),
-            desk: MemberDesk::new(self.db.clone(), config),
+            desk: MemberDesk::new(config),
             clusters: self.clusters.clone(),
             keyring: Arc::clone(&self.provisioner.keyring),
             max_attempts: config.queue.max_attempts,

@@ -16,7 +16,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 
-use super::{Environment, Error, Options, Setup, report::NOTE, sender::SECRET};
+use super::{Environment, Error, Options, Setup, report::NOTE, sender::SECRET, visitors};
 use crate::{
     blueprint::Blueprint,
     config::{self, Config},
@@ -61,7 +61,9 @@ impl Server {
         let control = format!("tenantry_bench_control_{run}");
         let control_url = with_database(&url, &control)?;
         let scratch = setup.scratch.join(format!("tenantry-bench-{run}"));
-        let variables = variables(&run, &control_url, &scratch);
+        let mut variables = variables(&run, &control_url, &scratch);
+        variables.extend(visitors::variables(&scratch));
+        visitors::make_issuer(&scratch)?;
         let environment: config::Environment = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
@@ -260,6 +262,8 @@ fn variables(run: &str, control_url: &str, scratch: &Path) -> Vec<(&'static str,
     vec![
         ("DATABASE_URL", control_url.to_owned()),
         ("WORKOS_WEBHOOK_SECRET", SECRET.to_owned()),
+        // one sender and one key stand for all of them
+        ("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0".to_owned()),
         ("TENANTRY__TENANTS__PREFIX", format!("b{run}_")),
         (
             "TENANTRY__BLUEPRINT__DIRECTORY",

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use crate::{causes::chain, config, db, private_postgres, replica};
+use crate::{causes::chain, config, db, jobs, page, private_postgres, queue, replica, tenants};
 
 /// Exit codes, documented in `tenantry --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +104,40 @@ impl From<sqlx::Error> for Failure {
             ),
             _ => db::Error::Sql(error).into(),
         }
+    }
+}
+
+impl From<page::Error> for Failure {
+    fn from(error: page::Error) -> Self {
+        match error {
+            page::Error::Sql(error) => error.into(),
+            error @ (page::Error::CursorInvalid | page::Error::LimitInvalid(_)) => {
+                Self::unexpected(&error)
+            }
+        }
+    }
+}
+
+impl From<jobs::Refusal> for Failure {
+    fn from(error: jobs::Refusal) -> Self {
+        match error {
+            jobs::Refusal::Queue(queue::Error::Sql(error))
+            | jobs::Refusal::Job(queue::Refused::Sql(error)) => error.into(),
+            error => Self::failed(format!("{error} [{}]", error.code()), error.fix()),
+        }
+    }
+}
+
+impl From<tenants::HostError> for Failure {
+    fn from(error: tenants::HostError) -> Self {
+        let hint = match error {
+            tenants::HostError::Sql(error) => return error.into(),
+            tenants::HostError::Invalid(_) => "give a name such as crm.customer.example",
+            tenants::HostError::Taken(_) => {
+                "find whose it is: tenantry tenants get <host>; take it from them first"
+            }
+        };
+        Self::failed(format!("{error} [{}]", error.code()), hint)
     }
 }
 

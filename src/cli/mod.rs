@@ -9,10 +9,13 @@ mod bench;
 mod config;
 mod dev;
 mod doctor;
+mod duration;
 mod events;
 mod failure;
 mod health;
 mod init;
+mod jobs;
+mod keys;
 mod members;
 mod printer;
 mod sample;
@@ -62,18 +65,24 @@ enum Command {
     /// Sign or verify a webhook
     #[command(subcommand)]
     Webhook(webhook::Command),
-    /// Look at tenants, retry one
+    /// Look at tenants; retry, suspend, resume one, give it hosts
     #[command(subcommand)]
     Tenants(tenants::Command),
     /// Look at members; remove, restore, invite, assign
     #[command(subcommand)]
     Members(members::Command),
+    /// Make, rotate and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// See who changed what
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Look at received events
+    /// Look at received events, replay one
     #[command(subcommand)]
     Events(events::Command),
+    /// Look at jobs; retry or cancel one
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
@@ -134,8 +143,10 @@ pub async fn run(
         Command::Webhook(command) => webhook::run(&globals, &command),
         Command::Tenants(command) => tenants::run(&globals, command).await,
         Command::Members(command) => members::run(&globals, command).await,
+        Command::Keys(command) => keys::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
+        Command::Jobs(command) => jobs::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
         Command::Completion { shell } => {

@@ -7,6 +7,7 @@
 //!
 //! Does not: connect to anything. `tenantry doctor` tells whether the values work.
 
+mod issuers;
 mod layers;
 mod redact;
 mod secret_files;
@@ -22,6 +23,7 @@ use crate::{
     webhooks::{Mapping, SourceKind},
 };
 
+pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
 
 /// The default file: every setting, explained.
@@ -44,6 +46,8 @@ pub struct Config {
     pub database: Database,
     /// Senders of webhooks, by the name in `POST /webhooks/{name}`.
     pub sources: BTreeMap<String, Source>,
+    /// Whose tokens are believed, by a name of our own.
+    pub issuers: BTreeMap<String, Issuer>,
     /// What the providers say of organizations and people.
     pub identity: Identity,
     /// Who is let in, and how it is found out.
@@ -299,11 +303,16 @@ impl Server {
     }
 }
 
+/// Whether a section can have this name: it is a label of metrics, and a part of addresses.
+fn is_legal_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    !name.is_empty() && name.len() <= 40 && name.chars().all(legal)
+}
+
 impl Source {
     /// Refuses what cannot work.
     fn check(&self, name: &str) -> Result<(), Error> {
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-        if name.is_empty() || name.len() > 40 || !name.chars().all(legal) {
+        if !is_legal_name(name) {
             let expected = "names of 1 to 40 characters of a-z, 0-9, _ and -";
             return Err(Error::value("sources", name, expected));
         }
@@ -465,6 +474,7 @@ impl Config {
         }
         self.sources
             .iter()
-            .try_for_each(|(name, source)| source.check(name))
+            .try_for_each(|(name, source)| source.check(name))?;
+        issuers::check_all(&self.issuers, &self.sources)
     }
 }

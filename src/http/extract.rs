@@ -29,24 +29,6 @@ pub(super) struct Query<T>(pub(super) T);
 #[from_request(via(axum::extract::Path), rejection(Problem))]
 pub(super) struct Path<T>(pub(super) T);
 
-/// A JSON body, read into `T`.
-#[derive(Debug)]
-pub(super) struct Json<T>(pub(super) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let is_json = is_json(request.headers());
-        let bytes = read_body(request).await?;
-        if is_json {
-            parse(&bytes).map(Self)
-        } else {
-            Err(not_json())
-        }
-    }
-}
-
 /// The whole body, as large as the router's limit lets it be.
 pub(super) async fn read_body(request: Request) -> Result<Bytes, Problem> {
     read_body_within(BODY_TIMEOUT, request).await

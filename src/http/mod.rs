@@ -7,12 +7,15 @@
 mod access;
 mod connections;
 mod cors;
+mod cursor;
 mod docs;
 mod extract;
 mod forward_auth;
 mod head_deadline;
 mod health;
+mod invitations;
 mod limits;
+mod members;
 mod mutation;
 mod observe;
 mod openapi;
@@ -21,6 +24,7 @@ mod problem;
 mod resolve;
 mod security_headers;
 mod server;
+mod staff;
 mod webhooks;
 
 use std::{
@@ -145,6 +149,22 @@ fn post<H: Handler<T, AppState>, T: 'static>(
     route("POST", MethodFilter::POST, (path, access), handler)
 }
 
+fn patch<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("PATCH", MethodFilter::PATCH, (path, access), handler)
+}
+
+fn delete<H: Handler<T, AppState>, T: 'static>(
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Route {
+    route("DELETE", MethodFilter::DELETE, (path, access), handler)
+}
+
 fn route<H: Handler<T, AppState>, T: 'static>(
     method: &'static str,
     filter: MethodFilter,
@@ -162,7 +182,7 @@ fn route<H: Handler<T, AppState>, T: 'static>(
 /// Every route, and who may use it: there is no other way to a handler.
 fn routes() -> Vec<Route> {
     use Access::{ForwardAuth, KeyOrUser, Public, Signature, Visitor};
-    vec![
+    let mut routes = vec![
         // senders
         post("/webhooks/{source}", Signature, webhooks::receive),
         post(
@@ -185,6 +205,82 @@ fn routes() -> Vec<Route> {
         get("/docs", Visitor, docs::redirect),
         get("/docs/", Visitor, docs::index),
         get("/docs/{*file}", Visitor, docs::asset),
+    ];
+    routes.extend(organization_routes());
+    routes
+}
+
+/// What an organization's administrators may do, and operators in their place.
+fn organization_routes() -> Vec<Route> {
+    let read = Access::KeyOrAdmin(Scope::MembersRead);
+    let write = Access::KeyOrAdmin(Scope::MembersWrite);
+    vec![
+        get("/v1/organizations/{org}/members", read, members::list),
+        get(
+            "/v1/organizations/{org}/members/counts",
+            read,
+            members::counts,
+        ),
+        get(
+            "/v1/organizations/{org}/members/{user}",
+            read,
+            members::find,
+        ),
+        patch(
+            "/v1/organizations/{org}/members/{user}",
+            write,
+            members::set_role,
+        ),
+        delete(
+            "/v1/organizations/{org}/members/{user}",
+            write,
+            members::remove,
+        ),
+        post(
+            "/v1/organizations/{org}/members/{user}/restore",
+            write,
+            members::restore,
+        ),
+        get(
+            "/v1/organizations/{org}/invitations",
+            read,
+            invitations::list,
+        ),
+        post(
+            "/v1/organizations/{org}/invitations",
+            write,
+            invitations::invite,
+        ),
+        get(
+            "/v1/organizations/{org}/invitations/{id}",
+            read,
+            invitations::find,
+        ),
+        delete(
+            "/v1/organizations/{org}/invitations/{id}",
+            write,
+            invitations::revoke,
+        ),
+        post(
+            "/v1/organizations/{org}/invitations/{id}/resend",
+            write,
+            invitations::resend,
+        ),
+        get(
+            "/v1/organizations/{org}/staff-assignments",
+            read,
+            staff::list,
+        ),
+        post(
+            "/v1/organizations/{org}/staff-assignments",
+            write,
+            staff::assign,
+        ),
+        delete(
+            "/v1/organizations/{org}/staff-assignments/{user}/{customer}",
+            write,
+            staff::unassign,
+        ),
     ]
 }
 

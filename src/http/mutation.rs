@@ -6,7 +6,7 @@
 use axum::{
     Extension, Json,
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderValue, Method, StatusCode, Uri},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -79,6 +79,21 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
 }
 
 impl<T> Mutation<T> {
+    /// Does it, once, and answers 201 with what `act` returns, and where it is: its `id` below `uri`.
+    pub(super) async fn create<R: Serialize>(
+        &self,
+        state: &AppState,
+        uri: &Uri,
+        act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
+    ) -> Result<Response, Problem> {
+        let (body, mut response) = self.once(state, StatusCode::CREATED, act).await?;
+        let id = body["id"].as_str().unwrap_or_default();
+        if let Ok(location) = HeaderValue::from_str(&format!("{}/{id}", uri.path())) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        Ok(response)
+    }
+
     /// Does it, once, and answers with `status` and what `act` returns.
     pub(super) async fn run<R: Serialize>(
         &self,
@@ -86,6 +101,16 @@ impl<T> Mutation<T> {
         status: StatusCode,
         act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
     ) -> Result<Response, Problem> {
+        Ok(self.once(state, status, act).await?.1)
+    }
+
+    /// The answer, and its body.
+    async fn once<R: Serialize>(
+        &self,
+        state: &AppState,
+        status: StatusCode,
+        act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
+    ) -> Result<(serde_json::Value, Response), Problem> {
         let answered = state
             .db
             .transaction(async |tx| {
@@ -110,12 +135,12 @@ impl<T> Mutation<T> {
         state.waker.wake();
         let (status, body, is_replay) = answered;
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        let mut response = (status, Json(body)).into_response();
+        let mut response = (status, Json(&body)).into_response();
         if is_replay {
             let headers = response.headers_mut();
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
-        Ok(response)
+        Ok((body, response))
     }
 }
 

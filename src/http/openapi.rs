@@ -9,7 +9,7 @@ use utoipa::{
     },
 };
 
-use super::{Problem, forward_auth, resolve};
+use super::{Problem, forward_auth, invitations, members, resolve, staff};
 
 /// The API.
 #[derive(OpenApi)]
@@ -19,7 +19,24 @@ use super::{Problem, forward_auth, resolve};
         description = "Identity events in, ready Postgres tenants out. Errors are RFC 9457 problems with a stable `code`."
     ),
     servers((url = "/")),
-    paths(forward_auth::verify, resolve::resolve),
+    paths(
+        forward_auth::verify,
+        resolve::resolve,
+        members::list,
+        members::counts,
+        members::find,
+        members::set_role,
+        members::remove,
+        members::restore,
+        invitations::list,
+        invitations::invite,
+        invitations::find,
+        invitations::revoke,
+        invitations::resend,
+        staff::list,
+        staff::assign,
+        staff::unassign,
+    ),
     components(schemas(Problem)),
     modifiers(&Credentials)
 )]

@@ -178,6 +178,18 @@ impl From<members::Error> for Problem {
         let (status, fix) = match &error {
             E::Sql(_) | E::Queue(_) => return error.into_storage(),
             E::Unknown { .. } => (StatusCode::NOT_FOUND, "list the organization's members"),
+            E::UnknownInvitation { .. } => {
+                (StatusCode::NOT_FOUND, "list the organization's invitations")
+            }
+            E::WrongState { .. } => (StatusCode::CONFLICT, "look at the invitation's state"),
+            E::RoleUnknown(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "send the slug of a role that the provider has described",
+            ),
+            E::CannotResend(_) => (
+                StatusCode::CONFLICT,
+                "revoke the invitation, and invite anew",
+            ),
             E::Yourself(_) => (StatusCode::CONFLICT, "another administrator has to do it"),
             E::LastAdmin(_) => (
                 StatusCode::CONFLICT,

@@ -2,15 +2,19 @@
 //!
 //! Guarantees: a member's status, role and name are computed from what the provider said and what was
 //! decided here (view `members`), never stored; a removal is soft, ends the member's staff
-//! assignments in the same transaction, and never hits the acting user or the last administrator; an
-//! invitation and the job that sends it are one transaction, and so are a removal and the job that
-//! tells the provider.
+//! assignments in the same transaction, and neither it nor a change of role ever hits the acting user
+//! or the last administrator; an invitation and the job that sends it are one transaction, and so are
+//! a decision and the job that tells the provider.
 //!
 //! Does not: record what providers say. `identity` does.
 
+mod decided;
 mod invitations;
+mod pages;
 mod permissions;
 mod remove;
+mod revoke;
+mod roles;
 mod staff;
 mod sync;
 
@@ -19,14 +23,23 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
 
+pub use decided::{Wanted, list_decided, note_telling, settle_role, wanted};
 pub use invitations::{
-    Asked, Invitation, Invited, Promise, find_invitation, invite, list_invitations, list_invited,
-    mark_not_sent, mark_sent,
+    Asked, Invitation, Invited, Promise, find_asked, invite, list_invitations, list_invited,
+    mark_not_sent, mark_sent, mark_to_be_sent,
+};
+pub use pages::{
+    AssignmentFilter, MemberFilter, list_assignments_page, list_invitations_page, list_page,
 };
 pub use permissions::{Permissions, permissions, replace_blueprint_permissions};
-pub use remove::{Wanted, list_decided, remove, restore, wanted};
-pub use staff::{Assignment, assign, end_assignments, list_assignments, unassign};
+pub use remove::{remove, restore};
+pub use revoke::{
+    Open, find_invitation, find_open, is_being_revoked, is_unsent, mark_not_revoked, resend, revoke,
+};
+pub use roles::set_role;
+pub use staff::{Assignment, assign, end_assignments, find_assignment, list_assignments, unassign};
 pub use sync::{
     Terms, Told, Unsynced, forget_syncs, mark_synced, mark_unknown, note_failures, unsynced,
 };
@@ -46,7 +59,18 @@ pub struct Organization<'a> {
 
 /// Whether a member may use the tenant.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    sqlx::Type,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
@@ -71,7 +95,7 @@ impl Status {
 }
 
 /// A member of an organization.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Member {
     /// Name of the source.
     pub source: String,
@@ -101,6 +125,9 @@ pub struct Member {
     pub removed_at: Option<DateTime<Utc>>,
     /// When such a removal was taken back.
     pub restored_at: Option<DateTime<Utc>>,
+    /// The name as lists are sorted by it: the database's own lower case, which is not Rust's.
+    #[serde(skip)]
+    pub sort_name: String,
 }
 
 /// Why something cannot be done about a member.
@@ -120,8 +147,8 @@ pub enum Error {
         /// The organization.
         org_id: String,
     },
-    /// The acting user is the member to be removed.
-    #[error("user {0} cannot remove or restore themselves")]
+    /// The acting user is the member.
+    #[error("user {0} cannot remove or restore themselves, or change their own role")]
     Yourself(String),
     /// Nobody would administer the organization any more.
     #[error("user {0} is the last active administrator")]
@@ -137,6 +164,28 @@ pub enum Error {
     /// The removal was not made here: taking it back is the provider's.
     #[error("user {0} was removed at the provider, not here")]
     RemovedElsewhere(String),
+    /// The provider has described its roles, and this is none of them.
+    #[error("role {0:?} is none of those that the provider has described")]
+    RoleUnknown(String),
+    /// There is no such invitation to the organization.
+    #[error("there is no invitation {id} to organization {org_id}")]
+    UnknownInvitation {
+        /// Our id of it.
+        id: Uuid,
+        /// The organization.
+        org_id: String,
+    },
+    /// The invitation is not in the state that the operation needs.
+    #[error("invitation {id} is {state}")]
+    WrongState {
+        /// Our id of it.
+        id: Uuid,
+        /// What it is.
+        state: String,
+    },
+    /// The provider's API cannot send an invitation again.
+    #[error("the API of source {0} cannot send an invitation again")]
+    CannotResend(String),
     /// A member or an open invitation has the e-mail address already.
     #[error("the e-mail address belongs to {0} already")]
     AlreadyThere(&'static str),
@@ -147,7 +196,7 @@ pub enum Error {
     #[error("{0:?} is no e-mail address")]
     BadEmail(String),
     /// Nothing can be sent without the provider's API.
-    #[error("source {0} has no api_key to send invitations with")]
+    #[error("source {0} has no api_key to call the provider with")]
     NoProviderApi(String),
 }
 
@@ -161,6 +210,10 @@ impl Error {
             Self::LastAdmin(_) => "member_is_last_admin",
             Self::WrongStatus { .. } => "member_wrong_status",
             Self::RemovedElsewhere(_) => "member_removed_elsewhere",
+            Self::RoleUnknown(_) => "role_unknown",
+            Self::UnknownInvitation { .. } => "invitation_unknown",
+            Self::WrongState { .. } => "invitation_wrong_state",
+            Self::CannotResend(_) => "provider_unsupported",
             Self::AlreadyThere(_) => "member_already_there",
             Self::BadText(_) => "member_text_invalid",
             Self::BadEmail(_) => "email_invalid",
@@ -183,12 +236,15 @@ macro_rules! select_members {
         concat!(
             "select source, org_id, user_id, membership_id, status,
                     coalesce(role, case when is_creator then $1 end) as role,
-                    customer_id, email, first_name, last_name, display_name, external_id, removed_at, restored_at
+                    customer_id, email, first_name, last_name, display_name, external_id, removed_at, restored_at,
+                    lower(display_name) as sort_name
              from members ",
             $rest
         )
     };
 }
+
+use select_members;
 
 /// The members of an organization, by name.
 pub async fn list(
@@ -228,7 +284,7 @@ pub async fn find(
 }
 
 /// How many members there are of a kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Count {
     /// Whether they may use the tenant.
     pub status: Status,

@@ -8,7 +8,7 @@ use super::{Error, Organization, Status, find};
 use crate::audit::{self, Actor};
 
 /// A member and a customer that the member looks after.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Assignment {
     /// The provider's user id.
     pub user_id: String,
@@ -104,6 +104,29 @@ pub async fn end_assignments(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// One assignment.
+pub async fn find_assignment(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+    customer_id: &str,
+) -> sqlx::Result<Option<Assignment>> {
+    sqlx::query_as(
+        "select user_id, customer_id, assigned_by, assigned_at
+         from staff_assignments
+         where source = $1
+           and org_id = $2
+           and user_id = $3
+           and customer_id = $4",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .bind(user_id)
+    .bind(customer_id)
+    .fetch_optional(connection)
+    .await
 }
 
 /// The assignments of an organization.

@@ -6,8 +6,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 const MAY_USE: &[(&str, &[&str])] = &[
     // the path of an event
     ("webhooks", &[]),
-    ("inbox", &["db", "faults", "queue", "shutdown"]),
-    ("queue", &["causes", "db", "faults", "metrics", "shutdown"]),
+    ("inbox", &["db", "faults", "page", "queue", "shutdown"]),
+    (
+        "queue",
+        &["causes", "db", "faults", "metrics", "page", "shutdown"],
+    ),
     (
         "jobs",
         &[
@@ -45,9 +48,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
+    ("api_keys", &["audit", "db", "secrets", "shutdown"]),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
-    ("tenants", &["config", "secrets"]),
+    ("tenants", &["config", "page", "secrets"]),
     ("blueprint", &[]),
     // the edges
     (
@@ -99,7 +103,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "api_keys",
             "audit",
+            "auth",
             "bench",
             "blueprint",
             "causes",
@@ -108,9 +114,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inbox",
             "jobs",
             "members",
+            "metrics",
+            "page",
             "private_postgres",
             "provider_api",
             "provisioning",
+            "queue",
             "replica",
             "secrets",
             "telemetry",
@@ -138,12 +147,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("provider_api", &["webhooks"]),
     (
         "auth",
-        &["config", "db", "members", "metrics", "shutdown", "tenants"],
+        &[
+            "causes", "config", "db", "members", "metrics", "shutdown", "tenants",
+        ],
     ),
     // the ground
     ("api_keys", &["audit", "db", "shutdown"]),
-    ("idempotency", &[]),
-    ("audit", &[]),
+    ("idempotency", &["db", "secrets"]),
+    ("audit", &["page"]),
+    ("page", &[]),
     ("causes", &[]),
     ("config", &["faults", "webhooks"]),
     ("db", &[]),
@@ -288,11 +300,13 @@ fn what_is_allowed_is_also_used() {
 
 /// Who has tables, or a cluster, of its own.
 const OWNERS_OF_SQL: &[&str] = &[
+    "api_keys",
     "audit",
     "bench",
     "cli/dev",
     "blueprint",
     "db",
+    "idempotency",
     "identity",
     "inbox",
     "members",

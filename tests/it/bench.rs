@@ -13,6 +13,7 @@ fn tiny() -> Options {
         only: Vec::new(),
         events: Events::Organizations,
         accept_seconds: 0.3,
+        door_seconds: 0.3,
         ack_seconds: 0.2,
         tenants_serial: 2,
         tenants_at_once: 3,

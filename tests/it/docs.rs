@@ -117,7 +117,9 @@ fn settings() -> BTreeSet<String> {
         let line = line.trim_start_matches("# ");
         if line.starts_with('[') {
             let name = line.trim_matches(['[', ']']);
-            section = name.replace("sources.workos", "sources.<name>");
+            section = name
+                .replace("sources.workos", "sources.<name>")
+                .replace("issuers.clerk", "issuers.<name>");
         } else if let Some((key, _)) = line.split_once(" = ")
             && is_code(key)
         {

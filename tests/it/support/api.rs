@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use secrecy::ExposeSecret;
 use serde_json::Value;
+use tenantry::api_keys::{self, NewKey, Scope};
 
 use super::{
     App,
-    app::{Answer, bytes, exchange},
+    app::{Answer, bytes, exchange, operator},
 };
 
 /// A client of the API, with what it says in every request.
@@ -23,6 +25,21 @@ impl App {
             address: self.address,
             headers: Vec::new(),
         }
+    }
+
+    /// The text of a new API key with these scopes.
+    pub async fn key(&self, scopes: &[Scope]) -> String {
+        let new = NewKey {
+            name: "test".to_owned(),
+            scopes: scopes.iter().copied().collect(),
+            expires_at: None,
+        };
+        let made = self
+            .replica
+            .db
+            .transaction(async |tx| api_keys::create(tx, &new, &operator()).await)
+            .await;
+        made.unwrap().1.expose_secret().to_owned()
     }
 
     /// A client with an API key or a token.

@@ -6,9 +6,12 @@ pub mod bodies;
 pub mod cluster;
 pub mod events;
 pub mod history;
+pub mod issuer;
 pub mod people;
 pub mod process;
 pub mod provider;
+pub mod signer;
+pub mod team;
 pub mod tiny;
 pub mod tokens;
 
