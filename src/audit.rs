@@ -80,7 +80,8 @@ async fn set(
 }
 
 /// A row of the audit log.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
+#[schema(as = AuditEntry)]
 pub struct Entry {
     /// Number, in the order of the changes.
     pub id: i64,

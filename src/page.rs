@@ -40,11 +40,11 @@ impl Error {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Page<T> {
     /// The rows.
     pub data: Vec<T>,
-    /// Where the next page begins; absent on the last one.
+    /// Where the next page begins; null on the last one.
     pub next_cursor: Option<String>,
 }
 

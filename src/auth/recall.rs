@@ -83,6 +83,20 @@ where
             }
             self.answers.invalidate(key).await;
         }
+        // rare and large: callers' futures need not carry it
+        Box::pin(self.fetch(key, subjects, read)).await
+    }
+
+    async fn fetch<E, R>(
+        &self,
+        key: &K,
+        subjects: &[&str],
+        read: impl Fn() -> R,
+    ) -> Result<Arc<V>, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+        R: Future<Output = Result<V, E>>,
+    {
         for _ in 0..READINGS {
             let answer = self
                 .answers

@@ -56,7 +56,7 @@ fn plain_role(role: Option<&str>) -> Option<&str> {
 }
 
 /// Why a user is not let in to an organization's tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The user is no member of the organization.
     NotAMember,

@@ -274,6 +274,12 @@ fn empty_secret() -> SecretString {
     SecretString::from("")
 }
 
+/// Whether a section can have this name: it is a label of metrics, and a part of addresses.
+fn is_legal_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    !name.is_empty() && name.len() <= 40 && name.chars().all(legal)
+}
+
 impl Server {
     /// Refuses what cannot work.
     fn check(&self) -> Result<(), Error> {
@@ -301,12 +307,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// Whether a section can have this name: it is a label of metrics, and a part of addresses.
-fn is_legal_name(name: &str) -> bool {
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    !name.is_empty() && name.len() <= 40 && name.chars().all(legal)
 }
 
 impl Source {
@@ -354,6 +354,22 @@ impl Source {
             SourceKind::Workos | SourceKind::Clerk => !self.api_key.expose_secret().is_empty(),
             SourceKind::Standard => false,
         }
+    }
+}
+
+impl Access {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        if self.remember_s > 60 {
+            let value = self.remember_s.to_string();
+            return Err(Error::value("access.remember_s", &value, "0 to 60"));
+        }
+        let is_no_path = |path: &&String| !path.starts_with('/');
+        if let Some(path) = self.public_paths.iter().find(is_no_path) {
+            let expected = "paths that begin with /";
+            return Err(Error::value("access.public_paths", path, expected));
+        }
+        Ok(())
     }
 }
 
@@ -463,15 +479,7 @@ impl Config {
                 "at least 4",
             ));
         }
-        if self.access.remember_s > 60 {
-            let value = self.access.remember_s.to_string();
-            return Err(Error::value("access.remember_s", &value, "0 to 60"));
-        }
-        let is_path = |path: &&String| !path.starts_with('/');
-        if let Some(path) = self.access.public_paths.iter().find(is_path) {
-            let expected = "paths that begin with /";
-            return Err(Error::value("access.public_paths", path, expected));
-        }
+        self.access.check()?;
         self.sources
             .iter()
             .try_for_each(|(name, source)| source.check(name))?;

@@ -109,7 +109,7 @@ pub(super) async fn check(
         }
         Err(problem) => return problem.into_response(),
     };
-    let allowance = match state.limits.count_principal(caller.principal()) {
+    let allowance = match state.limits.count_principal(&caller.principal()) {
         Ok(allowance) => allowance,
         Err(limited) => return limited.into_response(),
     };

@@ -15,11 +15,13 @@ use uuid::Uuid;
 use super::{
     AppState, Problem,
     access::OfOrganization,
-    cursor::{Asked, Page},
     extract::{Path, Query},
     mutation::Mutation,
 };
-use crate::members::{self, Invitation, Promise};
+use crate::{
+    members::{self, Invitation, Promise},
+    page::{Asked, Page},
+};
 
 /// How far an invitation is.
 #[derive(Debug, Clone, Copy, Deserialize, utoipa::ToSchema)]
@@ -94,14 +96,19 @@ pub(super) async fn list(
     Extension(of): Extension<OfOrganization>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page<Invitation>>, Problem> {
-    let asked = Asked::read("invitations", listing.cursor.as_deref(), listing.limit)?;
-    let (of, before, limit) = (of.organization(), asked.after, asked.fetch_limit());
+    let asked = Asked::read(listing.cursor, listing.limit)?;
+    let (before, limit) = (asked.after("invitations")?, asked.fetch_limit());
+    let of = of.organization();
     let only = listing.state.map(Stage::name);
     let list = async |connection: &mut _| {
         members::list_invitations_page(connection, of, only, before, limit).await
     };
     let found = state.db.run(list).await?;
-    Ok(Json(asked.page(found, |invitation| invitation.number)))
+    Ok(Json(asked.page(
+        "invitations",
+        found,
+        |invitation: &Invitation| invitation.number,
+    )))
 }
 
 /// Invites somebody through the provider.

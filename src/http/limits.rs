@@ -53,9 +53,11 @@ impl Limits {
     }
 
     /// Counts a request of a known caller.
-    pub(super) fn count_principal(&self, principal: String) -> Result<Allowance, Problem> {
+    pub(super) fn count_principal(&self, principal: &str) -> Result<Allowance, Problem> {
         let limit = self.principals.as_ref();
-        limit.map_or(Ok(Allowance(None)), |limit| limit.count(&principal))
+        limit.map_or(Ok(Allowance(None)), |limit| {
+            limit.count(&principal.to_owned())
+        })
     }
 
     /// Counts a request of somebody unknown.
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn a_principal_has_a_tenth_at_once_and_holds_up_nobody_else() {
         let limits = Limits::new(30, 0);
-        let ask = |principal: &str| limits.count_principal(principal.to_owned());
+        let ask = |principal: &str| limits.count_principal(principal);
         assert_eq!(rest(ask("key:a").unwrap()), "\"principal\";r=2;t=2");
         assert_eq!(rest(ask("key:a").unwrap()), "\"principal\";r=1;t=4");
         assert!(ask("key:a").is_ok());
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_said() {
-        let allowance = Limits::new(0, 0).count_principal("key:a".to_owned());
+        let allowance = Limits::new(0, 0).count_principal("key:a");
         assert!(allowance.unwrap().0.is_none());
     }
 

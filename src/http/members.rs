@@ -9,11 +9,13 @@ use serde::Deserialize;
 use super::{
     AppState, Problem,
     access::OfOrganization,
-    cursor::{Asked, Page},
     extract::{Path, Query},
     mutation::Mutation,
 };
-use crate::members::{self, Count, Member, MemberFilter, Status};
+use crate::{
+    members::{self, Count, Member, MemberFilter, Status},
+    page::{Asked, Page},
+};
 
 /// Which members.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -57,18 +59,19 @@ pub(super) async fn list(
     Extension(of): Extension<OfOrganization>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page<Member>>, Problem> {
-    let asked = Asked::read("members", listing.cursor.as_deref(), listing.limit)?;
+    let asked = Asked::read(listing.cursor, listing.limit)?;
+    let (after, limit) = (asked.after("members")?, asked.fetch_limit());
     let filter = MemberFilter {
         status: listing.status,
         role: listing.role,
         search: listing.q,
     };
-    let (of, after, limit) = (of.organization(), asked.after.clone(), asked.fetch_limit());
+    let of = of.organization();
     let list =
         async |connection: &mut _| members::list_page(connection, of, &filter, after, limit).await;
     let found = state.db.run(list).await?;
     let key = |member: &Member| (member.sort_name.clone(), member.user_id.clone());
-    Ok(Json(asked.page(found, key)))
+    Ok(Json(asked.page("members", found, key)))
 }
 
 /// How many members there are, by status and role.

@@ -5,26 +5,33 @@
 //! problems with a stable code; no client can hold more than its share of time or connections.
 
 mod access;
+mod audit;
+mod connection;
 mod connections;
 mod cors;
-mod cursor;
 mod docs;
+mod events;
 mod extract;
 mod forward_auth;
 mod head_deadline;
 mod health;
+mod hosts;
 mod invitations;
+mod jobs;
 mod limits;
 mod members;
 mod mutation;
 mod observe;
 mod openapi;
+mod operator;
 mod origin;
 mod problem;
 mod resolve;
+mod routes;
 mod security_headers;
 mod server;
 mod staff;
+mod tenants;
 mod webhooks;
 
 use std::{
@@ -32,18 +39,12 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    handler::Handler,
-    middleware,
-    routing::{MethodFilter, MethodRouter, on},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware};
 use ipnet::IpNet;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    api_keys::{ApiKeys, Scope},
+    api_keys::ApiKeys,
     auth::{Issuers, standing::Registry},
     config::Source,
     db::Db,
@@ -62,6 +63,7 @@ pub use limits::Limits;
 pub use openapi::document;
 pub use origin::PublicPath;
 pub use problem::Problem;
+use routes::{Route, routes};
 pub use server::{ConnectionLimits, serve};
 
 /// Bytes of a body of the API; more are answered 413.
@@ -125,165 +127,6 @@ pub fn large_bodies() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(webhooks::LARGE_BODIES))
 }
 
-/// A route, and who may use it.
-struct Route {
-    method: &'static str,
-    path: &'static str,
-    access: Access,
-    handler: MethodRouter<AppState>,
-}
-
-fn get<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("GET", MethodFilter::GET, (path, access), handler)
-}
-
-fn post<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("POST", MethodFilter::POST, (path, access), handler)
-}
-
-fn patch<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("PATCH", MethodFilter::PATCH, (path, access), handler)
-}
-
-fn delete<H: Handler<T, AppState>, T: 'static>(
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Route {
-    route("DELETE", MethodFilter::DELETE, (path, access), handler)
-}
-
-fn route<H: Handler<T, AppState>, T: 'static>(
-    method: &'static str,
-    filter: MethodFilter,
-    (path, access): (&'static str, Access),
-    handler: H,
-) -> Route {
-    Route {
-        method,
-        path,
-        access,
-        handler: on(filter, handler),
-    }
-}
-
-/// Every route, and who may use it: there is no other way to a handler.
-fn routes() -> Vec<Route> {
-    use Access::{ForwardAuth, KeyOrUser, Public, Signature, Visitor};
-    let mut routes = vec![
-        // senders
-        post("/webhooks/{source}", Signature, webhooks::receive),
-        post(
-            "/api/clerk/webhooks",
-            Signature,
-            webhooks::receive_from_clerk,
-        ),
-        // applications and the proxies before them
-        get("/v1/auth/verify", ForwardAuth, forward_auth::verify),
-        get(
-            "/v1/tenants/resolve",
-            KeyOrUser(Scope::TenantsRead),
-            resolve::resolve,
-        ),
-        // operations
-        get("/livez", Public, health::livez),
-        get("/readyz", Public, health::readyz),
-        get("/metrics", Public, health::metrics),
-        get("/openapi.json", Visitor, openapi::serve),
-        get("/docs", Visitor, docs::redirect),
-        get("/docs/", Visitor, docs::index),
-        get("/docs/{*file}", Visitor, docs::asset),
-    ];
-    routes.extend(organization_routes());
-    routes
-}
-
-/// What an organization's administrators may do, and operators in their place.
-fn organization_routes() -> Vec<Route> {
-    let read = Access::KeyOrAdmin(Scope::MembersRead);
-    let write = Access::KeyOrAdmin(Scope::MembersWrite);
-    vec![
-        get("/v1/organizations/{org}/members", read, members::list),
-        get(
-            "/v1/organizations/{org}/members/counts",
-            read,
-            members::counts,
-        ),
-        get(
-            "/v1/organizations/{org}/members/{user}",
-            read,
-            members::find,
-        ),
-        patch(
-            "/v1/organizations/{org}/members/{user}",
-            write,
-            members::set_role,
-        ),
-        delete(
-            "/v1/organizations/{org}/members/{user}",
-            write,
-            members::remove,
-        ),
-        post(
-            "/v1/organizations/{org}/members/{user}/restore",
-            write,
-            members::restore,
-        ),
-        get(
-            "/v1/organizations/{org}/invitations",
-            read,
-            invitations::list,
-        ),
-        post(
-            "/v1/organizations/{org}/invitations",
-            write,
-            invitations::invite,
-        ),
-        get(
-            "/v1/organizations/{org}/invitations/{id}",
-            read,
-            invitations::find,
-        ),
-        delete(
-            "/v1/organizations/{org}/invitations/{id}",
-            write,
-            invitations::revoke,
-        ),
-        post(
-            "/v1/organizations/{org}/invitations/{id}/resend",
-            write,
-            invitations::resend,
-        ),
-        get(
-            "/v1/organizations/{org}/staff-assignments",
-            read,
-            staff::list,
-        ),
-        post(
-            "/v1/organizations/{org}/staff-assignments",
-            write,
-            staff::assign,
-        ),
-        delete(
-            "/v1/organizations/{org}/staff-assignments/{user}/{customer}",
-            write,
-            staff::unassign,
-        ),
-    ]
-}
-
 /// Method, path and rule of every route.
 pub fn access_table() -> Vec<(&'static str, &'static str, Access)> {
     let row = |route: Route| (route.method, route.path, route.access);
@@ -309,12 +152,12 @@ pub fn router(state: AppState) -> Router {
 }
 
 fn behind_layers(state: &AppState, routes: Vec<Route>) -> Router<AppState> {
-    let mut router = Router::new();
+    let mut guarded = Router::new();
     for route in routes {
         let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
-        router = router.route(route.path, route.handler.route_layer(check));
+        guarded = guarded.route(route.path, route.handler.route_layer(check));
     }
-    router
+    guarded
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(problem::panicked))

@@ -6,7 +6,7 @@
 use axum::{
     Extension, Json,
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,7 +16,6 @@ use super::{AppState, Problem, access::Caller, extract, observe::RequestId};
 use crate::{
     audit::{self, Actor},
     idempotency::{self, Begun},
-    secrets,
 };
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -64,7 +63,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
             (false, true) => extract::parse(&bytes)?,
             (false, false) => return Err(extract::not_json()),
         };
-        let fingerprint = fingerprint(&method, &uri, &value);
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let fingerprint = idempotency::fingerprint(method.as_str(), target, &value);
         let body = serde_json::from_value(value)
             .map_err(|error| Problem::invalid(format!("the body cannot be used: {error}")))?;
         Ok(Self {
@@ -142,11 +142,4 @@ impl<T> Mutation<T> {
         }
         Ok((body, response))
     }
-}
-
-/// The same request has the same one, however its JSON is written.
-fn fingerprint(method: &Method, uri: &Uri, body: &serde_json::Value) -> [u8; 32] {
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    // keys of an object are sorted by serde_json's map
-    secrets::sha256(format!("{method} {target}\n{body}").as_bytes())
 }

@@ -9,7 +9,10 @@ use utoipa::{
     },
 };
 
-use super::{Problem, forward_auth, invitations, members, resolve, staff};
+use super::{
+    Problem, audit, connection, events, forward_auth, hosts, invitations, jobs, members, resolve,
+    staff, tenants,
+};
 
 /// The API.
 #[derive(OpenApi)]
@@ -22,6 +25,23 @@ use super::{Problem, forward_auth, invitations, members, resolve, staff};
     paths(
         forward_auth::verify,
         resolve::resolve,
+        tenants::list,
+        tenants::get,
+        tenants::retry,
+        tenants::suspend,
+        tenants::resume,
+        connection::reveal,
+        hosts::list,
+        hosts::add,
+        hosts::remove,
+        events::list,
+        events::get,
+        events::replay,
+        jobs::list,
+        jobs::get,
+        jobs::retry,
+        jobs::cancel,
+        audit::list,
         members::list,
         members::counts,
         members::find,

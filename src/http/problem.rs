@@ -11,7 +11,7 @@ use axum::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{api_keys::KeyError, auth, causes::chain, db, idempotency, members, queue};
+use crate::{api_keys::KeyError, auth, causes::chain, db, idempotency, members, page, queue};
 
 /// What the body of a problem is.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -24,7 +24,8 @@ const RETRY_AFTER_S: u32 = 2;
 pub struct Problem {
     /// `urn:tenantry:error:` and the code.
     #[serde(rename = "type")]
-    kind: String,
+    #[schema(value_type = String)]
+    kind: Box<str>,
     /// The status in words.
     title: &'static str,
     /// The HTTP status.
@@ -33,14 +34,17 @@ pub struct Problem {
     /// Stable code, explained in docs/errors.md.
     code: &'static str,
     /// What happened.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// What to do.
-    fix: String,
+    #[schema(value_type = String)]
+    fix: Box<str>,
     /// The request's id, as in `x-request-id` and in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<Uuid>,
+    /// Boxed: every handler's result carries a problem's size.
     #[serde(skip)]
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 impl Problem {
@@ -52,14 +56,14 @@ impl Problem {
         fix: impl Into<String>,
     ) -> Self {
         Self {
-            kind: format!("urn:tenantry:error:{code}"),
+            kind: format!("urn:tenantry:error:{code}").into(),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             code,
-            detail: detail.into(),
-            fix: fix.into(),
+            detail: detail.into().into(),
+            fix: fix.into().into(),
             request_id: None,
-            headers: HeaderMap::new(),
+            headers: Box::default(),
         }
     }
 
@@ -116,7 +120,7 @@ impl Problem {
 
     fn write(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = self.headers.clone();
+        let headers = *self.headers.clone();
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().extend(headers);
         response
@@ -243,6 +247,22 @@ impl From<idempotency::Error> for Problem {
             ),
         };
         Self::new(status, code, error.to_string(), fix)
+    }
+}
+
+impl From<page::Error> for Problem {
+    fn from(error: page::Error) -> Self {
+        let fix = match error {
+            page::Error::Sql(error) => return error.into(),
+            page::Error::CursorInvalid => "begin again without a cursor",
+            page::Error::LimitInvalid(_) => "ask for fewer rows, and follow next_cursor",
+        };
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            error.code(),
+            error.to_string(),
+            fix,
+        )
     }
 }
 

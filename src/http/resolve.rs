@@ -134,7 +134,7 @@ fn answer(tenant: &Tenant) -> Response {
     (StatusCode::OK, tenant_headers(tenant), Json(resolved)).into_response()
 }
 
-fn unknown() -> Problem {
+pub(super) fn unknown() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "tenant_unknown",

@@ -9,11 +9,13 @@ use serde::Deserialize;
 use super::{
     AppState, Problem,
     access::OfOrganization,
-    cursor::{Asked, Page},
     extract::{Path, Query},
     mutation::Mutation,
 };
-use crate::members::{self, Assignment, AssignmentFilter};
+use crate::{
+    members::{self, Assignment, AssignmentFilter},
+    page::{Asked, Page},
+};
 
 /// Which assignments.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -57,22 +59,19 @@ pub(super) async fn list(
     Extension(of): Extension<OfOrganization>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page<Assignment>>, Problem> {
-    let asked = Asked::read(
-        "staff-assignments",
-        listing.cursor.as_deref(),
-        listing.limit,
-    )?;
+    let asked = Asked::read(listing.cursor, listing.limit)?;
+    let (after, limit) = (asked.after("staff-assignments")?, asked.fetch_limit());
     let filter = AssignmentFilter {
         user_id: listing.user,
         customer_id: listing.customer,
     };
-    let (of, after, limit) = (of.organization(), asked.after.clone(), asked.fetch_limit());
+    let of = of.organization();
     let list = async |connection: &mut _| {
         members::list_assignments_page(connection, of, &filter, after, limit).await
     };
     let found = state.db.run(list).await?;
     let key = |found: &Assignment| (found.user_id.clone(), found.customer_id.clone());
-    Ok(Json(asked.page(found, key)))
+    Ok(Json(asked.page("staff-assignments", found, key)))
 }
 
 /// Lets an active member look after a customer.

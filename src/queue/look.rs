@@ -11,7 +11,9 @@ use crate::page::{self, Asked, Page};
 const LIST: &str = "jobs";
 
 /// Where a job is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
@@ -41,9 +43,11 @@ impl JobState {
 }
 
 /// A job as it is stored.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
+#[schema(as = Job)]
 pub struct StoredJob {
     /// Number.
+    #[schema(value_type = i64)]
     pub id: JobId,
     /// What to do.
     pub kind: String,
@@ -86,7 +90,7 @@ impl StoredJob {
 }
 
 /// One attempt of a job.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Attempt {
     /// Which one, from 1 on.
     pub attempt: i32,

@@ -15,7 +15,7 @@ const MAX_HOST: usize = 253;
 const MAX_LABEL: usize = 63;
 
 /// A further host of a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Host {
     /// The host, normalized.
     pub host: String,

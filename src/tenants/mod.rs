@@ -46,7 +46,9 @@ pub use transitions::{
 use crate::{config, secrets};
 
 /// Id of a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[sqlx(transparent)]
 #[serde(transparent)]
 pub struct TenantId(pub Uuid);
@@ -58,7 +60,9 @@ impl std::fmt::Display for TenantId {
 }
 
 /// Where a tenant is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum TenantState {
@@ -94,7 +98,7 @@ impl TenantState {
 }
 
 /// Why provisioning failed, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TenantFailure {
     /// The step that failed.
     pub step: String,
@@ -107,7 +111,7 @@ pub struct TenantFailure {
 }
 
 /// A tenant, as applications and operators see it.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Tenant {
     /// Id.
     pub id: TenantId,

@@ -383,6 +383,9 @@ async fn fifty_requests_at_once_are_one_look_at_the_database() {
     .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(office.ask::<i64>(looks).await, 2, "one for each id");
+    // also nobody who is still connecting
+    let (open, idle) = office.db.connections();
+    assert_eq!(open as usize - idle, 2, "{open} open, {idle} idle");
     lock.release().await;
     for answer in asked {
         assert_eq!(answer.await.unwrap().unwrap(), Ok(key.id.clone()));
@@ -410,6 +413,12 @@ async fn fifty_requests_at_once_are_one_look_at_the_database() {
 async fn a_use_is_noted_once_a_minute_and_is_no_change() {
     let office = Office::open().await;
     let (key, text) = office.has(&["admin"]).await;
+    let url = &office.deployment.control_url;
+    let count = "create table notes (at timestamptz);
+                 create function count_note() returns trigger language plpgsql security definer as
+                 $$ begin insert into notes values (new.last_used_at); return null; end $$;
+                 create trigger count_note after update on api_keys for each row execute function count_note()";
+    execute(url, count).await;
     let mut word = office.db.listen("tenantry_changed").await.unwrap();
     let start = key.created_at;
     let noted = async |at: DateTime<Utc>| {
@@ -435,6 +444,8 @@ async fn a_use_is_noted_once_a_minute_and_is_no_change() {
     told(&office.replica(), &text, start).await.unwrap();
     assert!(office.tasks.finish(Duration::from_secs(20)).await);
     noted(later).await;
+    let times: i64 = office.ask("select count(*) from notes").await;
+    assert_eq!(times, 3, "one a minute and replica");
 
     let entries = "select string_agg(action, ' ') from audit_log where target_kind = 'api_key'";
     assert_eq!(office.ask::<String>(entries).await, "api_key.created");

@@ -70,6 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "jobs",
             "members",
             "metrics",
+            "page",
             "queue",
             "secrets",
             "shutdown",
@@ -152,7 +153,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // the ground
-    ("api_keys", &["audit", "db", "shutdown"]),
     ("idempotency", &["db", "secrets"]),
     ("audit", &["page"]),
     ("page", &[]),

@@ -362,7 +362,7 @@ async fn the_whole_table_of_routes_is_behind_its_rules() {
     let office = Office::open().await;
     for (method, path, access) in tenantry::http::access_table() {
         use tenantry::http::Access;
-        let path = path.replace('{', "").replace('}', "");
+        let path = path.replace(['{', '}'], "");
         let answer = office.app.api().call(method, &path, None).await;
         match access {
             Access::Key(_) | Access::KeyOrUser(_) | Access::KeyOrAdmin(_) => {

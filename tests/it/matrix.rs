@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tenantry::{
     api_keys::Scope,
@@ -48,6 +49,16 @@ const KINDS: [Kind; 11] = [
     Kind::Forger,
 ];
 
+impl Kind {
+    /// Whether the caller comes from an organization.
+    const fn has_home(self) -> bool {
+        matches!(
+            self,
+            Self::Admin | Self::Member | Self::Removed | Self::Invited | Self::Stranger
+        )
+    }
+}
+
 /// An organization and its people.
 struct Home {
     org: String,
@@ -69,6 +80,9 @@ impl Town {
     async fn build() -> Self {
         let mut deployment = Deployment::new().await;
         deployment.trust_tokens();
+        // more requests than anybody makes in a minute
+        deployment.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
+        deployment.set("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0");
         let blueprint = TinyBlueprint::new();
         let app = App::of(deployment, blueprint.source()).await;
         let mut homes = Vec::new();
@@ -112,10 +126,11 @@ impl Town {
             Kind::KeyThatReads => self.app.as_bearer(&self.keys["reads"]),
             Kind::KeyThatWrites => self.app.as_bearer(&self.keys["writes"]),
             Kind::Forger => {
-                let mut token = tokens::token(&home.admin, &home.org);
-                let last = token.pop().unwrap();
-                token.push(if last == 'A' { 'B' } else { 'A' });
-                self.app.as_bearer(&token)
+                let token = tokens::token(&home.admin, &home.org);
+                let (signed, signature) = token.rsplit_once('.').unwrap();
+                let first = if signature.starts_with('A') { 'B' } else { 'A' };
+                self.app
+                    .as_bearer(&format!("{signed}.{first}{}", &signature[1..]))
             }
         }
     }
@@ -249,6 +264,30 @@ fn refusal(kind: Kind, errand: &Errand, is_own: bool) -> Option<(u16, &'static s
     }
 }
 
+/// Sends everybody who may not on every errand about an organization; returns how many were refused as they should be.
+async fn refuse(town: &Town, target: &Home) -> usize {
+    let mut cells = 0;
+    for errand in errands(target) {
+        for kind in KINDS {
+            for home in &town.homes {
+                let is_own = home.org == target.org;
+                // where the caller does not depend on a home, once is enough
+                if !is_own && !kind.has_home() {
+                    continue;
+                }
+                let Some(expected) = refusal(kind, &errand, is_own) else {
+                    continue;
+                };
+                let answer = run(&town.caller(kind, home), &errand).await;
+                let cell = format!("{kind:?} (own: {is_own}) {} {}", errand.method, errand.path);
+                assert_eq!(answer.refusal(), expected, "{cell}");
+                cells += 1;
+            }
+        }
+    }
+    cells
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reaches_members_that_are_not_theirs() {
     let town = Town::build().await;
@@ -256,28 +295,12 @@ async fn nobody_reaches_members_that_are_not_theirs() {
     for home in &town.homes {
         before.push(town.state_of(home).await);
     }
-    let mut cells = 0;
-    for target in &town.homes {
-        for errand in errands(target) {
-            for kind in KINDS {
-                for home in &town.homes {
-                    let is_own = home.org == target.org;
-                    let Some(expected) = refusal(kind, &errand, is_own) else {
-                        continue;
-                    };
-                    let answer = run(&town.caller(kind, home), &errand).await;
-                    let cell =
-                        format!("{kind:?} (own: {is_own}) {} {}", errand.method, errand.path);
-                    assert_eq!(answer.refusal(), expected, "{cell}");
-                    cells += 1;
-                }
-            }
-        }
-    }
+    let cells = join_all(town.homes.iter().map(|target| refuse(&town, target))).await;
+    let cells: usize = cells.into_iter().sum();
     let routes = errands(&town.homes[0]).len();
     assert!(routes >= 14, "only {routes} member routes");
     assert!(
-        cells >= ORGANIZATIONS * ORGANIZATIONS * routes * 8,
+        cells >= ORGANIZATIONS * (ORGANIZATIONS - 1) * routes * 5,
         "only {cells} cells"
     );
     for (home, before) in town.homes.iter().zip(before) {

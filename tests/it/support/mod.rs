@@ -10,6 +10,7 @@ pub mod issuer;
 pub mod people;
 pub mod process;
 pub mod provider;
+pub mod proxy;
 pub mod signer;
 pub mod team;
 pub mod tiny;
