@@ -262,6 +262,8 @@ fn variables(run: &str, control_url: &str, scratch: &Path) -> Vec<(&'static str,
     vec![
         ("DATABASE_URL", control_url.to_owned()),
         ("WORKOS_WEBHOOK_SECRET", SECRET.to_owned()),
+        // one sender and one key stand for all of them
+        ("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0".to_owned()),
         ("TENANTRY__TENANTS__PREFIX", format!("b{run}_")),
         (
             "TENANTRY__BLUEPRINT__DIRECTORY",

@@ -108,8 +108,8 @@ mod tests {
         assert!(from("192.0.2.2").await.is_some());
         drop(first);
         assert!(from("192.0.2.1").await.is_some());
-        let behind = [from("10.1.1.1").await, from("10.1.1.1").await];
-        assert!(behind.iter().all(Option::is_some) && from("10.1.1.1").await.is_some());
+        let many = [from("10.1.1.1").await, from("10.1.1.1").await];
+        assert!(many.iter().all(Option::is_some) && from("10.1.1.1").await.is_some());
         drop(second);
         assert!(connections.counts.lock().unwrap().is_empty());
     }

@@ -55,7 +55,9 @@ impl Limits {
     /// Counts a request of a known caller.
     pub(super) fn count_principal(&self, principal: &str) -> Result<Allowance, Problem> {
         let limit = self.principals.as_ref();
-        limit.map_or(Ok(Allowance(None)), |limit| limit.count(&principal.to_owned()))
+        limit.map_or(Ok(Allowance(None)), |limit| {
+            limit.count(&principal.to_owned())
+        })
     }
 
     /// Counts a request of somebody unknown.

@@ -152,12 +152,12 @@ pub fn router(state: AppState) -> Router {
 }
 
 fn behind_layers(state: &AppState, routes: Vec<Route>) -> Router<AppState> {
-    let mut checked = Router::new();
+    let mut guarded = Router::new();
     for route in routes {
         let check = middleware::from_fn_with_state((state.clone(), route.access), access::check);
-        checked = checked.route(route.path, route.handler.route_layer(check));
+        guarded = guarded.route(route.path, route.handler.route_layer(check));
     }
-    checked
+    guarded
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(problem::panicked))

@@ -74,6 +74,7 @@ pub async fn serve(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.idle)
+                .max_header_size(MAX_HEAD)
                 .max_buf_size(MAX_HEAD)
                 .max_headers(MAX_HEADERS)
                 .serve_connection(TokioIo::new(stream), service);

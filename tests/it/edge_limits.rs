@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tenantry::provisioning::BlueprintSource;
+use tenantry::{api_keys::Scope, provisioning::BlueprintSource};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -10,7 +10,8 @@ use tokio::{
 
 use crate::support::{
     App,
-    app::{Deployment, get, wait_for},
+    app::{Deployment, get, new_org, wait_for, wait_until},
+    events,
     process::Process,
 };
 
@@ -269,6 +270,98 @@ async fn an_unknown_caller_may_ask_so_often() {
     }
     let answer = ask_from(200, &app, "/openapi.json", ("GET", "")).await;
     assert_eq!(status(&answer), 200, "another address");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_caller_may_ask_so_often_whoever_else_is_at_the_address() {
+    let app = edge(&[
+        ("LIMITS__PER_ADDRESS_PER_MINUTE", "1"),
+        ("LIMITS__PER_PRINCIPAL_PER_MINUTE", "20"),
+    ])
+    .await;
+    app.replica.migrate().await.unwrap();
+    let reader = app.key(&[Scope::TenantsRead]).await;
+    let other = app.key(&[Scope::AuditRead]).await;
+    let ask = async |credentials: &str| {
+        let headers = format!("authorization: Bearer {credentials}\r\n");
+        ask(&app, "GET", "/v1/tenants/resolve?host=a.example", &headers).await
+    };
+    assert_eq!(status(&ask("nonsense").await), 401);
+    assert_eq!(
+        status(&ask("nonsense").await),
+        429,
+        "guesses of the address"
+    );
+    // a key that may not do it has been recognised all the same
+    for (key, expected) in [(&reader, 404), (&other, 403)] {
+        for _ in 0..2 {
+            let answer = ask(key).await;
+            assert_eq!(status(&answer), expected, "{answer}");
+            let policy = header(&answer, "ratelimit-policy");
+            assert_eq!(policy, Some("\"principal\";q=20;w=60"));
+            assert!(
+                header(&answer, "ratelimit")
+                    .unwrap()
+                    .starts_with("\"principal\";r=")
+            );
+        }
+        let answer = ask(key).await;
+        assert_eq!(status(&answer), 429, "{answer}");
+        assert!(header(&answer, "retry-after").is_some());
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_the_api_is_bounded_in_size_time_and_depth() {
+    let app = App::without_template(Deployment::new().await, BlueprintSource::Bundled).await;
+    let (org, key) = (
+        new_org(),
+        app.key(&[Scope::MembersRead, Scope::MembersWrite]).await,
+    );
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let path = format!("/v1/organizations/{org}/invitations");
+    wait_until("the organization is known", async || {
+        app.as_bearer(&key).get(&path).await.status == 200
+    })
+    .await;
+    let post = async |content_type: &str, length: usize, body: &str| {
+        let headers = format!(
+            "authorization: Bearer {key}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n"
+        );
+        let connection = TcpStream::connect(app.address).await.unwrap();
+        let answer = send(
+            connection,
+            &format!("{}{body}", request("POST", &path, &headers)),
+        )
+        .await;
+        let (_, problem) = answer.split_once("\r\n\r\n").unwrap();
+        let problem: serde_json::Value = serde_json::from_str(problem).unwrap();
+        let text = |field: &str| problem[field].as_str().unwrap().to_owned();
+        (status(&answer), text("code"), text("detail"))
+    };
+    let json = "application/json; charset=utf-8";
+    let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+    let large = " ".repeat((256 << 10) + 1);
+    let refused = [
+        (json, 2, "{}", (400, "parameter_invalid", "email")),
+        (
+            json,
+            deep.len(),
+            &*deep,
+            (400, "parameter_invalid", "nested"),
+        ),
+        ("text/plain", 2, "{}", (415, "media_type_unsupported", "")),
+        (json, large.len(), &*large, (413, "body_too_large", "")),
+        // the rest never comes
+        (json, 100, "{", (400, "body_incomplete", "in time")),
+    ];
+    for (content_type, length, body, (expected, code, why)) in refused {
+        let answer = post(content_type, length, body).await;
+        assert_eq!((answer.0, &*answer.1), (expected, code), "{answer:?}");
+        assert!(answer.2.contains(why), "{answer:?}");
+    }
     app.stop().await;
 }
 

@@ -66,6 +66,9 @@ impl Deployment {
         this.set("TENANTRY__SERVER__LISTEN", "127.0.0.1:0");
         this.set("TENANTRY__TENANTS__PREFIX", &this.prefix.clone());
         this.set("TENANTRY__SECRETS__KEYS", &key);
+        // tests ask faster than anybody should; those about limits set their own
+        this.set("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0");
+        this.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
         this.set("TENANTRY__QUEUE__LEASE_MS", "1500");
         this.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "200");
         this
