@@ -125,7 +125,7 @@ impl Server {
 
     /// Forgets everything that providers said, and every event and job. There are no tenants.
     pub(super) async fn empty_registers(&self) -> Result<(), Error> {
-        let tables = "truncate organizations, tenants, provisioning_steps, users, memberships, invitations, roles";
+        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps, users, memberships, invitations, roles";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
     }
@@ -137,7 +137,7 @@ impl Server {
         self.set_fsync("on").await?;
         dropped?;
         self.drop_roles("rolcanlogin").await?;
-        let tables = "truncate organizations, tenants, provisioning_steps";
+        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
     }

@@ -132,6 +132,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "bench",
         &[
+            "api_keys",
+            "audit",
             "blueprint",
             "config",
             "db",
