@@ -26,7 +26,12 @@ use moka::{Expiry, future::Cache};
 use sqlx::{FromRow, PgConnection};
 
 use super::{ApiKey, ApiKeyText, Standing, with_columns};
+use tokio::sync::Semaphore;
+
 use crate::{db::Db, shutdown::Tasks};
+
+/// Looks at the table at once: ids that somebody makes up are as many as they like.
+const LOADS: usize = 2;
 
 /// How long a loaded row is believed, from the beginning of its load.
 const TTL: Duration = Duration::from_secs(10);
@@ -158,6 +163,8 @@ pub struct ApiKeys {
     tasks: Tasks,
     loaded: Cache<Place, Arc<Loaded>>,
     forgotten: Arc<[AtomicU64; COUNTERS]>,
+    /// Looks at the table that may be under way.
+    loads: Arc<Semaphore>,
     /// When a key's use was noted last. Only keys that exist get here.
     noted: Arc<Mutex<HashMap<String, DateTime<Utc>>>>,
 }
@@ -182,6 +189,7 @@ impl ApiKeys {
             db: db.within(LOAD_LIMIT),
             tasks: tasks.clone(),
             loaded,
+            loads: Arc::new(Semaphore::new(LOADS)),
             forgotten: Arc::new([const { AtomicU64::new(0) }; COUNTERS]),
             noted: Arc::default(),
         }
@@ -221,6 +229,8 @@ impl ApiKeys {
         // before the load begins: see the proof above
         let place = (id.to_owned(), self.counter(id).load(Ordering::SeqCst));
         let load = async {
+            // whoever makes up keys takes few connections from those who bring events
+            let _permit = self.loads.acquire().await;
             let began = Instant::now();
             let row = self.db.run(async |connection| find(connection, id).await);
             Ok(Arc::new(Loaded::new(began, row.await?)))

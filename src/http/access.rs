@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{RawPathParams, Request, State},
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -89,7 +89,7 @@ impl OfOrganization {
 /// Lets a request through to its handler, or answers why not.
 pub(super) async fn check(
     State((state, access)): State<(AppState, Access)>,
-    path: RawPathParams,
+    path: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -112,6 +112,9 @@ pub(super) async fn check(
     let allowance = match state.limits.count_principal(&caller.principal()) {
         Ok(allowance) => allowance,
         Err(limited) => return limited.into_response(),
+    };
+    let Ok(path) = path else {
+        return Problem::invalid("the path cannot be read").into_response();
     };
     let org = path.iter().find(|(name, _)| *name == "org");
     let org = org.map_or("", |(_, org)| org);
@@ -178,6 +181,16 @@ async fn authorize(
             "this route takes an operator's API key, not the token of an end user",
             "make one: tenantry keys create",
         )),
+        // whoever looks over a user's shoulder may look, and nothing else: the audit log has one name
+        (Caller::User(user), Access::KeyOrAdmin(_))
+            if user.actor.is_some() && scope == Scope::MembersWrite =>
+        {
+            Err(Problem::forbidden(
+                "impersonation_is_read_only",
+                "the session is of somebody who acts as the user",
+                "act under your own name, or with an API key",
+            ))
+        }
         (_, Access::KeyOrAdmin(_)) => of_organization(state, caller, org).await.map(Some),
         _ => Ok(None),
     }

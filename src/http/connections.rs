@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::origin;
 
 /// Connections at once; more wait to be accepted.
-const CONNECTIONS: usize = 2048;
+const CONNECTIONS: usize = 4096;
 
 type Counts = Mutex<HashMap<IpAddr, u32>>;
 

@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::Problem;
+use super::{Problem, problem::misfit};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,11 +81,12 @@ pub(super) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
     }
     serde_json::from_slice(json).map_err(|error| {
         let what = if error.is_data() {
-            "cannot be used"
+            format!("the body {}", misfit(&error.to_string()))
         } else {
-            "is not JSON"
+            let (line, column) = (error.line(), error.column());
+            format!("the body is not JSON, at line {line}, column {column}")
         };
-        Problem::invalid(format!("the body {what}: {error}"))
+        Problem::invalid(what)
     })
 }
 

@@ -12,7 +12,11 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::{AppState, Problem, access, extract::Query, origin};
+use super::{
+    AppState, Problem, access,
+    extract::Query,
+    origin::{self, Forwarded},
+};
 use crate::{
     auth::{
         EndUser,
@@ -54,6 +58,7 @@ pub(super) struct Question {
             ("x-user-id" = String, description = "The provider's user id"),
             ("x-user-email" = String, description = "E-mail address, where known"),
             ("x-user-role" = String, description = "Slug of the role, where the member has one"),
+            ("x-user-actor" = String, description = "Who acts as the user, where somebody does"),
             ("x-user-permissions" = String, description = "Slugs of the permissions, separated by commas"),
         )),
         (status = 400, description = "The query cannot be read", body = Problem, content_type = "application/problem+json"),
@@ -81,20 +86,29 @@ async fn judge(
     request: &Parts,
 ) -> Result<HeaderMap, Problem> {
     let origin = origin::of(request, &state.trusted_proxies);
-    if let Some(path) = origin.path
+    if let Forwarded::Said(path) = origin.path
         && state.public_paths.iter().any(|public| public.covers(path))
     {
         return Ok(HeaderMap::new());
     }
-    let token = match access::bearer(&request.headers)? {
-        Some(token) => token,
-        None => session_cookie(&request.headers, &state.session_cookies)
-            .ok_or_else(Problem::unauthenticated)?,
+    let token = match access::bearer(&request.headers) {
+        Ok(Some(token)) => token,
+        // credentials of another scheme are the application's own
+        refused => match session_cookie(&request.headers, &state.session_cookies) {
+            Some(token) => token,
+            None => return Err(refused.err().unwrap_or_else(Problem::unauthenticated)),
+        },
     };
     let now = DateTime::<Utc>::from(std::time::SystemTime::now());
     let user = state.issuers.authenticate(token, now).await?;
     let org_id = user.org_id.as_deref().ok_or_else(no_organization)?;
-    must_be_at_home(state, &user, org_id, origin.host).await?;
+    match origin.host {
+        Forwarded::Nothing => {}
+        Forwarded::Said(host) => {
+            owner_of(state, &user, org_id, host).await?;
+        }
+        Forwarded::Unclear => return Err(elsewhere()),
+    }
     let tenant = state.registry.tenant(&user.source, org_id).await?;
     let standing = state
         .registry
@@ -104,16 +118,16 @@ async fn judge(
         standing::admit(Option::as_ref(&tenant), Option::as_ref(&standing)).map_err(refused)?;
     let standing = Option::as_ref(&standing).ok_or_else(|| refused(Refusal::NotAMember))?;
     let permissions = standing.permissions(&user);
-    let missing = question
+    let is_missing = question
         .require
         .iter()
         .flat_map(|required| required.split(','))
         .map(str::trim)
-        .find(|required| !required.is_empty() && !permissions.contains(*required));
-    if let Some(missing) = missing {
+        .any(|required| !required.is_empty() && !permissions.contains(required));
+    if is_missing {
         return Err(Problem::forbidden(
             "permission_missing",
-            format!("the permission {missing} is missing"),
+            "a permission that this request requires is missing",
             "ask an administrator of the organization for a role that has it",
         ));
     }
@@ -127,25 +141,37 @@ async fn judge(
     Ok(headers)
 }
 
-/// A host that is a tenant's must be this one's.
-pub(super) async fn must_be_at_home(
+/// Whose a host is: this user's organization's, or nobody's. Another tenant's is refused, and one that cannot be read.
+pub(super) async fn owner_of(
     state: &AppState,
     user: &EndUser,
     org_id: &str,
-    host: Option<&str>,
-) -> Result<(), Problem> {
-    let Some(host) = host.and_then(crate::tenants::normalize_host) else {
-        return Ok(());
-    };
+    host: &str,
+) -> Result<Owner, Problem> {
+    let host = crate::tenants::normalize_host(host).ok_or_else(elsewhere)?;
     let owner = state.registry.organization_at(&host).await?;
     match Option::as_ref(&owner) {
-        Some((source, org)) if *source != user.source || org != org_id => Err(Problem::forbidden(
-            "tenant_host_mismatch",
-            "this host belongs to another tenant than the token",
-            "switch to the organization whose host this is",
-        )),
-        _ => Ok(()),
+        None => Ok(Owner::Nobody),
+        Some((source, org)) if *source == user.source && org == org_id => Ok(Owner::Own),
+        Some(_) => Err(elsewhere()),
     }
+}
+
+/// Whose a host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The tenant of the token's organization.
+    Own,
+    /// No tenant, such as the application's common host.
+    Nobody,
+}
+
+pub(super) fn elsewhere() -> Problem {
+    Problem::forbidden(
+        "tenant_host_mismatch",
+        "this host is not the token's tenant's",
+        "switch to the organization whose host this is",
+    )
 }
 
 pub(super) fn no_organization() -> Problem {
@@ -223,6 +249,9 @@ fn user_headers(headers: &mut HeaderMap, user: &EndUser, standing: &Standing) {
     if let Some(email) = standing.member.email.as_ref().or(user.email.as_ref()) {
         insert(headers, "x-user-email", escape(email));
     }
+    if let Some(actor) = &user.actor {
+        insert(headers, "x-user-actor", escape(actor));
+    }
     if let Some(role) = &standing.member.role {
         insert(headers, "x-user-role", escape(role));
     }
@@ -255,9 +284,9 @@ fn session_cookie<'r>(headers: &'r HeaderMap, names: &[String]) -> Option<&'r st
     let cookies: Vec<_> = headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|cookie| cookie.trim().split_once('='))
+        // a cookie of somebody else may be anything: it must not hide ours
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='))
         .collect();
     let value = names
         .iter()

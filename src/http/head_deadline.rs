@@ -64,7 +64,8 @@ impl<S> HeadDeadline<S> {
             limit,
             progress,
             begun: 0,
-            deadline: None,
+            // who connects has something to ask: only between two requests may there be silence
+            deadline: Some(Instant::now() + limit),
             timer: None,
         }
     }

@@ -12,7 +12,7 @@ use axum::{
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 
-use super::{AppState, Problem, access::Caller, extract, observe::RequestId};
+use super::{AppState, Problem, access::Caller, extract, observe::RequestId, problem::misfit};
 use crate::{
     audit::{self, Actor},
     idempotency::{self, Begun},
@@ -65,8 +65,9 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let fingerprint = idempotency::fingerprint(method.as_str(), target, &value);
-        let body = serde_json::from_value(value)
-            .map_err(|error| Problem::invalid(format!("the body cannot be used: {error}")))?;
+        let body = serde_json::from_value(value).map_err(|error| {
+            Problem::invalid(format!("the body {}", misfit(&error.to_string())))
+        })?;
         Ok(Self {
             actor: caller.actor(),
             principal: caller.principal(),

@@ -50,10 +50,15 @@ impl From<HostError> for Problem {
         let code = error.code();
         let (status, fix) = match error {
             HostError::Sql(error) => return error.into(),
-            HostError::Invalid(_) => (
-                StatusCode::BAD_REQUEST,
-                "give a name such as crm.customer.example",
-            ),
+            HostError::Invalid(_) => {
+                let fix = "give a name such as crm.customer.example";
+                return Self::new(
+                    StatusCode::BAD_REQUEST,
+                    code,
+                    "the text is no host name",
+                    fix,
+                );
+            }
             HostError::Taken(_) => (StatusCode::CONFLICT, "take it from its tenant first"),
         };
         Self::new(status, code, error.to_string(), fix)

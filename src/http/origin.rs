@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, request::Parts},
+    http::{HeaderMap, HeaderValue, request::Parts},
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -20,22 +20,35 @@ pub(super) struct Peer(pub(super) SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Origin<'r> {
     /// The host that the browser asked for, if a trusted proxy says so.
-    pub(super) host: Option<&'r str>,
+    pub(super) host: Forwarded<'r>,
     /// The path that the browser asked for, if a trusted proxy says so.
-    pub(super) path: Option<&'r str>,
+    pub(super) path: Forwarded<'r>,
+}
+
+/// What a trusted proxy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forwarded<'r> {
+    /// Nothing, or it is not trusted.
+    Nothing,
+    /// This.
+    Said(&'r str),
+    /// More than one thing, or none that can be read: nobody knows which part the proxy wrote.
+    Unclear,
 }
 
 /// The request that a trusted proxy asks about.
 pub(super) fn of<'r>(request: &'r Parts, trusted: &[IpNet]) -> Origin<'r> {
     if !is_trusted(request, trusted) {
-        let (host, path) = (None, None);
+        let (host, path) = (Forwarded::Nothing, Forwarded::Nothing);
         return Origin { host, path };
     }
     let header = |name: &str| {
         let mut values = request.headers.get_all(name).iter();
-        let value = values.next()?.to_str().ok();
-        // two of them: nobody knows which one the proxy wrote
-        value.filter(|_| values.next().is_none())
+        match (values.next().map(HeaderValue::to_str), values.next()) {
+            (None, _) => Forwarded::Nothing,
+            (Some(Ok(value)), None) => Forwarded::Said(value),
+            _ => Forwarded::Unclear,
+        }
     };
     Origin {
         host: header("x-forwarded-host"),
@@ -107,7 +120,7 @@ impl PublicPath {
 
     /// Whether a request for this path and query needs no token.
     pub(super) fn covers(&self, target: &str) -> bool {
-        let path = target.split(['?', '#']).next().unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default();
         if !is_plain(path) {
             return false;
         }
@@ -120,7 +133,8 @@ impl PublicPath {
 
 /// Whether every server reads the path alike: no dots to go up, nothing encoded, no empty segment.
 fn is_plain(path: &str) -> bool {
-    let is_usual = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b';');
+    let is_usual =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b';' | b'#');
     path.starts_with('/')
         && path.bytes().all(is_usual)
         && !path.contains("//")
@@ -183,6 +197,7 @@ mod tests {
             "/assets/..\\admin",
             "/assets/..;/admin",
             "/assets/ x",
+            "/assets/x#/../admin",
             "assets/x",
         ] {
             assert!(!everything.covers(path), "{path}");

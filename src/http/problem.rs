@@ -216,7 +216,14 @@ impl From<members::Error> for Problem {
                 "configure the source's api_key, or do it at the provider",
             ),
         };
-        Self::new(status, code, error.to_string(), fix)
+        // what was sent is not sent back: it could be a secret in the wrong place
+        let detail = match &error {
+            E::Unknown { .. } => "there is no such member in the organization".to_owned(),
+            E::RoleUnknown(_) => "the provider has not described such a role".to_owned(),
+            E::BadEmail(_) => "the text is no e-mail address".to_owned(),
+            _ => error.to_string(),
+        };
+        Self::new(status, code, detail, fix)
     }
 }
 
@@ -336,13 +343,25 @@ impl Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::invalid(rejection.body_text())
+        Self::invalid(format!("the query {}", misfit(&rejection.body_text())))
     }
 }
 
 impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Self {
-        Self::invalid(rejection.body_text())
+    fn from(_: PathRejection) -> Self {
+        Self::invalid("a part of the path is not what this route takes")
+    }
+}
+
+/// What a reader says of a text, without the text: it could be a secret in the wrong place.
+pub(super) fn misfit(told: &str) -> String {
+    let told_name = ["missing field `", "duplicate field `"]
+        .into_iter()
+        .find_map(|beginning| told.find(beginning).map(|at| &told[at..]));
+    match (told_name, told.rfind(", expected ")) {
+        (Some(name), _) => format!("cannot be used: {name}"),
+        (None, Some(at)) => format!("cannot be used:{}", &told[at + 1..]),
+        (None, None) => "cannot be used".to_owned(),
     }
 }
 

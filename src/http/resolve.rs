@@ -15,7 +15,7 @@ use super::{
     AppState, Problem,
     access::Caller,
     extract::Query,
-    forward_auth::{must_be_at_home, no_organization, refused, tenant_headers},
+    forward_auth::{Owner, elsewhere, no_organization, owner_of, refused, tenant_headers},
 };
 use crate::{
     auth::{
@@ -89,7 +89,11 @@ async fn of_user(
     host: Option<&str>,
 ) -> Result<Response, Problem> {
     let org_id = user.org_id.as_deref().ok_or_else(no_organization)?;
-    must_be_at_home(state, user, org_id, host).await?;
+    if let Some(host) = host
+        && owner_of(state, user, org_id, host).await? != Owner::Own
+    {
+        return Err(elsewhere());
+    }
     let tenant = state.registry.tenant(&user.source, org_id).await?;
     let standing = state
         .registry

@@ -100,7 +100,6 @@ async fn a_head_has_so_long_but_a_pause_and_a_body_have_longer() {
 
     // between requests, and with the head in two pieces
     let mut patient = TcpStream::connect(app.address).await.unwrap();
-    tokio::time::sleep(beyond).await;
     for _ in 0..2 {
         let (first, second) = LIVEZ.split_at(20);
         patient.write_all(first.as_bytes()).await.unwrap();
@@ -180,7 +179,7 @@ async fn a_head_that_is_too_large_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_who_dribble_hold_up_nobody_else() {
-    let app = edge(&[]).await;
+    let app = edge(&[("SERVER__CONNECTIONS_PER_ADDRESS", "256")]).await;
     let mut dribbling = Vec::new();
     for number in 0..2_000_u16 {
         let last = u8::try_from(2 + number % 4).unwrap();
@@ -567,4 +566,13 @@ async fn a_panic_is_answered_and_logged_once_with_its_request() {
     assert_eq!(panics[0]["panic.message"], "injected fault at http.handler");
     drop(replica);
     deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_and_says_nothing_is_not_waited_for() {
+    let app = edge(&[("SERVER__HEAD_TIMEOUT_S", "1")]).await;
+    let mut silent = connect_from(2, app.address).await;
+    let read = tokio::time::timeout(Duration::from_secs(20), silent.read_u8()).await;
+    assert!(read.expect("closed long before the idle timeout").is_err());
+    app.stop().await;
 }

@@ -238,8 +238,11 @@ async fn a_tenant_that_is_not_ready_says_what_it_is() {
         office
             .execute(&format!("update tenants set state = '{state}'"))
             .await;
-        let answer = office.answers(status).await;
-        assert_eq!(answer.body["code"], code, "{state}");
+        let answer = wait_for("the state counts", async || {
+            Some(office.verify().await).filter(|answer| answer.body["code"] == code)
+        })
+        .await;
+        assert_eq!(answer.status, status, "{state}");
         if status == 503 {
             assert!(answer.retry_after.is_some(), "{state}");
         }
@@ -380,5 +383,76 @@ async fn the_whole_table_of_routes_is_behind_its_rules() {
             ),
         }
     }
+    office.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_cannot_be_read_is_nobodys() {
+    let office = Office::with(|deployment| {
+        deployment.set("TENANTRY__ACCESS__TRUSTED_PROXIES", "127.0.0.0/8");
+    })
+    .await;
+    let own = office.tenant().await.url;
+    for hosts in [
+        vec![own.as_str(), own.as_str()],
+        vec!["a b"],
+        vec!["a.example.com, b.example.com"],
+    ] {
+        let mut visitor = office.visitor();
+        for host in &hosts {
+            visitor = visitor.header("x-forwarded-host", host);
+        }
+        let refused = visitor.get(VERIFY).await;
+        assert_eq!(
+            refused.refusal(),
+            (403, "tenant_host_mismatch"),
+            "{hosts:?}"
+        );
+    }
+    // who asks for a host wants to know of that host
+    let elsewhere = office
+        .visitor()
+        .get("/v1/tenants/resolve?host=app.example.com")
+        .await;
+    assert_eq!(elsewhere.refusal(), (403, "tenant_host_mismatch"));
+    office.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_and_schemes_of_others_do_not_stand_in_the_way() {
+    let office = Office::open().await;
+    let token = tokens::token(&office.user, &office.org);
+    let cookie = format!("name=zoë; __session={token}");
+    let browser = office.app.api().header("cookie", &cookie);
+    assert_eq!(browser.get(VERIFY).await.status, 200);
+    let basic = browser.header("authorization", "Basic YTpi");
+    assert_eq!(basic.get(VERIFY).await.status, 200);
+    office.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_acts_as_a_user_is_named_and_changes_nothing() {
+    let office = Office::open().await;
+    office.says("admin", "active", 2).await;
+    let claims = json!({ "sub": office.user, "org_id": office.org, "act": { "sub": "support@vendor.example" } });
+    let support = office.app.as_bearer(&tokens::sign(&claims));
+    office.answers(200).await;
+    let seen = support.get(VERIFY).await;
+    assert_eq!(seen.header("x-user-actor"), Some("support@vendor.example"));
+    let base = format!("/v1/organizations/{}", office.org);
+    assert_eq!(support.get(&format!("{base}/members")).await.status, 200);
+    let assign = json!({ "user_id": office.user, "customer_id": "c1" });
+    let refused = support
+        .post(&format!("{base}/staff-assignments"), &assign)
+        .await;
+    assert_eq!(refused.refusal(), (403, "impersonation_is_read_only"));
+    office.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_no_text_is_a_problem_like_any_other() {
+    let office = Office::open().await;
+    let answer = office.visitor().get("/v1/organizations/%ff/members").await;
+    assert_eq!(answer.refusal(), (400, "parameter_invalid"));
     office.app.stop().await;
 }
