@@ -42,6 +42,7 @@ mod members_invitations;
 mod members_pages;
 mod members_roles;
 mod members_sync;
+mod openapi;
 mod operator;
 mod operator_api;
 mod operator_jobs;
