@@ -29,7 +29,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{audit::Actor, config::Environment};
+use crate::{audit::Actor, config::Environment, http};
 
 pub(crate) use failure::{Exit, Failure};
 use printer::Printer;
@@ -87,6 +87,8 @@ enum Command {
     Health(health::Options),
     /// Measure, each figure beside its floor
     Bench(bench::Options),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    Openapi,
     /// Print a completion script
     Completion {
         /// The shell
@@ -149,6 +151,7 @@ pub async fn run(
         Command::Jobs(command) => jobs::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
+        Command::Openapi => print_openapi(&globals),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tenantry", &mut script);
@@ -165,4 +168,11 @@ pub async fn run(
             failure.exit.into()
         }
     }
+}
+
+fn print_openapi(globals: &Globals) -> Result<(), Failure> {
+    let document = http::document().to_pretty_json();
+    let document = document.map_err(|error| Failure::unexpected(&error))?;
+    globals.printer.data(document);
+    Ok(())
 }

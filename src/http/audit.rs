@@ -34,6 +34,7 @@ pub(super) struct Which {
 #[utoipa::path(
     get,
     path = "/v1/audit",
+    operation_id = "list_audit",
     tag = "audit",
     params(Which),
     responses((status = 200, description = "A page of the audit log", body = Page<Entry>), Reading),

@@ -52,6 +52,7 @@ pub(super) struct Connection {
 #[utoipa::path(
     get,
     path = "/v1/tenants/{id}/connection",
+    operation_id = "reveal_connection",
     tag = "tenants",
     params(("id" = Uuid, Path, description = "Id of the tenant")),
     responses(

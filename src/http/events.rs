@@ -40,6 +40,7 @@ pub(super) struct Which {
 #[utoipa::path(
     get,
     path = "/v1/events",
+    operation_id = "list_events",
     tag = "events",
     params(Which),
     responses((status = 200, description = "A page of events", body = Page<Event>), Reading),
@@ -64,6 +65,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/events/{id}",
+    operation_id = "find_event",
     tag = "events",
     params(("id" = i64, Path, description = "Our number of the event")),
     responses(
@@ -86,6 +88,7 @@ pub(super) async fn get(
 #[utoipa::path(
     post,
     path = "/v1/events/{id}/replay",
+    operation_id = "replay_event",
     tag = "events",
     params(
         ("id" = i64, Path, description = "Our number of the event"),

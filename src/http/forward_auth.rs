@@ -47,6 +47,7 @@ pub(super) struct Question {
 #[utoipa::path(
     get,
     path = "/v1/auth/verify",
+    operation_id = "verify",
     tag = "access",
     params(Question),
     responses(
@@ -65,6 +66,7 @@ pub(super) struct Question {
         (status = 401, description = "No token, or one that is not accepted", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "No organization, not a member, another tenant's host, or a permission is missing", body = Problem, content_type = "application/problem+json"),
         (status = 423, description = "The tenant is suspended or archived", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "Something went wrong here", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The tenant is not ready yet, or keys or database cannot be asked", body = Problem, content_type = "application/problem+json"),
     ),
     security(("token" = []), ("session" = []))

@@ -29,6 +29,7 @@ async fn hosts_of(connection: &mut PgConnection, id: TenantId) -> Result<Hosts, 
 #[utoipa::path(
     get,
     path = "/v1/tenants/{id}/hosts",
+    operation_id = "list_hosts",
     tag = "tenants",
     params(("id" = Uuid, Path, description = "Id of the tenant")),
     responses(
@@ -53,6 +54,7 @@ pub(super) async fn list(
 #[utoipa::path(
     put,
     path = "/v1/tenants/{id}/hosts/{host}",
+    operation_id = "add_host",
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
@@ -79,6 +81,7 @@ pub(super) async fn add(
 #[utoipa::path(
     delete,
     path = "/v1/tenants/{id}/hosts/{host}",
+    operation_id = "remove_host",
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),

@@ -60,6 +60,7 @@ impl Stage {
 #[into_params(parameter_in = Query)]
 pub(super) struct Listing {
     /// Only those that are so.
+    #[param(inline)]
     state: Option<Stage>,
     /// Where the page begins: `next_cursor` of the page before.
     cursor: Option<String>,
@@ -72,10 +73,24 @@ pub(super) struct Listing {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvitation {
     /// Where the invitation goes.
+    #[schema(
+        max_length = 320,
+        pattern = r#"^\s*[^\s<>()\[\],;:"\\@\u0000-\u001f\u007f-\u009f\u202a-\u2069]+@[^\s<>()\[\],;:"\\@\u0000-\u001f\u007f-\u009f\u202a-\u2069]+\s*$"#
+    )]
     email: String,
     /// Slug of the promised role, without a provider's prefix.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     role: Option<String>,
     /// The application's customer that the person is for.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     customer_id: Option<String>,
 }
 
@@ -83,6 +98,7 @@ pub(super) struct NewInvitation {
 #[utoipa::path(
     get,
     path = "/v1/organizations/{org}/invitations",
+    operation_id = "list_invitations",
     tag = "invitations",
     params(("org" = String, Path, description = "The provider's organization id"), Listing),
     responses(
@@ -115,6 +131,7 @@ pub(super) async fn list(
 #[utoipa::path(
     post,
     path = "/v1/organizations/{org}/invitations",
+    operation_id = "invite",
     tag = "invitations",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -151,6 +168,7 @@ pub(super) async fn invite(
 #[utoipa::path(
     get,
     path = "/v1/organizations/{org}/invitations/{id}",
+    operation_id = "find_invitation",
     tag = "invitations",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -176,6 +194,7 @@ pub(super) async fn find(
 #[utoipa::path(
     delete,
     path = "/v1/organizations/{org}/invitations/{id}",
+    operation_id = "revoke_invitation",
     tag = "invitations",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -207,6 +226,7 @@ pub(super) async fn revoke(
 #[utoipa::path(
     post,
     path = "/v1/organizations/{org}/invitations/{id}/resend",
+    operation_id = "resend_invitation",
     tag = "invitations",
     params(
         ("org" = String, Path, description = "The provider's organization id"),

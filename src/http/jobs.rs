@@ -49,9 +49,14 @@ pub(super) struct JobWithAttempts {
 #[utoipa::path(
     get,
     path = "/v1/jobs",
+    operation_id = "list_jobs",
     tag = "jobs",
     params(Which),
-    responses((status = 200, description = "A page of jobs", body = Page<StoredJob>), Reading),
+    responses(
+        (status = 200, description = "A page of jobs", body = Page<StoredJob>),
+        (status = 404, description = "There is no such tenant", body = Problem, content_type = "application/problem+json"),
+        Reading
+    ),
     security(("key" = []))
 )]
 pub(super) async fn list(
@@ -82,6 +87,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
+    operation_id = "find_job",
     tag = "jobs",
     params(("id" = i64, Path, description = "Number of the job")),
     responses(
@@ -109,6 +115,7 @@ pub(super) async fn get(
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/retry",
+    operation_id = "retry_job",
     tag = "jobs",
     params(
         ("id" = i64, Path, description = "Number of the job"),
@@ -133,6 +140,7 @@ pub(super) async fn retry(
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/cancel",
+    operation_id = "cancel_job",
     tag = "jobs",
     params(
         ("id" = i64, Path, description = "Number of the job"),

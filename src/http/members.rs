@@ -23,6 +23,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct Listing {
     /// Only of this status.
+    #[param(inline)]
     status: Option<Status>,
     /// Only of this role, a slug.
     role: Option<String>,
@@ -39,6 +40,7 @@ pub(super) struct Listing {
 #[serde(deny_unknown_fields)]
 pub(super) struct RoleChange {
     /// Slug of the role, without a provider's prefix.
+    #[schema(min_length = 1, max_length = 255)]
     role: String,
 }
 
@@ -46,6 +48,7 @@ pub(super) struct RoleChange {
 #[utoipa::path(
     get,
     path = "/v1/organizations/{org}/members",
+    operation_id = "list_members",
     tag = "members",
     params(("org" = String, Path, description = "The provider's organization id"), Listing),
     responses(
@@ -78,6 +81,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/organizations/{org}/members/counts",
+    operation_id = "count_members",
     tag = "members",
     params(("org" = String, Path, description = "The provider's organization id")),
     responses(
@@ -99,6 +103,7 @@ pub(super) async fn counts(
 #[utoipa::path(
     get,
     path = "/v1/organizations/{org}/members/{user}",
+    operation_id = "find_member",
     tag = "members",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -124,6 +129,7 @@ pub(super) async fn find(
 #[utoipa::path(
     patch,
     path = "/v1/organizations/{org}/members/{user}",
+    operation_id = "set_role",
     tag = "members",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -157,6 +163,7 @@ pub(super) async fn set_role(
 #[utoipa::path(
     delete,
     path = "/v1/organizations/{org}/members/{user}",
+    operation_id = "remove_member",
     tag = "members",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -188,6 +195,7 @@ pub(super) async fn remove(
 #[utoipa::path(
     post,
     path = "/v1/organizations/{org}/members/{user}/restore",
+    operation_id = "restore_member",
     tag = "members",
     params(
         ("org" = String, Path, description = "The provider's organization id"),

@@ -77,6 +77,8 @@ impl IntoResponses for Reading {
             (400, "A parameter cannot be read, or is unknown"),
             (401, "No API key, or none that is accepted"),
             (403, "The API key does not have the scope"),
+            (429, "Asked too often"),
+            (500, "Something went wrong here"),
             (503, "The control database does not answer"),
         ])
     }
@@ -91,6 +93,7 @@ impl IntoResponses for Changing {
                 409,
                 "Not in the state that it has to be in, or the Idempotency-Key is in use",
             ),
+            (413, "The body is too large"),
             (415, "The body is not declared as JSON"),
             (422, "The Idempotency-Key was used for another request"),
         ]));

@@ -58,6 +58,7 @@ pub(super) struct Resolved {
 #[utoipa::path(
     get,
     path = "/v1/tenants/resolve",
+    operation_id = "resolve",
     tag = "access",
     params(Question),
     responses(
@@ -67,6 +68,8 @@ pub(super) struct Resolved {
         (status = 403, description = "Not a member, no organization, or the host is another tenant's", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No tenant has this host", body = Problem, content_type = "application/problem+json"),
         (status = 423, description = "The tenant is suspended or archived", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Asked too often", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "Something went wrong here", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The tenant is not ready yet, or the database cannot be asked", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = []), ("token" = []))

@@ -37,8 +37,14 @@ pub(super) struct Listing {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewAssignment {
     /// The provider's id of an active member.
+    #[schema(min_length = 1, pattern = r"^[^\u0000]*$")]
     user_id: String,
     /// The application's id of the customer.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     customer_id: String,
 }
 
@@ -46,6 +52,7 @@ pub(super) struct NewAssignment {
 #[utoipa::path(
     get,
     path = "/v1/organizations/{org}/staff-assignments",
+    operation_id = "list_assignments",
     tag = "staff",
     params(("org" = String, Path, description = "The provider's organization id"), Listing),
     responses(
@@ -78,6 +85,7 @@ pub(super) async fn list(
 #[utoipa::path(
     post,
     path = "/v1/organizations/{org}/staff-assignments",
+    operation_id = "assign",
     tag = "staff",
     params(
         ("org" = String, Path, description = "The provider's organization id"),
@@ -113,6 +121,7 @@ pub(super) async fn assign(
 #[utoipa::path(
     delete,
     path = "/v1/organizations/{org}/staff-assignments/{user}/{customer}",
+    operation_id = "unassign",
     tag = "staff",
     params(
         ("org" = String, Path, description = "The provider's organization id"),

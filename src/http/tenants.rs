@@ -41,6 +41,7 @@ pub(super) struct Which {
 #[utoipa::path(
     get,
     path = "/v1/tenants",
+    operation_id = "list_tenants",
     tag = "tenants",
     params(Which),
     responses((status = 200, description = "A page of tenants", body = Page<Tenant>), Reading),
@@ -65,6 +66,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/tenants/{id}",
+    operation_id = "find_tenant",
     tag = "tenants",
     params(("id" = Uuid, Path, description = "Id of the tenant")),
     responses(
@@ -86,6 +88,7 @@ pub(super) async fn get(
 #[utoipa::path(
     post,
     path = "/v1/tenants/{id}/retry",
+    operation_id = "retry_tenant",
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
@@ -111,6 +114,7 @@ pub(super) async fn retry(
 #[utoipa::path(
     post,
     path = "/v1/tenants/{id}/suspend",
+    operation_id = "suspend_tenant",
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
@@ -136,6 +140,7 @@ pub(super) async fn suspend(
 #[utoipa::path(
     post,
     path = "/v1/tenants/{id}/resume",
+    operation_id = "resume_tenant",
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),

@@ -39,6 +39,7 @@ pub fn tenantry() -> Command {
 pub struct Process {
     child: Child,
     warnings: Arc<Mutex<Vec<Value>>>,
+    log: Arc<Mutex<String>>,
     pub address: SocketAddr,
 }
 
@@ -68,10 +69,13 @@ impl Process {
         let log = BufReader::new(child.stderr.take().unwrap());
         let warnings = Arc::<Mutex<Vec<Value>>>::default();
         let heard = Arc::clone(&warnings);
+        let whole = Arc::<Mutex<String>>::default();
+        let written = Arc::clone(&whole);
         let (tell, told) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             let mut tell = Some(tell);
             for line in log.lines().map_while(Result::ok) {
+                written.lock().unwrap().push_str(&line);
                 let entry: Value = serde_json::from_str(&line).unwrap_or_default();
                 if entry["message"] == "listening" {
                     let address = entry["address"]
@@ -92,6 +96,7 @@ impl Process {
         let mut process = Self {
             child,
             warnings,
+            log: whole,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         process.address = told.await.expect("the replica listens");
@@ -111,6 +116,11 @@ impl Process {
     /// What it logged as a warning or an error.
     pub fn warnings(&self) -> Vec<Value> {
         self.warnings.lock().unwrap().clone()
+    }
+
+    /// Everything that it logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// SIGKILL.
