@@ -239,6 +239,22 @@ impl Registry {
     }
 }
 
+/// How things stand as a transaction sees them, for a change that must not rest on what is remembered.
+pub async fn read_now(
+    tx: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+) -> sqlx::Result<(Option<Tenant>, Option<Standing>)> {
+    let tenant = tenants::find_of_organization(tx, of.source, of.org_id).await?;
+    let key = (
+        of.source.to_owned(),
+        of.org_id.to_owned(),
+        user_id.to_owned(),
+    );
+    let standing = read_standing(tx, &key, of.admin_role).await?;
+    Ok((tenant, standing))
+}
+
 async fn read_standing(
     connection: &mut PgConnection,
     (source, org_id, user_id): &(String, String, String),

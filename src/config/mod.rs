@@ -364,9 +364,15 @@ impl Access {
             let value = self.remember_s.to_string();
             return Err(Error::value("access.remember_s", &value, "0 to 60"));
         }
-        let is_no_path = |path: &&String| !path.starts_with('/');
+        // "/a*" would be /admin as well
+        let is_no_path = |path: &&String| {
+            let exact = path.strip_suffix("/*").unwrap_or(path);
+            !path.starts_with('/')
+                || exact.contains('*')
+                || exact.split('/').any(|part| part == "..")
+        };
         if let Some(path) = self.public_paths.iter().find(is_no_path) {
-            let expected = "paths that begin with /";
+            let expected = "paths that begin with /, with at most a /* at the end";
             return Err(Error::value("access.public_paths", path, expected));
         }
         Ok(())

@@ -13,13 +13,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 
 use super::{AppState, Problem, forward_auth, origin};
 use crate::{
     api_keys::{self, ApiKey, Scope},
     audit::Actor,
-    auth::{EndUser, standing},
+    auth::{
+        EndUser,
+        standing::{self, Standing},
+    },
     identity, members,
+    tenants::Tenant,
 };
 
 /// Who may use a route.
@@ -84,6 +89,22 @@ impl OfOrganization {
             admin_role: &self.admin_role,
         }
     }
+}
+
+/// Fails unless the caller may still manage the organization's members, as the change's own transaction sees it.
+///
+/// What is remembered may be some milliseconds old: enough to read by, not to change by.
+pub(super) async fn still_administers(
+    tx: &mut PgConnection,
+    caller: &Caller,
+    of: &OfOrganization,
+) -> Result<(), Problem> {
+    let Caller::User(user) = caller else {
+        return Ok(());
+    };
+    let of = of.organization();
+    let (tenant, standing) = standing::read_now(tx, of, &user.user_id).await?;
+    administers((tenant.as_ref(), standing.as_ref()), of.admin_role)
 }
 
 /// Lets a request through to its handler, or answers why not.
@@ -282,10 +303,18 @@ async fn must_administer(state: &AppState, user: &EndUser, org: &str) -> Result<
         .registry
         .standing(&user.source, org, &user.user_id)
         .await?;
-    standing::admit(Option::as_ref(&tenant), Option::as_ref(&standing))
-        .map_err(forward_auth::refused)?;
-    let role = Option::as_ref(&standing).and_then(|standing| standing.member.role.as_deref());
-    if role == Some(&*state.admin_role) {
+    let now = (Option::as_ref(&tenant), Option::as_ref(&standing));
+    administers(now, &state.admin_role)
+}
+
+/// Whether this is how an administrator stands.
+fn administers(
+    (tenant, standing): (Option<&Tenant>, Option<&Standing>),
+    admin_role: &str,
+) -> Result<(), Problem> {
+    standing::admit(tenant, standing).map_err(forward_auth::refused)?;
+    let role = standing.and_then(|standing| standing.member.role.as_deref());
+    if role == Some(admin_role) {
         return Ok(());
     }
     Err(Problem::forbidden(

@@ -12,7 +12,13 @@ use axum::{
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 
-use super::{AppState, Problem, access::Caller, extract, observe::RequestId, problem::misfit};
+use super::{
+    AppState, Problem,
+    access::{self, Caller, OfOrganization},
+    extract,
+    observe::RequestId,
+    problem::misfit,
+};
 use crate::{
     audit::{self, Actor},
     idempotency::{self, Begun},
@@ -34,6 +40,9 @@ pub(super) struct Mutation<T = Nothing> {
     /// What they want.
     pub(super) body: T,
     principal: String,
+    caller: Caller,
+    /// Of a route about an organization's members.
+    of: Option<OfOrganization>,
     request_id: RequestId,
     key: Option<String>,
     fingerprint: [u8; 32],
@@ -51,10 +60,15 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
         let Extension(request_id) = Extension::<RequestId>::from_request_parts(&mut parts, state)
             .await
             .map_err(unreadable)?;
-        let key = parts.headers.get(IDEMPOTENCY_KEY);
-        let key = key
+        let of = parts.extensions.get::<OfOrganization>().cloned();
+        let mut keys = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let key = keys
+            .next()
             .map(|key| idempotency::parse_key(key.as_bytes()))
             .transpose()?;
+        if keys.next().is_some() {
+            return Err(idempotency::Error::Invalid.into());
+        }
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let is_json = extract::is_json(&parts.headers);
         let bytes = extract::read_body(Request::from_parts(parts, body)).await?;
@@ -71,6 +85,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
         Ok(Self {
             actor: caller.actor(),
             principal: caller.principal(),
+            caller,
+            of,
             body,
             request_id,
             key,
@@ -115,6 +131,10 @@ impl<T> Mutation<T> {
         let answered = state
             .db
             .transaction(async |tx| {
+                // before the saved answer as well: who lost the right does not get that either
+                if let Some(of) = &self.of {
+                    access::still_administers(tx, &self.caller, of).await?;
+                }
                 if let Some(key) = &self.key {
                     let begun =
                         idempotency::begin(tx, &self.principal, key, &self.fingerprint).await?;

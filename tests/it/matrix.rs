@@ -376,3 +376,25 @@ async fn the_ids_of_other_organizations_are_unknown_in_ones_own() {
     assert_eq!(town.state_of(foreign).await, before);
     town.app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_the_right_changes_nothing_from_that_moment_on() {
+    let town = Town::build().await;
+    let writer = town.app.as_bearer(&town.keys["writes"]);
+    for home in &town.homes {
+        let admin = town.caller(Kind::Admin, home);
+        let base = format!("/v1/organizations/{}", home.org);
+        // what is remembered says that they may
+        assert_eq!(admin.get(&format!("{base}/members")).await.status, 200);
+        let removed = writer
+            .delete(&format!("{base}/members/{}", home.admin))
+            .await;
+        assert_eq!(removed.status, 200, "{:?}", removed.body);
+        let assign = json!({ "user_id": home.member, "customer_id": "c1" });
+        let refused = admin
+            .post(&format!("{base}/staff-assignments"), &assign)
+            .await;
+        assert_eq!(refused.refusal(), (403, "member_removed"));
+    }
+    town.app.stop().await;
+}

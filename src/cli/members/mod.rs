@@ -170,7 +170,18 @@ impl Office {
     async fn actor(&self, globals: &Globals, acting: Option<String>) -> Result<Actor, Failure> {
         match acting {
             // the same names as those of members: nobody acts on themselves under another name
-            Some(user) => Ok(Actor::User(self.user_id(&user).await?)),
+            Some(user) => {
+                let user_id = self.user_id(&user).await?;
+                let members = self.members().await?;
+                let acting = members.iter().find(|member| member.user_id == user_id);
+                match acting.map(|member| member.status) {
+                    Some(Status::Active) => Ok(Actor::User(user_id)),
+                    status => Err(self.refused(&Error::WrongStatus {
+                        user_id,
+                        status: status.map_or("unknown", Status::name),
+                    })),
+                }
+            }
             None => Ok(globals.operator()),
         }
     }
