@@ -36,6 +36,10 @@ create index jobs_by_state on jobs (state, id);
 create index jobs_given_up_by_unique_key on jobs (unique_key, id)
     where unique_key is not null and state in ('dead', 'cancelled');
 
+-- A replay lays the dead jobs of its event to rest.
+create index jobs_dead_by_event on jobs ((payload ->> 'event'))
+    where state = 'dead' and kind = 'process_event';
+
 -- One organization at a time. The claim already sees to it; this index makes it impossible to be wrong.
 create unique index jobs_one_running_per_key on jobs (concurrency_key)
     where concurrency_key is not null and state = 'running';

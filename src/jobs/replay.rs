@@ -33,11 +33,10 @@ pub async fn replay_event(
     inbox::mark_received(tx, id).await?;
     let event = inbox::find_event(tx, id).await?;
     let event = event.ok_or(Refusal::EventUnknown(id))?;
-    let job = Job::ProcessEvent { event: id };
-    queue::lay_to_rest(tx, &job).await?;
+    queue::lay_to_rest(tx, id).await?;
     let org_id = event.organization_id.as_deref();
     let new = NewJob {
-        job,
+        job: Job::ProcessEvent { event: id },
         concurrency_key: org_id.map(|org_id| format!("{}:{org_id}", event.source)),
         unique_key: None,
         max_attempts,
