@@ -213,6 +213,8 @@ pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> 
              where unique_key = $1
                and state in ('dead', 'cancelled')
          )
+           -- still so when its lock was waited for
+           and state in ('dead', 'cancelled')
            and not exists (
                select
                from jobs live
