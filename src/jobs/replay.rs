@@ -40,7 +40,7 @@ pub async fn replay_event(
     let org_id = event.organization_id.as_deref();
     let new = NewJob {
         job: Job::ProcessEvent { event: id },
-        concurrency_key: org_id.map(|org_id| format!("{}:{org_id}", event.source)),
+        concurrency_key: org_id.map(|org_id| queue::organization_key((&event.source, org_id))),
         unique_key: None,
         max_attempts,
         delay: Duration::ZERO,
