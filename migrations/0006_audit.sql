@@ -20,6 +20,8 @@ create table audit_log (
 );
 
 create index audit_log_by_organization on audit_log (org_id, id);
+create index audit_log_by_actor on audit_log (actor, id);
+create index audit_log_by_action on audit_log (action, id);
 create index audit_log_by_target on audit_log (target_kind, target, id);
 
 comment on table audit_log is 'Who changed what and when; rows are only ever added';

@@ -11,6 +11,9 @@ create table idempotency_keys (
     primary key (principal, key)
 );
 
+-- The oldest are deleted in batches.
+create index idempotency_keys_by_age on idempotency_keys (created_at);
+
 comment on table idempotency_keys is 'Answers of requests that changed something, by the key that the client gave; each was written in the transaction of its change';
 comment on column idempotency_keys.principal is 'Whose key it is: two principals may use the same one';
 comment on column idempotency_keys.key is 'The client''s key';

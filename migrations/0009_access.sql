@@ -37,8 +37,14 @@ begin
         perform pg_notify('tenantry_changed', 'source:' || changed.source);
     elsif tg_argv[0] = 'url' then
         perform pg_notify('tenantry_changed', 'host:' || changed.url);
+        if tg_op = 'UPDATE' and old.url is distinct from new.url then
+            perform pg_notify('tenantry_changed', 'host:' || old.url);
+        end if;
     elsif tg_argv[0] = 'host' then
         perform pg_notify('tenantry_changed', 'host:' || changed.host);
+        if tg_op = 'UPDATE' and old.host is distinct from new.host then
+            perform pg_notify('tenantry_changed', 'host:' || old.host);
+        end if;
     else
         perform pg_notify('tenantry_changed', 'all');
     end if;

@@ -11,7 +11,7 @@ use crate::{
     causes::chain,
     config::{self, Config},
     db::{self, Db},
-    http,
+    http, idempotency,
     inbox::Inbox,
     jobs::{self, JobContext, MemberDesk},
     members,
@@ -299,6 +299,13 @@ impl Replica {
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
             worker: worker::worker_name().into(),
         }
+    }
+
+    /// Deletes what has been kept for its time, from now on. The control database is migrated.
+    pub fn tidy(&self) {
+        let keep = self.config.limits.keep_idempotency_keys();
+        let pruning = idempotency::keep_pruned(self.db.clone(), keep);
+        self.tasks.spawn_ground(pruning);
     }
 
     /// Starts the worker.

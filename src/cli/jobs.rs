@@ -71,7 +71,7 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let mut concurrency_key = None;
             if let Some(tenant) = tenant {
                 let tenant = tenants::find(&access, &tenant).await?;
-                concurrency_key = Some(format!("{}:{}", tenant.source, tenant.org_id));
+                concurrency_key = Some(queue::organization_key(tenant.key()));
             }
             let filter = Filter {
                 state,

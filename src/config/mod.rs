@@ -97,6 +97,8 @@ pub struct Limits {
     pub per_principal_per_minute: u32,
     /// Requests a minute from one address without accepted credentials; 0 for any number.
     pub per_address_per_minute: u32,
+    /// How long an idempotency key and its answer are kept, in days.
+    pub idempotency_keys_days: u32,
 }
 
 /// `[log]`
@@ -309,6 +311,27 @@ impl Server {
     }
 }
 
+impl Limits {
+    /// How long an idempotency key and its answer are kept.
+    pub fn keep_idempotency_keys(&self) -> Duration {
+        Duration::from_hours(24) * self.idempotency_keys_days
+    }
+
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        // more than ten years is a mistake
+        if !(1..=3_650).contains(&self.idempotency_keys_days) {
+            let value = self.idempotency_keys_days.to_string();
+            return Err(Error::value(
+                "limits.idempotency_keys_days",
+                &value,
+                "1 to 3650",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Source {
     /// Refuses what cannot work.
     fn check(&self, name: &str) -> Result<(), Error> {
@@ -453,6 +476,7 @@ impl Config {
             ));
         }
         self.server.check()?;
+        self.limits.check()?;
         if prefix.starts_with("pg_") {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));

@@ -72,7 +72,7 @@ pub(super) async fn list(
     let list = async |connection: &mut _| {
         if let Some(id) = which.tenant {
             let tenant = find_tenant(connection, id).await?;
-            let key = format!("{}:{}", tenant.source, tenant.org_id);
+            let key = queue::organization_key(tenant.key());
             let other = filter.concurrency_key.replace(key.clone());
             if other.is_some_and(|other| other != key) {
                 return Err(Problem::invalid("tenant and concurrency_key differ"));

@@ -19,6 +19,9 @@ pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 /// What a client is told to wait when the control database is away, in seconds.
 const RETRY_AFTER_S: u32 = 2;
 
+/// What a client is told to wait while another request has its idempotency key, in seconds.
+const RETRY_KEY_AFTER_S: u32 = 1;
+
 /// A problem document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Problem {
@@ -247,7 +250,11 @@ impl From<idempotency::Error> for Problem {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "send another Idempotency-Key for another request",
             ),
-            E::InUse => (StatusCode::CONFLICT, "send it again in a moment"),
+            E::InUse => {
+                let fix = "send it again after Retry-After";
+                return Self::new(StatusCode::CONFLICT, code, error.to_string(), fix)
+                    .retry_after(RETRY_KEY_AFTER_S);
+            }
             E::Invalid => (
                 StatusCode::BAD_REQUEST,
                 "send 1 to 255 visible ASCII characters",
@@ -396,4 +403,18 @@ pub(super) fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
         "try again; the log has the cause",
     )
     .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_use_says_when_to_come_again() {
+        let response = Problem::from(idempotency::Error::InUse).into_response();
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let reused = Problem::from(idempotency::Error::Reused).into_response();
+        assert!(!reused.headers().contains_key(header::RETRY_AFTER));
+    }
 }

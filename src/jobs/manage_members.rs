@@ -187,7 +187,7 @@ impl MemberDesk {
     fn job(&self, of: Organization<'_>, job: Job, unique_key: String) -> NewJob {
         NewJob {
             job,
-            concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
+            concurrency_key: Some(queue::organization_key((of.source, of.org_id))),
             unique_key: Some(unique_key),
             max_attempts: self.max_attempts,
             delay: Duration::ZERO,

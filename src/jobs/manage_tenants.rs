@@ -20,12 +20,14 @@ pub async fn retry_tenant(
     actor: &Actor,
 ) -> Result<(), Refusal> {
     audit::by(tx, actor).await?;
+    let job = provision(tenant.id, tenant.key(), max_attempts);
+    // before the tenant: whoever has both locks the job first
+    let revived = queue::revive(tx, &job).await?;
     if !tenants::mark_pending(tx, tenant.id).await? {
         return Err(why_not(tx, tenant, "failed").await?);
     }
-    let job = provision(tenant.id, tenant.key(), max_attempts);
-    // the dead job goes on, with its history; a new one only where it was pruned
-    if !queue::revive(tx, &job).await? {
+    // the dead job goes on, with its history, also one that died just now; a new one only where it was pruned
+    if !revived && !queue::revive(tx, &job).await? {
         queue::enqueue(tx, &job).await?;
     }
     Ok(())

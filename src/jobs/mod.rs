@@ -284,10 +284,10 @@ async fn fail_subject(
 }
 
 /// The job that makes a tenant ready.
-fn provision(tenant: TenantId, (source, org_id): (&str, &str), max_attempts: i32) -> NewJob {
+fn provision(tenant: TenantId, organization: (&str, &str), max_attempts: i32) -> NewJob {
     NewJob {
         job: Job::ProvisionTenant { tenant: tenant.0 },
-        concurrency_key: Some(format!("{source}:{org_id}")),
+        concurrency_key: Some(queue::organization_key(organization)),
         unique_key: Some(format!("provision:{tenant}")),
         max_attempts,
         delay: Duration::ZERO,

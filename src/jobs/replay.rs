@@ -22,6 +22,8 @@ pub async fn replay_event(
     actor: &Actor,
 ) -> Result<Event, Refusal> {
     audit::by(tx, actor).await?;
+    // before the event: whoever has both locks the job first
+    queue::lay_to_rest(tx, id).await?;
     match inbox::lock_event(tx, id).await? {
         None => return Err(Refusal::EventUnknown(id)),
         Some(EventState::Received | EventState::Waiting) => {
@@ -33,12 +35,12 @@ pub async fn replay_event(
     inbox::mark_received(tx, id).await?;
     let event = inbox::find_event(tx, id).await?;
     let event = event.ok_or(Refusal::EventUnknown(id))?;
-    let job = Job::ProcessEvent { event: id };
-    queue::lay_to_rest(tx, &job).await?;
+    // once more, for one that died while the event was waited for
+    queue::lay_to_rest(tx, id).await?;
     let org_id = event.organization_id.as_deref();
     let new = NewJob {
-        job,
-        concurrency_key: org_id.map(|org_id| format!("{}:{org_id}", event.source)),
+        job: Job::ProcessEvent { event: id },
+        concurrency_key: org_id.map(|org_id| queue::organization_key((&event.source, org_id))),
         unique_key: None,
         max_attempts,
         delay: Duration::ZERO,

@@ -99,12 +99,19 @@ impl Job {
     }
 }
 
+/// The concurrency key of jobs about an organization: they run one at a time.
+///
+/// [`StoredJob::organization`](super::StoredJob::organization) reads it. A name of a source has no colon.
+pub fn organization_key((source, org_id): (&str, &str)) -> String {
+    format!("{source}:{org_id}")
+}
+
 impl NewJob {
     /// Tell the database of an organization's tenant about its members.
-    pub fn sync_members(tenant: Uuid, (source, org_id): (&str, &str), max_attempts: i32) -> Self {
+    pub fn sync_members(tenant: Uuid, organization: (&str, &str), max_attempts: i32) -> Self {
         Self {
             job: Job::SyncMembers { tenant },
-            concurrency_key: Some(format!("{source}:{org_id}")),
+            concurrency_key: Some(organization_key(organization)),
             unique_key: Some(format!("sync:{tenant}")),
             max_attempts,
             delay: Duration::ZERO,

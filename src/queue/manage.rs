@@ -5,9 +5,9 @@
 //!
 //! Does not: undo or do what the job's end means for others. `jobs` does, in the same transaction.
 
-use sqlx::{PgConnection, types::Json};
+use sqlx::PgConnection;
 
-use super::{Job, JobId, JobState};
+use super::{JobId, JobState};
 use crate::db;
 
 /// Why a job is left as it is.
@@ -112,16 +112,18 @@ async fn lock(tx: &mut PgConnection, id: JobId) -> Result<JobState, Refused> {
     state.ok_or(Refused::Unknown(id))
 }
 
-/// Dead jobs of this meaning are dealt with: another one does what they were to do.
-pub async fn lay_to_rest(tx: &mut PgConnection, job: &Job) -> sqlx::Result<()> {
+/// Dead jobs that were to process this event are dealt with: another one does it.
+pub async fn lay_to_rest(tx: &mut PgConnection, event: i64) -> sqlx::Result<()> {
+    // the words of jobs_dead_by_event
     sqlx::query(
         "update jobs
          set state = 'cancelled',
              finished_at = now()
          where state = 'dead'
-           and payload = $1",
+           and kind = 'process_event'
+           and payload ->> 'event' = $1",
     )
-    .bind(Json(job))
+    .bind(event.to_string())
     .execute(tx)
     .await?;
     Ok(())

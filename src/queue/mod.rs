@@ -31,7 +31,7 @@ use std::time::Duration;
 use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
-pub use job::{Job, JobId};
+pub use job::{Job, JobId, organization_key};
 pub use look::{Attempt, Filter, JobState, StoredJob, find_job, list_attempts, list_page};
 pub use manage::{Refused, cancel_job, lay_to_rest, retry_job};
 pub use settle::{bury, complete, postpone, release, retry};
@@ -165,7 +165,7 @@ pub async fn rouse(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
 }
 
 /// Completes waiting jobs whose reason went away.
-pub async fn cancel(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(), Error> {
+pub async fn withdraw_all(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(), Error> {
     sqlx::query(
         "update jobs
          set state = 'completed',
@@ -213,6 +213,8 @@ pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> 
              where unique_key = $1
                and state in ('dead', 'cancelled')
          )
+           -- still so when its lock was waited for
+           and state in ('dead', 'cancelled')
            and not exists (
                select
                from jobs live

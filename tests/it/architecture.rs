@@ -89,6 +89,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "db",
             "http",
+            "idempotency",
             "inbox",
             "jobs",
             "members",
@@ -155,7 +156,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // the ground
-    ("idempotency", &["db", "secrets"]),
+    ("idempotency", &["causes", "db", "secrets"]),
     ("audit", &["page"]),
     ("page", &[]),
     ("causes", &[]),

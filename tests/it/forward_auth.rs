@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tenantry::tenants::Tenant;
+use tenantry::{api_keys::Scope, tenants::Tenant};
 
 use crate::support::{
     Api, App, Deployment, TinyBlueprint,
@@ -22,7 +22,7 @@ struct Office {
     org: String,
     user: String,
     membership: String,
-    _blueprint: TinyBlueprint,
+    blueprint: TinyBlueprint,
 }
 
 impl Office {
@@ -47,7 +47,7 @@ impl Office {
             org: new_org(),
             user: new_id("user"),
             membership: new_id("om"),
-            _blueprint: blueprint,
+            blueprint,
         };
         this.app
             .accepts(&[&events::created(&this.org, "Acme")])
@@ -454,5 +454,41 @@ async fn a_path_that_is_no_text_is_a_problem_like_any_other() {
     let office = Office::open().await;
     let answer = office.visitor().get("/v1/organizations/%ff/members").await;
     assert_eq!(answer.refusal(), (400, "parameter_invalid"));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_given_taken_or_changed_counts_at_once_at_another_replica() {
+    let office = Office::open().await;
+    let other = App::listening(office.app.deployment.clone(), office.blueprint.source()).await;
+    let key = office
+        .app
+        .key(&[Scope::TenantsRead, Scope::TenantsWrite])
+        .await;
+    let (here, there) = (office.app.as_bearer(&key), other.as_bearer(&key));
+    let tenant = office.tenant().await;
+    let resolves = async |host: &str, status: u16| {
+        let changed = Instant::now();
+        let path = format!("/v1/tenants/resolve?host={host}");
+        wait_for("the host counts", async || {
+            Some(there.get(&path).await).filter(|answer| answer.status == status)
+        })
+        .await;
+        // by time alone it would have been a minute
+        assert!(changed.elapsed() < Duration::from_secs(45));
+    };
+    let path = format!("/v1/tenants/{}/hosts/crm.acme.example", tenant.id);
+    resolves("crm.acme.example", 404).await;
+    assert_eq!(here.put(&path, &json!({})).await.status, 200);
+    resolves("crm.acme.example", 200).await;
+    assert_eq!(here.delete(&path).await.status, 200);
+    resolves("crm.acme.example", 404).await;
+
+    resolves(&tenant.url, 200).await;
+    resolves("moved.example", 404).await;
+    office
+        .execute("update tenants set url = 'moved.example'")
+        .await;
+    resolves("moved.example", 200).await;
+    resolves(&tenant.url, 404).await;
+    other.stop().await;
     office.app.stop().await;
 }

@@ -8,7 +8,7 @@ use tenantry::idempotency::{self, Begun, Error};
 
 use tenantry::provisioning::BlueprintSource;
 
-use crate::support::{App, Deployment};
+use crate::support::{App, Deployment, cluster::execute};
 
 async fn quiet() -> App {
     let mut deployment = Deployment::new().await;
@@ -133,5 +133,38 @@ async fn whoever_waits_too_long_for_the_first_request_is_told_so() {
             body: json!({})
         }
     );
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_deleted_when_its_time_is_over_and_not_before() {
+    let app = quiet().await;
+    let body = json!({ "name": "Acme" });
+    for key in ["old", "young"] {
+        request(&app, ("p", key), &body).await.unwrap();
+    }
+    // many more than are deleted at once
+    let many = "insert into idempotency_keys (principal, key, fingerprint, status, body)
+                select 'q', n::text, '', 200, '{}' from generate_series(1, 2500) as n";
+    let age = "update idempotency_keys
+               set created_at = now() - interval '7 days 1 minute'
+               where key <> 'young'";
+    let almost = "update idempotency_keys
+                  set created_at = now() - interval '6 days 23 hours'
+                  where key = 'young'";
+    for sql in [many, age, almost] {
+        execute(&app.deployment.control_url, sql).await;
+    }
+    let week = Duration::from_hours(7 * 24);
+    let prune = || idempotency::prune(&app.replica.db, week);
+    let (one, other) = tokio::join!(prune(), prune());
+    assert_eq!(one.unwrap() + other.unwrap(), 2501);
+    assert_eq!(prune().await.unwrap(), 0);
+
+    // the young one is answered as before, the old one is a new key
+    request(&app, ("p", "young"), &body).await.unwrap();
+    assert_eq!(effects(&app).await, 2);
+    request(&app, ("p", "old"), &body).await.unwrap();
+    assert_eq!(effects(&app).await, 3);
     app.stop().await;
 }

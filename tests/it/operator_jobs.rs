@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 use tenantry::{
-    inbox::{Event, EventState},
+    inbox::{self, Event, EventState},
     jobs::{self, Refusal},
     provisioning::BlueprintSource,
     queue::{self, Job, JobId, JobState, NewJob, StoredJob},
@@ -10,7 +10,7 @@ use tenantry::{
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
-    app::{new_org, operator},
+    app::{new_org, operator, wait_until},
     cluster::execute,
     events,
     people::{self, Belongs, new_id},
@@ -222,6 +222,47 @@ async fn a_failed_event_is_replayed_after_the_repair_and_its_dead_job_rests() {
     let jobs = "select string_agg(state, ', ' order by id) from jobs where kind = 'process_event'";
     assert_eq!(app.ask::<String>(jobs).await, "cancelled, completed");
     assert_eq!(acts(&app).await, "ops event.replayed event workos t");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_and_a_retry_in_the_same_instant_do_not_wait_for_each_other() {
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
+    let fault = "process_event.before=error;queue.claimed=error";
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(deployment.with_fault(fault), blueprint.source()).await;
+    app.accepts(&[&events::created(&new_org(), "Acme")]).await;
+    app.is_idle().await;
+    let event: i64 = app.ask("select id from webhook_events").await;
+    let dead = job(&app, "process_event").await;
+
+    let (has_job, job_is_held) = tokio::sync::oneshot::channel::<()>();
+    let retried = app.replica.db.transaction(async |tx| {
+        queue::retry_job(tx, dead, 25).await?;
+        has_job.send(()).unwrap();
+        wait_until("the replay waits", async || {
+            let waits = "select exists (select from pg_stat_activity
+                                        where datname = current_database() and wait_event_type = 'Lock')";
+            app.ask::<bool>(waits).await
+        })
+        .await;
+        inbox::lock_event(tx, event).await?;
+        inbox::mark_received(tx, event).await?;
+        Ok::<_, Refusal>(())
+    });
+    let replayed = async {
+        job_is_held.await.unwrap();
+        replay(&app, event).await
+    };
+    let (retried, replayed) = tokio::join!(retried, replayed);
+    retried.unwrap();
+    assert!(
+        matches!(replayed, Err(Refusal::EventIsPending(_))),
+        "{replayed:?}"
+    );
+    app.is_idle().await;
+    assert_eq!(app.ask::<String>(EVENTS).await, "processed");
     app.stop().await;
 }
 

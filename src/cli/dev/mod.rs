@@ -181,6 +181,7 @@ async fn until_first_tenant(
         .talk("· building the template of the blueprint");
     replica.build_templates().await?;
     replica.work();
+    replica.tidy();
     let announced = instance.announce(&replica.provisioner.blueprint)?;
     let base = sample::base_url(&instance.config)?;
     let (source, secret) = instance.signing_secret()?;
