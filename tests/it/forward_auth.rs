@@ -454,6 +454,8 @@ async fn a_path_that_is_no_text_is_a_problem_like_any_other() {
     let office = Office::open().await;
     let answer = office.visitor().get("/v1/organizations/%ff/members").await;
     assert_eq!(answer.refusal(), (400, "parameter_invalid"));
+    office.app.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_given_taken_or_changed_counts_at_once_at_another_replica() {
