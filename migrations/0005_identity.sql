@@ -63,10 +63,22 @@ comment on column memberships.status is 'active, pending or inactive as the prov
 comment on column memberships.role is 'Slug of the role, without a provider''s prefix';
 comment on column memberships.removed_at is 'Soft removal made here; the provider''s word does not undo it';
 comment on column memberships.removed_by is 'Who removed it here';
-comment on column memberships.restored_at is 'When a removal was taken back here: counts until the provider''s next description';
-comment on column memberships.role_set is 'Slug of the role decided here: counts until the provider''s next description, or until the provider was told';
+comment on column memberships.restored_at is 'When a removal was taken back here: counts until a description that the provider wrote later';
+comment on column memberships.role_set is 'Slug of the role decided here: counts until a description that the provider wrote later, or until the provider was told';
 comment on column memberships.role_set_at is 'When the role was decided here';
-comment on column memberships.roles_told is 'What the provider was told since it answered last: a description that names one of these is our own echo, and no later word';
+comment on column memberships.roles_told is 'The role that the provider had at the decision and those that it was told since it answered last: a description that names one of these is no later word';
+
+-- A provider's description overrules a decision when it was both received and written after it (a delivery may
+-- be late, and clocks differ), and names none of the roles that the provider had then or was told since.
+create function role_in_force(membership memberships) returns text
+language sql
+stable
+return case
+    when membership.role_set_at >= least(membership.recorded_at, membership.updated_at)
+      or membership.role = any(membership.roles_told) then membership.role_set
+end;
+
+comment on function role_in_force is 'The role that was decided here, where the provider has not overruled it';
 
 create table invitations (
     id uuid primary key default gen_random_uuid(),
@@ -279,7 +291,7 @@ select distinct on (membership.source, membership.org_id, membership.user_id)
           or not directory.lets_in then 'removed'
         else own.status
     end as status,
-    coalesce(decided.role, membership.role, accepted.role) as role,
+    coalesce(role_in_force(membership), membership.role, accepted.role) as role,
     organization.created_by is not distinct from membership.user_id as is_creator,
     accepted.customer_id,
     told.email,
@@ -299,20 +311,13 @@ cross join lateral (
         when membership.deleted_at is not null
           or membership.removed_at is not null
           or membership.status = 'gone'
-          -- restored here after the provider's last word: in force until its next one
+          -- restored here: in force until the provider says otherwise in a word that is received and written later
           or (membership.status = 'inactive'
-              and coalesce(membership.restored_at < membership.recorded_at, true)) then 'removed'
+              and coalesce(membership.restored_at < least(membership.recorded_at, membership.updated_at), true)) then 'removed'
         when membership.status = 'pending' then 'invited'
         else 'active'
     end as status
 ) as own
--- a role decided here is in force until the provider says something later that is not our own echo
-cross join lateral (
-    select case
-        when membership.role_set_at >= membership.recorded_at
-          or membership.role = any(membership.roles_told) then membership.role_set
-    end as role
-) as decided
 left join organizations organization
     on organization.source = membership.source
     and organization.org_id = membership.org_id

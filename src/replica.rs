@@ -220,6 +220,7 @@ impl Replica {
             )),
             cors_origins: config.server.cors_origins.clone().into(),
             large_bodies: http::large_bodies(),
+            member_reads: http::member_reads(),
             last_backlog: Arc::default(),
             api_keys: ApiKeys::new(&self.db, &self.tasks),
             issuers: self.issuers.clone(),

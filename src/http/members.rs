@@ -1,10 +1,13 @@
 //! `/v1/organizations/{org}/members`: who belongs to an organization, and what its administrators may do about it.
 //!
 //! Guarantees: only members of the organization in the path are seen or changed; a change answers with
-//! the member as it is then.
+//! the member as it is then; reads of all members leave the pool to deliveries.
+
+use std::time::Duration;
 
 use axum::{Extension, Json, extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
+use tokio::sync::SemaphorePermit;
 
 use super::{
     AppState, Problem,
@@ -16,6 +19,20 @@ use crate::{
     members::{self, Count, Member, MemberFilter, Status},
     page::{Asked, Page},
 };
+
+/// How many reads of all members of an organization run at once in a process: deliveries need the pool too.
+pub(super) const READS: usize = 2;
+
+/// How long such a read may wait for its turn, and then run.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// The turn of a read of all members.
+async fn turn(state: &AppState) -> Result<SemaphorePermit<'_>, Problem> {
+    match tokio::time::timeout(READ_LIMIT, state.member_reads.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(Problem::unavailable()),
+    }
+}
 
 /// Which members.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -72,7 +89,8 @@ pub(super) async fn list(
     let of = of.organization();
     let list =
         async |connection: &mut _| members::list_page(connection, of, &filter, after, limit).await;
-    let found = state.db.run(list).await?;
+    let _turn = turn(&state).await?;
+    let found = state.db.within(READ_LIMIT).run(list).await?;
     let key = |member: &Member| (member.sort_name.clone(), member.user_id.clone());
     Ok(Json(asked.page("members", found, key)))
 }
@@ -96,7 +114,8 @@ pub(super) async fn counts(
 ) -> Result<Json<Vec<Count>>, Problem> {
     let of = of.organization();
     let count = async |connection: &mut _| members::count(connection, of).await;
-    Ok(Json(state.db.run(count).await?))
+    let _turn = turn(&state).await?;
+    Ok(Json(state.db.within(READ_LIMIT).run(count).await?))
 }
 
 /// One member.

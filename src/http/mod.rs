@@ -94,6 +94,8 @@ pub struct AppState {
     pub cors_origins: Arc<[String]>,
     /// How many large bodies may be read at once.
     pub large_bodies: Arc<tokio::sync::Semaphore>,
+    /// How many reads of all members of an organization may run at once.
+    pub member_reads: Arc<tokio::sync::Semaphore>,
     /// When the database was last asked for the backlog.
     pub last_backlog: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
     /// Operators' keys.
@@ -125,6 +127,11 @@ pub struct AppState {
 /// The limit of large bodies, shared by all connections of a process.
 pub fn large_bodies() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(webhooks::LARGE_BODIES))
+}
+
+/// The limit of reads of all members of an organization, shared by all requests of a process.
+pub fn member_reads() -> Arc<tokio::sync::Semaphore> {
+    Arc::new(tokio::sync::Semaphore::new(members::READS))
 }
 
 /// Method, path and rule of every route.

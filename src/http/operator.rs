@@ -36,6 +36,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::Job(_)
             | Refusal::JobKindUnknown(_)
+            | Refusal::RevocationGivenUp(_)
             | Refusal::TenantWrongState { .. }
             | Refusal::OrganizationDeleted(_)
             | Refusal::EventIsPending(_)

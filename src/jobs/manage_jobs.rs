@@ -1,7 +1,7 @@
 //! What an operator may do about a job, with what it means for the thing that the job is for.
 //!
 //! Guarantees: a job and what it is for fail together and go on together: a cancelled job leaves nobody
-//! waiting for it, and a retried one finds its event, tenant or invitation as it was before the failure.
+//! waiting for it, and a retried one finds its event, tenant or invitation as it was before the failure, or is refused.
 
 use sqlx::PgConnection;
 
@@ -48,7 +48,7 @@ pub async fn retry_job(
     let (before, job) = find(tx, id).await?;
     let was = queue::retry_job(tx, id, attempts).await?;
     if was != JobState::Available {
-        revive_subject(tx, &job).await?;
+        revive_subject(tx, id, &job).await?;
     }
     note(tx, "job.retried", &before).await?;
     Ok(find(tx, id).await?.0)
@@ -61,7 +61,7 @@ async fn find(tx: &mut PgConnection, id: JobId) -> Result<(StoredJob, Job), Refu
 }
 
 /// What failed with the job is as it was before.
-async fn revive_subject(tx: &mut PgConnection, job: &Job) -> Result<(), Refusal> {
+async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(), Refusal> {
     match job {
         Job::ProcessEvent { event } => {
             // one that was settled in another way stays settled
@@ -70,19 +70,20 @@ async fn revive_subject(tx: &mut PgConnection, job: &Job) -> Result<(), Refusal>
             }
         }
         Job::ProvisionTenant { tenant } => {
-            let id = TenantId(*tenant);
-            if !tenants::mark_pending(tx, id).await?
-                && let Some(tenant) = tenants::find(tx, id).await?
+            let tenant = TenantId(*tenant);
+            if !tenants::mark_pending(tx, tenant).await?
+                && let Some(tenant) = tenants::find(tx, tenant).await?
             {
                 return Err(why_not(tx, &tenant, "failed").await?);
             }
         }
         Job::SendInvitation { invitation } => members::mark_to_be_sent(tx, *invitation).await?,
-        // these look at what is to be done when they run; a revocation that was given up is asked for anew
+        // the invitation is shown as it is at the provider since: it would be a success that does nothing
+        Job::RevokeInvitation { .. } => return Err(Refusal::RevocationGivenUp(id)),
+        // these look at what is to be done when they run
         Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::FetchParent { .. }
-        | Job::RevokeInvitation { .. }
         | Job::ResendInvitation { .. } => {}
     }
     Ok(())

@@ -74,6 +74,8 @@ impl MemberDesk {
         (user_id, role): (&str, &str),
         actor: &Actor,
     ) -> Result<bool, Error> {
+        // of whom the provider is not told, it would undo the decision with its next word
+        self.api(of)?;
         self.tell_provider(tx, of, user_id).await?;
         let is_changed = members::set_role(tx, of, user_id, role, actor).await?;
         self.tell_tenant(tx, of).await?;

@@ -17,6 +17,9 @@ pub enum Refusal {
     /// A newer version made the job; this one does not know what would follow.
     #[error("job {0} is of a kind that this version does not know")]
     JobKindUnknown(JobId),
+    /// The invitation has stood again since the job was given up: there is nothing left for it to do.
+    #[error("job {0} was to revoke an invitation, and that was given up with it")]
+    RevocationGivenUp(JobId),
     /// The tenant is not in a state from which this leads on.
     #[error("tenant {tenant} is {}, not {wanted}", state.name())]
     TenantWrongState {
@@ -54,6 +57,7 @@ impl Refusal {
             Self::Queue(_) => "control_database_unavailable",
             Self::Job(refused) => refused.code(),
             Self::JobKindUnknown(_) => "job_kind_unknown",
+            Self::RevocationGivenUp(_) => "revocation_given_up",
             Self::TenantWrongState { .. } => "tenant_wrong_state",
             Self::OrganizationDeleted(_) => "organization_deleted",
             Self::EventUnknown(_) => "event_unknown",
@@ -73,6 +77,7 @@ impl Refusal {
             Self::Job(Refused::WrongState { .. }) => "look at it: `tenantry jobs get`",
             Self::Job(Refused::Superseded(_)) => "look at the other job: `tenantry jobs ls`",
             Self::JobKindUnknown(_) => "do it with the newer version of tenantry",
+            Self::RevocationGivenUp(_) => "revoke the invitation again",
             Self::TenantWrongState { .. } => "look at it: `tenantry tenants get`",
             Self::OrganizationDeleted(_) => "create the organization anew at the provider",
             Self::EventUnknown(_) => "list them: `tenantry events ls`, or GET /v1/events",

@@ -43,15 +43,12 @@ pub async fn wanted(
 ) -> sqlx::Result<Option<Wanted>> {
     sqlx::query_as(
         "select org_id, user_id,
-                coalesce(decided.role, memberships.role) as role,
-                decided.role as role_set,
+                coalesce(role_in_force(memberships), role) as role,
+                role_in_force(memberships) as role_set,
                 removed_at is null as is_active,
                 restored_at is not null as is_restored,
                 deleted_at is not null as is_deleted
          from memberships
-         cross join lateral (
-             select case when role_set_at >= recorded_at or role = any(roles_told) then role_set end as role
-         ) as decided
          where source = $1
            and membership_id = $2
            and content is not null",
@@ -98,10 +95,7 @@ pub async fn settle_role(
              role_set_at = case when lasting.role is not null then greatest(now(), recorded_at) end,
              roles_told = case when lasting.role is not null then roles_told end
          from (
-             select case
-                 when (role_set_at >= recorded_at or role = any(roles_told))
-                   and role_set is distinct from $3 then role_set
-             end as role
+             select case when role_set is distinct from $3 then role_in_force(memberships) end as role
              from memberships
              where source = $1
                and membership_id = $2

@@ -104,6 +104,7 @@ pub async fn invite(
     }
     if let Some(role) = promise.role {
         super::check_text(role, "role")?;
+        super::roles::check_known(tx, of, role).await?;
     }
     if let Some(customer_id) = promise.customer_id {
         super::check_text(customer_id, "customer's id")?;
@@ -192,7 +193,8 @@ pub async fn find_asked(connection: &mut PgConnection, id: Uuid) -> sqlx::Result
 pub async fn mark_sent(tx: &mut PgConnection, id: Uuid, invitation_id: &str) -> sqlx::Result<()> {
     let marked = sqlx::query(
         "update invitations
-         set invitation_id = $2
+         set invitation_id = $2,
+             failure = null
          where id = $1
            and invitation_id is null
            and not exists (

@@ -18,8 +18,6 @@ mod roles;
 mod staff;
 mod sync;
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
@@ -292,7 +290,7 @@ pub async fn find(
 }
 
 /// How many members there are of a kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Count {
     /// Whether they may use the tenant.
     pub status: Status,
@@ -307,30 +305,39 @@ pub async fn count(
     connection: &mut PgConnection,
     of: Organization<'_>,
 ) -> sqlx::Result<Vec<Count>> {
-    let members: Vec<(Status, Option<String>, i64)> = sqlx::query_as(
-        "select status, coalesce(role, case when is_creator then $1 end), count(*)
-         from members
-         where source = $2
-           and org_id = $3
-         group by 1, 2",
+    sqlx::query_as(
+        "with member as materialized (
+             select status, coalesce(role, case when is_creator then $1 end) as role, lower(email) as email
+             from members
+             where source = $2
+               and org_id = $3
+         ), invited as (
+             -- who was invited twice is one person
+             select distinct on (lower(invitation.email)) invitation.role
+             from standing_invitations invitation
+             where invitation.source = $2
+               and invitation.org_id = $3
+               and invitation.state in ('requested', 'pending')
+               and not exists (
+                   select
+                   from member
+                   where member.email = lower(invitation.email)
+                     and member.status in ('active', 'invited')
+               )
+             order by lower(invitation.email), invitation.updated_at desc, invitation.id
+         )
+         select status, role, count(*) as members
+         from (
+             select status, role from member
+             union all
+             select 'invited', role from invited
+         ) as everybody
+         group by status, role
+         order by array_position(array['active', 'removed', 'invited'], status), role collate \"C\" nulls first",
     )
     .bind(of.admin_role)
     .bind(of.source)
     .bind(of.org_id)
-    .fetch_all(&mut *connection)
-    .await?;
-    let invited = list_invited(connection, of).await?;
-    let invited = invited
-        .into_iter()
-        .map(|invited| (Status::Invited, invited.role, 1));
-    let mut counts = BTreeMap::new();
-    for (status, role, members) in members.into_iter().chain(invited) {
-        *counts.entry((status, role)).or_insert(0) += members;
-    }
-    let count = |((status, role), members)| Count {
-        status,
-        role,
-        members,
-    };
-    Ok(counts.into_iter().map(count).collect())
+    .fetch_all(connection)
+    .await
 }

@@ -132,7 +132,8 @@ pub async fn find_open(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<
          from invitations
          where id = $1
            and deleted_at is null
-           and failure is null
+           -- one that was taken back may be open there although its sending failed
+           and (failure is null or revoke_requested_at is not null)
            and state in ('requested', 'pending', 'expired')",
     )
     .bind(id)

@@ -30,9 +30,7 @@ pub async fn set_role(
     if member.status != Status::Active {
         return Err(wrong_status(&member));
     }
-    if !is_known(tx, of, role).await? {
-        return Err(Error::RoleUnknown(role.to_owned()));
-    }
+    check_known(tx, of, role).await?;
     if member.role.as_deref() == Some(role) {
         return Ok(false);
     }
@@ -44,21 +42,28 @@ pub async fn set_role(
         "update memberships
          set role_set = $3,
              -- what was recorded while this transaction waited was said before it
-             role_set_at = greatest(now(), recorded_at)
+             role_set_at = greatest(now(), recorded_at),
+             -- a late description of what was so before is no answer to this
+             roles_told = array_append(array_remove(roles_told, coalesce(role, $4)), coalesce(role, $4))
          where source = $1
            and membership_id = $2",
     )
     .bind(of.source)
     .bind(&member.membership_id)
     .bind(role)
+    .bind(&member.role)
     .execute(tx)
     .await?;
     Ok(true)
 }
 
-/// Whether the provider has described the role for the organization, or none at all.
-async fn is_known(tx: &mut PgConnection, of: Organization<'_>, role: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar(
+/// Fails unless the provider has described the role for the organization, or none at all.
+pub(super) async fn check_known(
+    tx: &mut PgConnection,
+    of: Organization<'_>,
+    role: &str,
+) -> Result<(), Error> {
+    let is_known: bool = sqlx::query_scalar(
         "select coalesce(bool_or(slug = $3), true)
          from roles
          where source = $1
@@ -71,5 +76,8 @@ async fn is_known(tx: &mut PgConnection, of: Organization<'_>, role: &str) -> sq
     .bind(of.org_id)
     .bind(role)
     .fetch_one(tx)
-    .await
+    .await?;
+    is_known
+        .then_some(())
+        .ok_or_else(|| Error::RoleUnknown(role.to_owned()))
 }

@@ -29,8 +29,9 @@ pub async fn assign(
     actor: &Actor,
 ) -> Result<bool, Error> {
     super::check_text(customer_id, "customer's id")?;
-    // a removal in the same instant must see the assignment, or be seen
+    // a removal of the membership in the same instant, here or at the provider, sees the assignment or is seen
     super::remove::one_at_a_time(tx, of).await?;
+    hold_memberships(tx, of, user_id).await?;
     let member = find(tx, of, user_id).await?;
     if member.status != Status::Active {
         let status = member.status.name();
@@ -51,6 +52,29 @@ pub async fn assign(
     .execute(tx)
     .await?;
     Ok(assigned.rows_affected() == 1)
+}
+
+/// What the memberships are now they stay until the transaction ends: an event that ends one waits.
+async fn hold_memberships(
+    tx: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "select
+         from memberships
+         where source = $1
+           and org_id = $2
+           and user_id = $3
+         order by membership_id
+         for share",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .bind(user_id)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Ends an assignment; false when there was none.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenantry::{members::Status, webhooks::SourceKind};
+use tenantry::{
+    members::{self, Status},
+    webhooks::SourceKind,
+};
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
@@ -438,5 +441,30 @@ async fn a_role_that_is_told_late_reaches_the_member_and_its_tenant() {
     assert_eq!(team.app.ask::<i64>(told).await, before + 1);
     let note = "select reason is null from webhook_events order by id desc limit 1";
     assert!(team.app.ask::<bool>(note).await, "it was news");
+    team.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_assigned_while_an_event_ends_the_membership() {
+    let team = Team::alone().await;
+    team.has("Ada", "admin").await;
+    let bob = team.has("Bob", "member").await;
+    let end = async |tx: &mut sqlx::PgConnection| {
+        sqlx::query("update memberships set deleted_at = now() where user_id = $1")
+            .bind(&bob)
+            .execute(&mut *tx)
+            .await?;
+        members::end_assignments(tx, (vec!["workos"], vec![&team.org])).await?;
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        Ok::<_, sqlx::Error>(())
+    };
+    let assign = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        team.assign(&bob, "customer_1").await
+    };
+    let (ended, assigned) = tokio::join!(team.app.replica.db.transaction(end), assign);
+    ended.unwrap();
+    assert_eq!(assigned.unwrap_err().code(), "member_wrong_status");
+    assert_eq!(team.assignments().await, 0);
     team.app.stop().await;
 }

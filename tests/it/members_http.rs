@@ -1,9 +1,15 @@
 //! Members, invitations and staff assignments over HTTP.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use serde_json::{Value, json};
 use tenantry::{api_keys::Scope, webhooks::SourceKind};
+use tokio::task::JoinSet;
 
-use crate::support::{Api, Provider, team::Team};
+use crate::support::{Api, Provider, app::new_org, events, team::Team};
 
 /// A team at its provider, and an operator's client.
 async fn team_at(provider: &Provider) -> (Team, Api, String) {
@@ -183,5 +189,39 @@ async fn an_operator_assigns_staff_and_ends_it() {
         api.post(&staff, &nobody).await.refusal(),
         (404, "member_unknown")
     );
+    team.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_lists_of_a_slow_database_keep_no_delivery_out() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let (team, api, base) = team_at(&provider).await;
+    let slow = async |tx: &mut sqlx::PgConnection| {
+        sqlx::query("lock table memberships in access exclusive mode")
+            .execute(tx)
+            .await?;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        Ok::<_, sqlx::Error>(())
+    };
+    let api = Arc::new(api);
+    let mut lists = JoinSet::new();
+    let ask = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for path in ["members", "members/counts"].repeat(12) {
+            let (api, path) = (Arc::clone(&api), format!("{base}/{path}"));
+            lists.spawn(async move { api.get(&path).await.status });
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let begun = Instant::now();
+        team.app
+            .accepts(&[&events::created(&new_org(), "Other")])
+            .await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "{begun:?}");
+        lists.join_all().await
+    };
+    let (held, statuses) = tokio::join!(team.app.replica.db.transaction(slow), ask);
+    held.unwrap();
+    assert!(statuses.contains(&503), "a deadline: {statuses:?}");
+    assert_eq!(api.get(&format!("{base}/members")).await.status, 200);
     team.app.stop().await;
 }

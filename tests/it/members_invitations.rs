@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tenantry::webhooks::SourceKind;
+use tenantry::{jobs, members, queue::JobId, webhooks::SourceKind};
 use uuid::Uuid;
 
 use crate::support::{
@@ -235,6 +235,14 @@ async fn what_the_provider_refuses_to_revoke_is_shown_as_it_is_there() {
     team.revoke(id).await.unwrap();
     team.app.is_idle().await;
     assert_eq!(team.state(id).await, "pending");
+    let job = team
+        .app
+        .ask::<i64>("select id from jobs where kind = 'revoke_invitation'")
+        .await;
+    let actor = crate::support::app::operator();
+    let retry = async |tx: &mut _| jobs::retry_job(tx, JobId(job), 25, &actor).await;
+    let refused = team.app.replica.db.transaction(retry).await.unwrap_err();
+    assert_eq!(refused.code(), "revocation_given_up");
     team.revoke(id).await.expect("it may be tried anew");
     team.app.is_idle().await;
     assert_eq!(states(&provider), ["revoked"]);
@@ -307,5 +315,40 @@ async fn without_an_api_key_nothing_at_the_provider_is_revoked() {
     };
     let joined = people::membership("created", belongs, "active", 2);
     team.app.accepts(&[&joined]).await;
+    team.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_taken_back_may_be_open_although_its_sending_failed() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let team = team_at(&provider, SourceKind::Workos).await;
+    provider.cut_after_next("POST", "/user_management/invitations", 1);
+    let id = team.invite(TOMAS).await.unwrap();
+    wait_until("the provider has it", async || {
+        provider.invitations().len() == 1
+    })
+    .await;
+    wait_until("the attempt has failed", async || {
+        let waiting =
+            "select count(*) from jobs where kind = 'send_invitation' and state = 'available'";
+        team.app.ask::<i64>(waiting).await == 1
+    })
+    .await;
+    // taken back, and the last attempt to send it fails in the same moment
+    let (of, actor) = (team.organization(), crate::support::app::operator());
+    let both = async |tx: &mut sqlx::PgConnection| {
+        sqlx::query(
+            "update jobs set state = 'dead', finished_at = now() where kind = 'send_invitation'",
+        )
+        .execute(&mut *tx)
+        .await?;
+        team.desk.revoke(tx, of, id, &actor).await?;
+        members::mark_not_sent(tx, id, "the answer never came").await?;
+        Ok::<_, members::Error>(())
+    };
+    team.app.replica.db.transaction(both).await.unwrap();
+    team.app.is_idle().await;
+    assert_eq!(states(&provider), ["revoked"]);
+    assert_eq!(team.state(id).await, "revoked");
     team.app.stop().await;
 }

@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tenantry::webhooks::SourceKind;
 
-use crate::support::{
-    Provider,
-    app::wait_until,
-    people::{self, Belongs, new_id},
-    team::Team,
-};
+use crate::support::{Provider, app::wait_until, people::new_id, team::Team};
 
 /// Who decided what is left to be told.
 const DECIDED: &str = "select count(*) from memberships where role_set is not null";
@@ -157,33 +152,6 @@ async fn a_role_outlives_a_removal_that_the_provider_hears_of_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_providers_later_word_wins() {
-    // nobody can be told: the decision stands until the provider says something
-    let team = Team::alone().await;
-    let ada = team.has("Ada", "admin").await;
-    let (bob, membership) = (new_id("user"), new_id("om"));
-    team.joins((&bob, &membership), "Bob", "member").await;
-    assert!(team.set_role(&bob, "editor", &ada).await.unwrap());
-    team.app.is_idle().await;
-    assert_eq!(team.role(&bob).await, "editor");
-    let told = format!("select role from member_syncs where user_id = '{bob}'");
-    assert_eq!(team.app.ask::<String>(&told).await, "editor");
-    let belongs = |role| Belongs {
-        id: &membership,
-        org: &team.org,
-        user: &bob,
-        role,
-    };
-    let old = people::membership("updated", belongs("owner"), "active", 0);
-    team.app.accepts(&[&old]).await;
-    team.app.is_idle().await;
-    assert_eq!(team.role(&bob).await, "editor", "an older word is none");
-    let later = people::membership("updated", belongs("viewer"), "active", 2);
-    team.app.accepts(&[&later]).await;
-    team.app.is_idle().await;
-    assert_eq!(team.role(&bob).await, "viewer");
-    assert_eq!(team.app.ask::<String>(&told).await, "viewer");
-    team.app.stop().await;
-
     // the provider changes it itself before it can be told
     let provider = Provider::start(SourceKind::Workos).await;
     let (team, ada, bob) = team_at(&provider, SourceKind::Workos).await;
@@ -221,9 +189,10 @@ async fn a_role_that_the_provider_refuses_does_not_stand_here() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_changes_their_own_role_or_that_of_the_last_administrator() {
-    let team = Team::alone().await;
-    let ada = team.has("Ada", "admin").await;
-    let bob = team.has("Bob", "member").await;
+    let provider = Provider::start(SourceKind::Workos).await;
+    let (team, ada, bob) = team_at(&provider, SourceKind::Workos).await;
+    provider.has_role("planner");
+    provider.has_role("dispatcher");
     let code = async |user: &str, role: &str, by: &str| {
         let refused = team.set_role(user, role, by).await;
         refused.map_err(|error| error.code())
@@ -240,7 +209,9 @@ async fn nobody_changes_their_own_role_or_that_of_the_last_administrator() {
     }
     team.remove(&bob, &ada).await.unwrap();
     assert_eq!(code(&bob, "editor", &ada).await, Err("member_wrong_status"));
+    team.app.is_idle().await;
     team.restore(&bob, &ada).await.unwrap();
+    team.app.is_idle().await;
     // from here on the provider says which roles there are
     let role = |slug: &str| {
         json!({
@@ -272,6 +243,8 @@ async fn nobody_changes_their_own_role_or_that_of_the_last_administrator() {
     .await;
     assert_eq!(code(&bob, "member", &ada).await, Err("role_unknown"));
     assert_eq!(code(&bob, "stranger", &ada).await, Err("role_unknown"));
+    let invited = team.invite("tomas@acme.example").await.unwrap_err();
+    assert_eq!(invited.code(), "role_unknown", "an invitation as well");
     assert_eq!(code(&bob, "planner", &ada).await, Ok(true));
     assert_eq!(code(&bob, "dispatcher", &ada).await, Ok(true));
     team.app.stop().await;
@@ -279,10 +252,9 @@ async fn nobody_changes_their_own_role_or_that_of_the_last_administrator() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_administrators_who_demote_each_other_in_one_instant_one_stays() {
-    let team = Team::alone().await;
-    let ada = team.has("Ada", "admin").await;
-    let eve = team.has("Eve", "admin").await;
-    let bob = team.has("Bob", "member").await;
+    let provider = Provider::start(SourceKind::Workos).await;
+    let (team, ada, bob) = team_at(&provider, SourceKind::Workos).await;
+    let eve = team.has_at(&provider, "Eve", "admin").await;
     for _ in 0..5 {
         let (one, other) = tokio::join!(
             team.set_role(&ada, "member", &eve),
@@ -299,6 +271,61 @@ async fn of_two_administrators_who_demote_each_other_in_one_instant_one_stays() 
         for user in [&ada, &eve] {
             team.set_role(user, "admin", &bob).await.unwrap();
         }
+        team.app.is_idle().await;
     }
+    team.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_that_is_merely_late_overrules_nothing() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let (team, ada, bob) = team_at(&provider, SourceKind::Workos).await;
+    provider.rate_limit_next("PUT", "/", "4", 1);
+    // written before the decision, delivered after it
+    let mut other = provider.membership_of(&bob);
+    other["role"]["slug"] = "viewer".into();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let written = team.app.ask::<String>("select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')").await;
+    other["updated_at"] = json!(written);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    team.set_role(&bob, "editor", &ada).await.unwrap();
+    wait_until("the provider was asked", async || tellings(&provider) == 1).await;
+    tell(&team, &other).await;
+    assert_eq!(team.role(&bob).await, "editor", "an older word is none");
+
+    // by a provider's clock that is ahead: the role of before once more
+    let mut same = provider.membership_of(&bob);
+    same["updated_at"] = "2100-01-01T00:00:00.000Z".into();
+    tell(&team, &same).await;
+    assert_eq!(team.role(&bob).await, "editor", "a repetition is none");
+    team.app.is_idle().await;
+    assert_eq!(provider.role_of(&bob), "editor", "and the provider is told");
+    team.app.stop().await;
+}
+
+/// An event about a membership is recorded, while other jobs wait.
+async fn tell(team: &Team, membership: &Value) {
+    let mut data = membership.clone();
+    data.as_object_mut().unwrap().remove("user");
+    let event = json!({
+        "object": "event", "id": new_id("event"), "event": "organization_membership.updated",
+        "data": data, "created_at": data["updated_at"],
+    });
+    team.app.accepts(&[&event]).await;
+    wait_until("it is recorded", async || {
+        let pending = "select count(*) from webhook_events where state = 'received'";
+        team.app.ask::<i64>(pending).await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_api_key_no_role_is_given() {
+    let team = Team::alone().await;
+    let ada = team.has("Ada", "admin").await;
+    let bob = team.has("Bob", "member").await;
+    let refused = team.set_role(&bob, "editor", &ada).await.unwrap_err();
+    assert_eq!(refused.code(), "provider_api_not_configured");
+    assert_eq!(team.role(&bob).await, "member");
     team.app.stop().await;
 }

@@ -307,7 +307,8 @@ impl Provider {
     /// Somebody gives a user a role at `WorkOS` itself; answers the membership.
     pub fn changes_role(&self, user: &str, role: &str) -> Value {
         let mut state = self.state();
-        let now = state.tick();
+        // a word of this very moment
+        let now = state.tick().max(std::time::SystemTime::now().into());
         let of_user = |object: &&mut Value| object["user_id"] == user;
         let object = state.memberships.iter_mut().find(of_user).unwrap();
         object["role"] = json!({ "slug": role });
