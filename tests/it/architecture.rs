@@ -113,6 +113,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "causes",
             "config",
             "db",
+            "http",
             "inbox",
             "jobs",
             "members",
