@@ -74,6 +74,7 @@ impl MemberDesk {
         (user_id, role): (&str, &str),
         actor: &Actor,
     ) -> Result<bool, Error> {
+        members::find(tx, of, user_id).await?;
         // of whom the provider is not told, it would undo the decision with its next word
         self.api(of)?;
         self.tell_provider(tx, of, user_id).await?;
