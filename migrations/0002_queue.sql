@@ -9,7 +9,7 @@ create table jobs (
     unique_key text,
     is_batched boolean not null default false,
     state text not null default 'available'
-        check (state in ('available', 'running', 'completed', 'dead')),
+        check (state in ('available', 'running', 'completed', 'dead', 'cancelled')),
     run_at timestamptz not null default now(),
     attempt integer not null default 0,
     max_attempts integer not null,
@@ -30,10 +30,15 @@ create index jobs_available on jobs (run_at, id) where state = 'available' and n
 create index jobs_batched on jobs (run_at, id) where state = 'available' and is_batched;
 create index jobs_by_concurrency_key on jobs (concurrency_key, id) where concurrency_key is not null and state in ('available', 'running');
 create index jobs_by_lease on jobs (lease_expires_at) where state = 'running';
+-- None by kind: a new state is never an in-page update, so that each index costs a job three entries.
 create index jobs_by_state on jobs (state, id);
 
-create index jobs_dead_by_unique_key on jobs (unique_key, id)
-    where unique_key is not null and state = 'dead';
+create index jobs_given_up_by_unique_key on jobs (unique_key, id)
+    where unique_key is not null and state in ('dead', 'cancelled');
+
+-- A replay lays the dead jobs of its event to rest.
+create index jobs_dead_by_event on jobs ((payload ->> 'event'))
+    where state = 'dead' and kind = 'process_event';
 
 -- One organization at a time. The claim already sees to it; this index makes it impossible to be wrong.
 create unique index jobs_one_running_per_key on jobs (concurrency_key)
@@ -54,7 +59,8 @@ comment on column jobs.attempt is 'The fence: each claim adds one, and whoever h
 comment on column jobs.max_attempts is 'After this many attempts the job is dead';
 comment on column jobs.roused_with is 'Attempts of a job that was asked for while this one ran: should this one fail, it begins anew with so many';
 comment on column jobs.lease_expires_at is 'Until when the running attempt owns the job; the heartbeat moves it';
-comment on column jobs.finished_at is 'When the job was completed or died';
+comment on column jobs.state is 'available → running → completed | dead; available, dead → cancelled by an operator; dead, cancelled → available again';
+comment on column jobs.finished_at is 'When the job was completed, died or was cancelled';
 
 create table job_attempts (
     job_id bigint not null references jobs (id) on delete cascade,

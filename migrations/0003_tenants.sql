@@ -16,6 +16,8 @@ create table organizations (
     primary key (source, org_id)
 );
 
+create index organizations_by_id on organizations (org_id);
+
 comment on table organizations is 'The newest that each provider said of each organization; deleted ones stay as tombstones';
 comment on column organizations.content is 'The newest description; null where only the deletion is known';
 comment on column organizations.digest is 'Of the content: decides between two descriptions of the same moment';
@@ -57,6 +59,7 @@ create table tenants (
 create index tenants_by_cluster on tenants (cluster) where cluster is not null and state <> 'deleted';
 create index tenants_by_organization on tenants (org_id);
 create index tenants_by_state on tenants (state, created_at);
+create index tenants_by_creation on tenants (created_at, id);
 
 comment on table tenants is 'One tenant per organization: its database, its login role and its state';
 comment on column tenants.org_id is 'The provider''s organization id';
@@ -74,3 +77,15 @@ comment on column tenants.credential is 'The role''s password, sealed: version, 
 comment on column tenants.blueprint_hash is 'Hash of the blueprint whose template the database was cloned from';
 comment on column tenants.failure is 'Why the last attempt failed: step, code, cause, fix';
 comment on column tenants.requested_at is 'When the event that asked for the tenant was received';
+
+create table tenant_hosts (
+    host text primary key check (host = lower(host)),
+    tenant_id uuid not null references tenants (id),
+    created_at timestamptz not null default now()
+);
+
+create index tenant_hosts_by_tenant on tenant_hosts (tenant_id, host);
+
+comment on table tenant_hosts is 'Hosts of a tenant beside its url, such as the customer''s own domain; none of them is any tenant''s url';
+comment on column tenant_hosts.host is 'Lower-case, without port and trailing dot';
+comment on column tenant_hosts.created_at is 'When the tenant got it';

@@ -49,21 +49,40 @@ create table memberships (
     removed_at timestamptz,
     removed_by text,
     restored_at timestamptz,
+    role_set text,
+    role_set_at timestamptz,
+    roles_told text[],
     primary key (source, membership_id)
 );
 
 create index memberships_by_organization on memberships (source, org_id, user_id);
 create index memberships_by_user on memberships (source, user_id);
 
-comment on table memberships is 'Who belongs to which organization, as the provider last said it, and removals made here';
+comment on table memberships is 'Who belongs to which organization, as the provider last said it, and removals and roles decided here';
 comment on column memberships.status is 'active, pending or inactive as the provider says; gone where it ended and may begin again';
 comment on column memberships.role is 'Slug of the role, without a provider''s prefix';
 comment on column memberships.removed_at is 'Soft removal made here; the provider''s word does not undo it';
 comment on column memberships.removed_by is 'Who removed it here';
-comment on column memberships.restored_at is 'When a removal was taken back here: counts until the provider''s next description';
+comment on column memberships.restored_at is 'When a removal was taken back here: counts until a description that the provider wrote later';
+comment on column memberships.role_set is 'Slug of the role decided here: counts until a description that the provider wrote later, or until the provider was told';
+comment on column memberships.role_set_at is 'When the role was decided here';
+comment on column memberships.roles_told is 'The role that the provider had at the decision and those that it was told since it answered last: a description that names one of these is no later word';
+
+-- A provider's description overrules a decision when it was both received and written after it (a delivery may
+-- be late, and clocks differ), and names none of the roles that the provider had then or was told since.
+create function role_in_force(membership memberships) returns text
+language sql
+stable
+return case
+    when membership.role_set_at >= least(membership.recorded_at, membership.updated_at)
+      or membership.role = any(membership.roles_told) then membership.role_set
+end;
+
+comment on function role_in_force is 'The role that was decided here, where the provider has not overruled it';
 
 create table invitations (
     id uuid primary key default gen_random_uuid(),
+    number bigint generated always as identity,
     source text not null,
     invitation_id text,
     content jsonb,
@@ -85,6 +104,8 @@ create table invitations (
     requested_by text,
     requested_at timestamptz,
     failure text,
+    revoke_requested_at timestamptz,
+    resend_requested_at timestamptz,
     unique (source, invitation_id)
 );
 
@@ -92,13 +113,16 @@ create index invitations_by_organization on invitations (source, org_id, lower(e
 create index invitations_by_accepted_user on invitations (source, accepted_user_id) where accepted_user_id is not null;
 
 comment on table invitations is 'Invitations as the provider last described them, and those asked for here';
-comment on column invitations.id is 'Our number of the invitation';
+comment on column invitations.id is 'Our id of the invitation';
+comment on column invitations.number is 'In the order in which invitations became known here: lists are cut into pages by it';
 comment on column invitations.invitation_id is 'The provider''s id; null until an invitation asked for here was sent';
 comment on column invitations.state is 'requested (here, not sent yet), pending, accepted, revoked, expired';
 comment on column invitations.role is 'Slug of the promised role: kept when a later description leaves it out';
 comment on column invitations.role_at is 'The provider''s time of the description that told the role';
 comment on column invitations.customer_id is 'The application''s customer that the invited person is for';
 comment on column invitations.failure is 'Why it could not be sent';
+comment on column invitations.revoke_requested_at is 'When it was taken back here: it shows as revoked at once, unless it was accepted before the provider heard of it';
+comment on column invitations.resend_requested_at is 'When somebody asked last for it to be sent again';
 
 create table roles (
     source text not null,
@@ -267,7 +291,7 @@ select distinct on (membership.source, membership.org_id, membership.user_id)
           or not directory.lets_in then 'removed'
         else own.status
     end as status,
-    coalesce(membership.role, accepted.role) as role,
+    coalesce(role_in_force(membership), membership.role, accepted.role) as role,
     organization.created_by is not distinct from membership.user_id as is_creator,
     accepted.customer_id,
     told.email,
@@ -287,9 +311,9 @@ cross join lateral (
         when membership.deleted_at is not null
           or membership.removed_at is not null
           or membership.status = 'gone'
-          -- restored here after the provider's last word: in force until its next one
+          -- restored here: in force until the provider says otherwise in a word that is received and written later
           or (membership.status = 'inactive'
-              and coalesce(membership.restored_at < membership.recorded_at, true)) then 'removed'
+              and coalesce(membership.restored_at < least(membership.recorded_at, membership.updated_at), true)) then 'removed'
         when membership.status = 'pending' then 'invited'
         else 'active'
     end as status
@@ -351,8 +375,10 @@ select
     invitation.invitation_id,
     invitation.email,
     case
-        when invitation.failure is not null then 'failed'
         when invitation.deleted_at is not null then 'revoked'
+        -- taken back here: who accepted before the provider heard of it is in
+        when invitation.revoke_requested_at is not null and invitation.state in ('requested', 'pending') then 'revoked'
+        when invitation.failure is not null then 'failed'
         when invitation.state = 'pending'
           and (invitation.content ->> 'expires_at')::timestamptz < now() then 'expired'
         else invitation.state
@@ -360,7 +386,10 @@ select
     invitation.role,
     invitation.customer_id,
     invitation.failure,
-    coalesce(invitation.updated_at, invitation.requested_at) as updated_at
+    coalesce(invitation.updated_at, invitation.requested_at) as updated_at,
+    invitation.number,
+    invitation.requested_by,
+    (invitation.content ->> 'expires_at')::timestamptz as expires_at
 from invitations invitation;
 
 comment on view standing_invitations is 'Invitations as they stand now';

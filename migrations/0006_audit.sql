@@ -1,4 +1,4 @@
--- The audit log: every change of a tenant, member, role, invitation or credential, in the change's own transaction.
+-- The audit log: every change of a tenant, member, role, invitation, credential or API key, in the change's own transaction.
 -- Owner: src/audit.rs
 --
 -- Written by triggers: no code path can forget it.
@@ -20,6 +20,8 @@ create table audit_log (
 );
 
 create index audit_log_by_organization on audit_log (org_id, id);
+create index audit_log_by_actor on audit_log (actor, id);
+create index audit_log_by_action on audit_log (action, id);
 create index audit_log_by_target on audit_log (target_kind, target, id);
 
 comment on table audit_log is 'Who changed what and when; rows are only ever added';
@@ -57,10 +59,12 @@ language plpgsql
 as $$
 declare
     -- bookkeeping and secrets are not what an auditor asks for
-    hidden constant text[] := array['content', 'event', 'digest', 'recorded_at', 'updated_at', 'credential', 'failure', 'blueprint_hash'];
+    hidden constant text[] := array['content', 'event', 'digest', 'recorded_at', 'updated_at', 'credential', 'failure', 'blueprint_hash', 'hash', 'previous_hash', 'last_used_at', 'number', 'roles_told'];
     old_row jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
     new_row jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
     row_now jsonb := case when tg_op = 'DELETE' then old_row else new_row end;
+    of_source text := row_now ->> 'source';
+    of_org text := row_now ->> 'org_id';
     actor_kind text := coalesce(nullif(current_setting('tenantry.actor_kind', true), ''), 'system');
     -- a row that does not say which event described it is changed by the one that the transaction names
     cause bigint := case when actor_kind = 'event' then
@@ -72,6 +76,10 @@ begin
     if old_row = new_row then
         return null;
     end if;
+    -- what belongs to a tenant belongs to its organization
+    if row_now ? 'tenant_id' then
+        select source, org_id into of_source, of_org from tenants where id = (row_now ->> 'tenant_id')::uuid;
+    end if;
     -- of an update only what changed
     insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, before, after, event, request_id)
     select
@@ -80,8 +88,8 @@ begin
         tg_argv[0] || case tg_op when 'INSERT' then '.created' when 'DELETE' then '.deleted' else '.changed' end,
         tg_argv[0],
         coalesce(row_now ->> tg_argv[1], ''),
-        row_now ->> 'source',
-        row_now ->> 'org_id',
+        of_source,
+        of_org,
         case when tg_op <> 'INSERT' then
             coalesce((select jsonb_object_agg(key, value) from jsonb_each(old_row) where new_row -> key is distinct from value), '{}')
         end,
@@ -112,6 +120,8 @@ create trigger audit after insert or update or delete on staff_assignments
 for each row execute function append_to_audit('staff_assignment', 'user_id');
 create trigger audit after insert or update or delete on tenants
 for each row execute function append_to_audit('tenant', 'id');
+create trigger audit after insert or update or delete on tenant_hosts
+for each row execute function append_to_audit('tenant_host', 'host');
 
 -- A credential's change is told, never its value.
 create function append_credential_to_audit()
@@ -119,7 +129,7 @@ returns trigger
 language plpgsql
 as $$
 begin
-    insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, event)
+    insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, event, request_id)
     select
         coalesce(nullif(current_setting('tenantry.actor_kind', true), ''), 'system'),
         coalesce(nullif(current_setting('tenantry.actor', true), ''), nullif(current_setting('tenantry.event', true), '')),
@@ -128,7 +138,8 @@ begin
         new.username,
         new.source,
         new.org_id,
-        nullif(current_setting('tenantry.event', true), '')::bigint;
+        nullif(current_setting('tenantry.event', true), '')::bigint,
+        nullif(current_setting('tenantry.request_id', true), '');
     return null;
 end;
 $$;

@@ -1,12 +1,18 @@
 //! Who does what is done in a transaction: triggers write it to `audit_log` with every change.
 //!
-//! Guarantees: no change of a tenant, member, role, invitation or credential is without its row, in
-//! the same transaction, because the tables themselves write it; rows are only ever added. A
+//! Guarantees: no change of a tenant, member, role, invitation, credential or API key is without its
+//! row, in the same transaction, because the tables themselves write it; rows are only ever added. A
 //! transaction that names nobody is tenantry itself.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::page::{self, Asked, Page};
+
+/// Name of this list, in its cursors.
+const LIST: &str = "audit";
 
 /// Who does it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +21,15 @@ pub enum Actor {
     User(String),
     /// Somebody at the command line, by the name of their account.
     Operator(String),
+    /// Whoever holds an API key, by the key's id.
+    Key(String),
 }
 
 impl Actor {
     /// The id or name, as it is kept beside what the actor did.
     pub fn name(&self) -> &str {
         match self {
-            Self::User(name) | Self::Operator(name) => name,
+            Self::User(name) | Self::Operator(name) | Self::Key(name) => name,
         }
     }
 }
@@ -40,7 +48,17 @@ pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
     match actor {
         Actor::User(id) => set(tx, ("user", id), None).await,
         Actor::Operator(name) => set(tx, ("operator", name), None).await,
+        Actor::Key(id) => set(tx, ("key", id), None).await,
     }
+}
+
+/// What follows in this transaction belongs to this request.
+pub async fn during(tx: &mut PgConnection, request_id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("select set_config('tenantry.request_id', $1, true)")
+        .bind(request_id.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 async fn set(
@@ -62,7 +80,8 @@ async fn set(
 }
 
 /// A row of the audit log.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
+#[schema(as = AuditEntry)]
 pub struct Entry {
     /// Number, in the order of the changes.
     pub id: i64,
@@ -86,23 +105,86 @@ pub struct Entry {
     pub before: Option<serde_json::Value>,
     /// What they are.
     pub after: Option<serde_json::Value>,
+    /// The HTTP request in which it was done.
+    pub request_id: Option<String>,
 }
 
-/// The newest entries first, of everything or of one organization.
-pub async fn list(
-    connection: &mut PgConnection,
-    org_id: Option<&str>,
-    limit: i64,
-) -> sqlx::Result<Vec<Entry>> {
-    sqlx::query_as(
-        "select id, at, actor_kind, actor, action, target_kind, target, source, org_id, before, after
-         from audit_log
-         where $1::text is null or org_id = $1
-         order by id desc
-         limit $2",
+/// Something that an actor did and that no row shows, such as looking at a credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Act<'a> {
+    /// What was done, such as `credential.revealed`.
+    pub action: &'static str,
+    /// What kind of thing it was done to.
+    pub target_kind: &'static str,
+    /// To which one.
+    pub target: &'a str,
+    /// Source and organization that it is about.
+    pub organization: Option<(&'a str, Option<&'a str>)>,
+}
+
+/// Writes down an act that changes no row of its own, by whom [`by`] named and in the request that [`during`] named.
+pub async fn note(tx: &mut PgConnection, act: Act<'_>) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, request_id)
+         values (
+             coalesce(nullif(current_setting('tenantry.actor_kind', true), ''), 'system'),
+             nullif(current_setting('tenantry.actor', true), ''),
+             $1, $2, $3, $4, $5,
+             nullif(current_setting('tenantry.request_id', true), '')
+         )",
     )
-    .bind(org_id)
-    .bind(limit)
+    .bind(act.action)
+    .bind(act.target_kind)
+    .bind(act.target)
+    .bind(act.organization.map(|(source, _)| source))
+    .bind(act.organization.and_then(|(_, org_id)| org_id))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Which entries to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only what happened to this organization.
+    pub org_id: Option<String>,
+    /// Only what this event, key, user or operator did.
+    pub actor: Option<String>,
+    /// Only this action, such as `membership.changed`.
+    pub action: Option<String>,
+    /// Only what was done to this kind of thing.
+    pub target_kind: Option<String>,
+    /// Only what was done to this one.
+    pub target: Option<String>,
+}
+
+/// A page of entries, the newest first.
+pub async fn list_page(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    asked: &Asked,
+) -> Result<Page<Entry>, page::Error> {
+    let after: Option<i64> = asked.after(LIST)?;
+    let rows = sqlx::query_as(
+        "select id, at, actor_kind, actor, action, target_kind, target, source, org_id, before, after, request_id
+         from audit_log
+         where ($1::text is null or org_id = $1)
+           and ($2::text is null or actor = $2)
+           and ($3::text is null or action = $3)
+           and ($4::text is null or target_kind = $4)
+           and ($5::text is null or target = $5)
+           and ($6::bigint is null or id < $6)
+         order by id desc
+         limit $7",
+    )
+    .bind(&filter.org_id)
+    .bind(&filter.actor)
+    .bind(&filter.action)
+    .bind(&filter.target_kind)
+    .bind(&filter.target)
+    .bind(after)
+    .bind(asked.fetch_limit())
     .fetch_all(connection)
-    .await
+    .await?;
+    Ok(asked.page(LIST, rows, |entry: &Entry| entry.id))
 }

@@ -17,7 +17,7 @@ use sqlx::{
 };
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
@@ -32,6 +32,17 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
         include_str!("../migrations/0005_identity.sql"),
     ),
     (6, "audit", include_str!("../migrations/0006_audit.sql")),
+    (
+        7,
+        "api_keys",
+        include_str!("../migrations/0007_api_keys.sql"),
+    ),
+    (
+        8,
+        "idempotency",
+        include_str!("../migrations/0008_idempotency.sql"),
+    ),
+    (9, "access", include_str!("../migrations/0009_access.sql")),
 ];
 
 /// Advisory lock under which the control database is migrated: "tenantry" in ASCII.

@@ -5,7 +5,7 @@
 //! run in parallel.
 //!
 //! A plan is `point=action`, several separated by `;`. Actions: `kill` (SIGKILL to ourselves),
-//! `stop` (SIGSTOP), `error` (once), `stall:<ms>`.
+//! `stop` (SIGSTOP), `error` (once), `panic` (once), `stall:<ms>`.
 
 use std::{
     collections::HashMap,
@@ -24,6 +24,7 @@ enum Action {
     Kill,
     Stop,
     Error,
+    Panic,
     Stall(Duration),
 }
 
@@ -55,6 +56,7 @@ impl Faults {
                 None if action == "kill" => Action::Kill,
                 None if action == "stop" => Action::Stop,
                 None if action == "error" => Action::Error,
+                None if action == "panic" => Action::Panic,
                 _ => return None,
             };
             Some((
@@ -90,6 +92,7 @@ impl Faults {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Action::Error => return Err(Injected(point.to_owned())),
+            Action::Panic => panic!("injected fault at {point}"),
             Action::Stall(time) => tokio::time::sleep(time).await,
         }
         Ok(())

@@ -15,14 +15,16 @@
 //! 6. [`tenants`] are the rows and the states they go through.
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
-//! not matter; [`members`], who belongs to a tenant and what may be done about it; and [`audit`], who
-//! changed what.
+//! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and
+//! [`api_keys`], who asks and what they may; and [`audit`], who changed what.
 //!
 //! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod api_keys;
 pub mod audit;
+pub mod auth;
 pub mod bench;
 pub mod blueprint;
 pub mod causes;
@@ -31,11 +33,13 @@ pub mod config;
 pub mod db;
 pub mod faults;
 pub mod http;
+pub mod idempotency;
 pub mod identity;
 pub mod inbox;
 pub mod jobs;
 pub mod members;
 pub mod metrics;
+pub mod page;
 pub mod private_postgres;
 pub mod provider_api;
 pub mod provisioning;

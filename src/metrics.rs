@@ -4,8 +4,9 @@
 //! do not know count as "other", so that no sender can make labels.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
@@ -37,6 +38,12 @@ struct RequestLabels {
     status: u16,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefreshLabels {
+    issuer: String,
+    result: &'static str,
+}
+
 macro_rules! one_label {
     ($($name:ident { $label:ident: $type:ty })*) => {
         $(
@@ -47,6 +54,7 @@ macro_rules! one_label {
 }
 one_label! {
     SourceLabel { source: String }
+    IssuerLabel { issuer: String }
     StateLabel { state: String }
     StatusLabel { status: String }
     StepLabel { step: &'static str }
@@ -111,6 +119,10 @@ pub struct Metrics {
     tenants: Family<StatusLabel, Gauge>,
     dead_letters: Family<KindLabel, Gauge>,
     pool: Family<StateLabel, Gauge>,
+    jwks_refreshes: Family<RefreshLabels, Counter>,
+    jwks_age: Family<IssuerLabel, FloatGauge>,
+    /// When each issuer's keys were fetched last.
+    jwks_fetched: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Default for Metrics {
@@ -141,6 +153,9 @@ impl Metrics {
             tenants: Family::default(),
             dead_letters: Family::default(),
             pool: Family::default(),
+            jwks_refreshes: Family::default(),
+            jwks_age: Family::default(),
+            jwks_fetched: Arc::default(),
         };
         metrics.registry = Arc::new(metrics.register());
         metrics
@@ -179,6 +194,16 @@ impl Metrics {
             "fenced_writes",
             "Writes refused because the claim was lost",
             self.fenced_writes.clone(),
+        );
+        registry.register(
+            "jwks_refreshes",
+            "Fetches of issuers' keys by how they ended",
+            self.jwks_refreshes.clone(),
+        );
+        registry.register(
+            "jwks_age_seconds",
+            "Time since an issuer's keys were fetched",
+            self.jwks_age.clone(),
         );
         self.register_provisioning(&mut registry);
         registry
@@ -286,6 +311,42 @@ impl Metrics {
             .observe(since_receipt.as_secs_f64());
     }
 
+    /// An issuer's keys were fetched.
+    pub fn jwks_refreshed(&self, issuer: &str) {
+        self.jwks_ended(issuer, "ok");
+        let mut fetched = self
+            .jwks_fetched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        fetched.insert(issuer.to_owned(), Instant::now());
+    }
+
+    /// An issuer's keys could not be fetched, or not be used.
+    pub fn jwks_failed(&self, issuer: &str) {
+        self.jwks_ended(issuer, "failed");
+    }
+
+    fn jwks_ended(&self, issuer: &str, result: &'static str) {
+        let issuer = issuer.to_owned();
+        self.jwks_refreshes
+            .get_or_create(&RefreshLabels { issuer, result })
+            .inc();
+    }
+
+    /// Ages are those of the moment in which somebody asks.
+    fn age_keys(&self) {
+        let fetched = self
+            .jwks_fetched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (issuer, at) in fetched.iter() {
+            let issuer = issuer.clone();
+            self.jwks_age
+                .get_or_create(&IssuerLabel { issuer })
+                .set(at.elapsed().as_secs_f64());
+        }
+    }
+
     /// The pool's connections: open and idle.
     pub fn connections(&self, (open, idle): (u32, usize)) {
         let idle = i64::try_from(idle).unwrap_or(i64::MAX);
@@ -347,6 +408,7 @@ impl Metrics {
 
     /// The Prometheus text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
+        self.age_keys();
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -6,12 +6,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
+    api_keys::ApiKeys,
+    auth::{self, Issuers, standing::Registry},
     causes::chain,
     config::{self, Config},
     db::{self, Db},
-    http,
+    http, idempotency,
     inbox::Inbox,
-    jobs::{self, JobContext},
+    jobs::{self, JobContext, MemberDesk},
+    members,
     metrics::Metrics,
     provider_api::{self, Client},
     provisioning::{BlueprintSource, Provisioner, StepError, template},
@@ -50,6 +53,9 @@ pub enum Error {
         /// Why.
         source: Box<provider_api::Error>,
     },
+    /// The issuers of tokens.
+    #[error(transparent)]
+    Issuers(#[from] auth::IssuerError),
     /// The port.
     #[error("cannot listen on {address}")]
     Listen {
@@ -80,6 +86,14 @@ fn providers(config: &Config) -> Result<BTreeMap<String, Client>, Error> {
     callable.map(client).collect()
 }
 
+fn connection_limits(server: &config::Server) -> http::ConnectionLimits {
+    http::ConnectionLimits {
+        idle: Duration::from_secs(server.idle_timeout_s),
+        head: Duration::from_secs(server.head_timeout_s),
+        per_address: server.connections_per_address,
+    }
+}
+
 /// Whether a process takes webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sources {
@@ -108,6 +122,7 @@ pub struct Replica {
     pub tasks: Tasks,
     config: Arc<Config>,
     providers: Arc<BTreeMap<String, Client>>,
+    issuers: Issuers,
 }
 
 impl Replica {
@@ -117,6 +132,7 @@ impl Replica {
         let db = Db::new(&config.database.url, config.database.max_connections)?;
         let clusters = Clusters::new(&config)?;
         let (waker, metrics) = (Waker::default(), Metrics::new());
+        let issuers = Issuers::new(&config, &metrics)?;
         let inbox = Inbox::start(
             &db,
             &waker,
@@ -127,7 +143,7 @@ impl Replica {
         let provisioner = Provisioner {
             db: db.clone(),
             clusters: clusters.clone(),
-            keyring: Keyring::parse(&config.secrets.keys)?,
+            keyring: Arc::new(Keyring::parse(&config.secrets.keys)?),
             names: config.tenants.clone(),
             admin_role: config.identity.admin_role.clone(),
             max_attempts: config.queue.max_attempts,
@@ -145,6 +161,7 @@ impl Replica {
             provisioner: Arc::new(provisioner),
             tasks,
             providers: Arc::new(providers(&config)?),
+            issuers,
             config: Arc::new(config),
         })
     }
@@ -170,19 +187,54 @@ impl Replica {
                 .collect(),
             Sources::None => BTreeMap::new(),
         };
-        let state = http::AppState {
+        let state = self.app_state(routed);
+        self.issuers.spawn_refresh(&self.tasks);
+        let keys = state.api_keys.clone();
+        let forget_key = move |id: Option<&str>| match id {
+            Some(id) => keys.forget(id),
+            None => keys.forget_all(),
+        };
+        state.registry.spawn_listener(&self.tasks, forget_key);
+        let serve = http::serve(listener, state, self.tasks.clone(), self.tasks.closing());
+        self.tasks.spawn_ground(serve);
+        Ok(local)
+    }
+
+    fn app_state(&self, routed: BTreeMap<String, config::Source>) -> http::AppState {
+        let (config, access) = (&self.config, &self.config.access);
+        let admin_role = &config.identity.admin_role;
+        let remember = Duration::from_secs(access.remember_s);
+        let public = access.public_paths.iter();
+        http::AppState {
             inbox: self.inbox.clone(),
             db: self.db.clone(),
             metrics: self.metrics.clone(),
             tasks: self.tasks.clone(),
+            waker: self.waker.clone(),
             sources: Arc::new(routed),
-            idle_timeout: Duration::from_secs(self.config.server.idle_timeout_s),
+            source_names: Arc::new(config.sources.keys().cloned().collect()),
+            connections: connection_limits(&config.server),
+            limits: Arc::new(http::Limits::new(
+                config.limits.per_principal_per_minute,
+                config.limits.per_address_per_minute,
+            )),
+            cors_origins: config.server.cors_origins.clone().into(),
             large_bodies: http::large_bodies(),
+            member_reads: http::member_reads(),
             last_backlog: Arc::default(),
-        };
-        let serve = http::serve(listener, state, self.tasks.clone(), self.tasks.closing());
-        self.tasks.spawn_ground(serve);
-        Ok(local)
+            api_keys: ApiKeys::new(&self.db, &self.tasks),
+            issuers: self.issuers.clone(),
+            registry: Registry::new(&self.db, admin_role, remember),
+            admin_role: admin_role.as_str().into(),
+            trusted_proxies: access.trusted_proxies.clone().into(),
+            public_paths: public.map(|path| http::PublicPath::new(path)).collect(),
+            session_cookies: access.session_cookies.clone().into(),
+            desk: MemberDesk::new(config),
+            clusters: self.clusters.clone(),
+            keyring: Arc::clone(&self.provisioner.keyring),
+            max_attempts: config.queue.max_attempts,
+            faults: config.faults.clone(),
+        }
     }
 
     /// Waits for the control database and migrates it.
@@ -206,12 +258,18 @@ impl Replica {
         }
     }
 
-    /// Builds the template of every cluster, so that the first tenant does not wait for it.
+    /// Records what the blueprint lets each role do, and builds the template of every cluster, so that
+    /// the first tenant does not wait for it.
     ///
     /// An error is one of the blueprint itself. A cluster that is away, or a migration that fails,
     /// is logged: tenants say so when they are provisioned, and are retried.
     pub async fn build_templates(&self) -> Result<(), Error> {
         let blueprint = self.provisioner.blueprint.load()?;
+        let roles = &blueprint.settings.roles;
+        self.db
+            .transaction(async |tx| members::replace_blueprint_permissions(tx, roles).await)
+            .await
+            .map_err(db::Error::Sql)?;
         for cluster in self.clusters.iter() {
             match template::ensure(&self.provisioner, cluster, &blueprint).await {
                 Ok(_) => {}
@@ -242,6 +300,13 @@ impl Replica {
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
             worker: worker::worker_name().into(),
         }
+    }
+
+    /// Deletes what has been kept for its time, from now on. The control database is migrated.
+    pub fn tidy(&self) {
+        let keep = self.config.limits.keep_idempotency_keys();
+        let pruning = idempotency::keep_pruned(self.db.clone(), keep);
+        self.tasks.spawn_ground(pruning);
     }
 
     /// Starts the worker.

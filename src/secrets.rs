@@ -137,7 +137,8 @@ fn split(row: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (version == VERSION).then_some((id, nonce, sealed))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Error> {
+/// Bytes of the system's randomness.
+pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     SystemRandom::new()
         .fill(&mut bytes)

@@ -1,12 +1,23 @@
 //! Logs: one readable line with dotted fields, as text or JSON, on standard error.
 //!
-//! Guarantees: never a body, a token or a password; panics are logged like errors.
+//! Guarantees: never a body, a token or a password; panics are logged like errors,
+//! with the id of the request in which they happen.
 
-use std::io::IsTerminal;
+use std::{future::Future, io::IsTerminal};
 
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use uuid::Uuid;
 
 use crate::config::{Log, LogFormat};
+
+tokio::task_local! {
+    static REQUEST: Uuid;
+}
+
+/// Runs what answers a request: if it panics, the log says in which request.
+pub async fn in_request<F: Future>(id: Uuid, answering: F) -> F::Output {
+    REQUEST.scope(id, answering).await
+}
 
 /// Starts logging; the first call of a process wins.
 pub fn init(log: &Log) {
@@ -40,7 +51,9 @@ pub fn init(log: &Log) {
             .map(ToString::to_string)
             .unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("(no message)");
+        let request_id = REQUEST.try_with(ToString::to_string).ok();
         tracing::error!(
+            request.id = request_id,
             panic.place = place,
             panic.message = message,
             "a task panicked"

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server ─▶ replica (api)          ─▶ accept_*  ack_at_1000_per_s
+//!        ─▶ replica (api)          ─▶ auth_verify_*  tenants_resolve_*
 //!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial  ready_100_at_once  people_jobs*
 //! ```
 //!
@@ -19,6 +20,7 @@
 
 mod accept;
 mod by_hand;
+mod door;
 mod footprint;
 mod mix;
 mod pace;
@@ -30,6 +32,7 @@ mod report;
 mod samples;
 mod sender;
 mod server;
+mod visitors;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -64,6 +67,9 @@ pub struct Options {
     /// Seconds at 1,000 events a second
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     pub ack_seconds: f64,
+    /// Seconds of each measure of the door, and as many of its floor
+    #[arg(long, default_value_t = 6.0, value_name = "SECONDS")]
+    pub door_seconds: f64,
     /// Tenants made one at a time
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     pub tenants_serial: u32,
@@ -218,7 +224,7 @@ async fn measure(
 ) -> Result<Report, Error> {
     let mut results = Vec::new();
     let mut rss_after: f64 = 0.0;
-    let [accepts, footprints, readies, peoples] = report::NAMES;
+    let [accepts, doors, footprints, readies, peoples] = report::NAMES;
     if options.wants_any(accepts) {
         let replica = replica::Replica::start(server, "api").await?;
         results.extend(accept::measure(options, server, &replica, progress).await?);
@@ -226,6 +232,12 @@ async fn measure(
         rss_after = replica.rss_mib()?;
         replica.stop().await?;
         server.empty_inbox().await?;
+    }
+    if options.wants_any(doors) {
+        let replica = replica::Replica::start(server, "api").await?;
+        results.extend(door::measure(options, server, &replica, progress).await?);
+        rss_after = rss_after.max(replica.rss_mib()?);
+        replica.stop().await?;
     }
     if [footprints, readies, peoples]
         .iter()

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::samples::Samples;
 
 /// Every measure, by the phase that measures it.
-pub(super) const NAMES: [&[&str]; 4] = [
+pub(super) const NAMES: [&[&str]; 5] = [
     &[
         "accept_new_c1",
         "accept_new_c8",
@@ -21,6 +21,12 @@ pub(super) const NAMES: [&[&str]; 4] = [
         "accept_duplicate_c64",
         "accept_mixed_c32",
         "ack_at_1000_per_s",
+    ],
+    &[
+        "auth_verify_c32",
+        "auth_verify_at_5000_per_s",
+        "tenants_resolve_c32",
+        "tenants_resolve_at_5000_per_s",
     ],
     &["start_to_ready_ms", "rss_idle_mib", "rss_after_mib"],
     &["ready_serial", "ready_100_at_once"],

@@ -60,6 +60,20 @@ pub(super) fn now() -> DateTime<Utc> {
     std::time::SystemTime::now().into()
 }
 
+/// A request that is sent again and again.
+#[derive(Debug, Clone)]
+pub(super) struct Request(Vec<u8>);
+
+impl Request {
+    pub(super) fn get(path: &str, credentials: Option<&str>) -> Self {
+        let credentials = credentials.map_or_else(String::new, |credentials| {
+            format!("authorization: Bearer {credentials}\r\n")
+        });
+        let head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{credentials}\r\n");
+        Self(head.into_bytes())
+    }
+}
+
 /// A connection to a replica.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -108,9 +122,12 @@ impl Sender {
 
     /// Asks for a path.
     pub(super) async fn get(&mut self, path: &str) -> Result<(), Error> {
-        self.request.clear();
-        let head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
-        self.request.extend_from_slice(head.as_bytes());
+        self.ask(&Request::get(path, None)).await
+    }
+
+    /// Sends a request; an error unless it is answered 200.
+    pub(super) async fn ask(&mut self, request: &Request) -> Result<(), Error> {
+        self.request.clone_from(&request.0);
         self.exchange().await
     }
 

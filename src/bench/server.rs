@@ -16,7 +16,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 
-use super::{Environment, Error, Options, Setup, report::NOTE, sender::SECRET};
+use super::{Environment, Error, Options, Setup, report::NOTE, sender::SECRET, visitors};
 use crate::{
     blueprint::Blueprint,
     config::{self, Config},
@@ -61,7 +61,9 @@ impl Server {
         let control = format!("tenantry_bench_control_{run}");
         let control_url = with_database(&url, &control)?;
         let scratch = setup.scratch.join(format!("tenantry-bench-{run}"));
-        let variables = variables(&run, &control_url, &scratch);
+        let mut variables = variables(&run, &control_url, &scratch);
+        variables.extend(visitors::variables(&scratch));
+        visitors::make_issuer(&scratch)?;
         let environment: config::Environment = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
@@ -123,7 +125,7 @@ impl Server {
 
     /// Forgets everything that providers said, and every event and job. There are no tenants.
     pub(super) async fn empty_registers(&self) -> Result<(), Error> {
-        let tables = "truncate organizations, tenants, provisioning_steps, users, memberships, invitations, roles";
+        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps, users, memberships, invitations, roles";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
     }
@@ -135,7 +137,7 @@ impl Server {
         self.set_fsync("on").await?;
         dropped?;
         self.drop_roles("rolcanlogin").await?;
-        let tables = "truncate organizations, tenants, provisioning_steps";
+        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
     }
@@ -260,6 +262,8 @@ fn variables(run: &str, control_url: &str, scratch: &Path) -> Vec<(&'static str,
     vec![
         ("DATABASE_URL", control_url.to_owned()),
         ("WORKOS_WEBHOOK_SECRET", SECRET.to_owned()),
+        // one sender and one key stand for all of them
+        ("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0".to_owned()),
         ("TENANTRY__TENANTS__PREFIX", format!("b{run}_")),
         (
             "TENANTRY__BLUEPRINT__DIRECTORY",

@@ -2,6 +2,8 @@
 //!
 //! Every key has a default; an unknown one is refused with its line.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, de};
 
 use super::Error;
@@ -11,6 +13,9 @@ const LONGEST_MS: u32 = 86_400_000;
 
 /// Far more than any provider's slug has.
 const LONGEST_ROLE: usize = 64;
+
+/// Far more than any provider's slug has.
+const LONGEST_PERMISSION: usize = 128;
 
 /// What `blueprint.toml` says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -35,6 +40,9 @@ pub struct Settings {
     pub verify_timeout_ms: u32,
     /// `[members]`
     pub members: Members,
+    /// `[roles]`: what each role may do, beside what the provider lets it.
+    #[serde(deserialize_with = "roles")]
+    pub roles: BTreeMap<String, Vec<String>>,
 }
 
 /// `[members]`: how people reach the tenant's database.
@@ -67,6 +75,7 @@ impl Default for Settings {
             seed_timeout_ms: 60_000,
             verify_timeout_ms: 30_000,
             members: Members::default(),
+            roles: BTreeMap::new(),
         }
     }
 }
@@ -140,6 +149,26 @@ fn role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     Err(de::Error::custom(
         "must be the slug of a role: lower-case letters, digits, _ and -",
     ))
+}
+
+/// Roles are slugs; permissions may be written as providers write theirs, such as `org:invoices:read`.
+fn roles<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
+    let roles = BTreeMap::<String, Vec<String>>::deserialize(deserializer)?;
+    let is_permission = |slug: &String| {
+        !slug.is_empty()
+            && slug.len() <= LONGEST_PERMISSION
+            && slug
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b',')
+    };
+    if roles.values().flatten().all(is_permission) {
+        return Ok(roles);
+    }
+    Err(de::Error::custom(format!(
+        "must be permissions of 1 to {LONGEST_PERMISSION} visible ASCII characters without a comma"
+    )))
 }
 
 #[cfg(test)]

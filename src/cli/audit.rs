@@ -1,7 +1,10 @@
 //! `tenantry audit ls`.
 
 use super::{Failure, Globals, access};
-use crate::audit::{self, Entry};
+use crate::{
+    audit::{self, Entry, Filter},
+    page::Asked,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -10,6 +13,18 @@ pub(super) enum Command {
         /// Only changes of this organization
         #[arg(long, value_name = "ID")]
         organization: Option<String>,
+        /// Only what this event, key, user or operator did
+        #[arg(long, value_name = "ID")]
+        actor: Option<String>,
+        /// Only this action, such as membership.changed
+        #[arg(long)]
+        action: Option<String>,
+        /// Only what was done to this kind of thing, such as tenant
+        #[arg(long, value_name = "KIND")]
+        target_kind: Option<String>,
+        /// Only what was done to this one
+        #[arg(long, value_name = "ID")]
+        target: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -22,14 +37,25 @@ pub(super) enum Command {
 pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
     let Command::Ls {
         organization,
+        actor,
+        action,
+        target_kind,
+        target,
         limit,
         json,
     } = command;
     let access = access::open(globals)?;
-    let list = async |connection: &mut _| {
-        audit::list(connection, organization.as_deref(), limit.into()).await
+    let filter = Filter {
+        org_id: organization,
+        actor,
+        action,
+        target_kind,
+        target,
     };
-    let entries = access.db.run(list).await?;
+    let list = async |connection: &mut _| {
+        audit::list_page(connection, &filter, &Asked::first(limit)).await
+    };
+    let entries = access.db.run(list).await?.data;
     if json {
         return globals.printer.json(&entries);
     }

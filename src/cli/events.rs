@@ -1,23 +1,31 @@
-//! `tenantry events ls|get`.
+//! `tenantry events ls|get|replay`.
 
-use serde::Serialize;
-
-use super::{Failure, Globals, access};
-use crate::inbox::{self, Event, Filter};
+use super::{
+    Failure, Globals,
+    access::{self, Access},
+};
+use crate::{
+    inbox::{self, Event, EventState, Filter},
+    jobs,
+    page::Asked,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List received events, newest first
     Ls {
         /// Only events in this state: received, waiting, processed, ignored, failed or conflict
-        #[arg(long, value_parser = ["received", "waiting", "processed", "ignored", "failed", "conflict"])]
-        state: Option<String>,
+        #[arg(long, value_parser = parse_state)]
+        state: Option<EventState>,
         /// Only events that wait for an object that nobody has described yet: --state waiting
         #[arg(long, conflicts_with = "state")]
         waiting: bool,
         /// Only events of this source
         #[arg(long)]
         source: Option<String>,
+        /// Only events of this type, such as organization.created
+        #[arg(long = "type", value_name = "TYPE")]
+        event_type: Option<String>,
         /// Only events about this organization
         #[arg(long, value_name = "ID")]
         organization: Option<String>,
@@ -36,40 +44,16 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Process a settled event once more
+    Replay {
+        /// The sender's id, or our number
+        event: String,
+    },
 }
 
-/// An event as it is printed.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: i64,
-    source: &'a str,
-    event_id: &'a str,
-    event_type: &'a str,
-    organization_id: Option<&'a str>,
-    state: &'a str,
-    reason: Option<&'a str>,
-    waiting_for: Option<&'a [String]>,
-    deliveries: i32,
-    occurred_at: Option<chrono::DateTime<chrono::Utc>>,
-    received_at: chrono::DateTime<chrono::Utc>,
-    settled_at: Option<chrono::DateTime<chrono::Utc>>,
-}
-
-fn shown(event: &Event) -> Shown<'_> {
-    Shown {
-        id: event.id,
-        source: &event.source,
-        event_id: &event.event_id,
-        event_type: &event.event_type,
-        organization_id: event.organization_id.as_deref(),
-        state: &event.state,
-        reason: event.reason.as_deref(),
-        waiting_for: event.waiting_for.as_deref(),
-        deliveries: event.deliveries,
-        occurred_at: event.occurred_at,
-        received_at: event.received_at,
-        settled_at: event.settled_at,
-    }
+fn parse_state(text: &str) -> Result<EventState, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| "received, waiting, processed, ignored, failed or conflict".to_owned())
 }
 
 pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
@@ -79,43 +63,65 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             state,
             waiting,
             source,
+            event_type,
             organization,
             limit,
             json,
         } => {
             let filter = Filter {
-                state: state.or_else(|| waiting.then(|| "waiting".to_owned())),
+                state: state.or_else(|| waiting.then_some(EventState::Waiting)),
                 source,
+                event_type,
                 organization_id: organization,
-                limit: limit.into(),
             };
-            let events = access
-                .db
-                .run(async |connection| inbox::list(connection, &filter).await)
-                .await?;
-            list(globals, &events, json)
+            let list_page = async |connection: &mut _| {
+                inbox::list_page(connection, &filter, &Asked::first(limit)).await
+            };
+            list(globals, &access.db.run(list_page).await?.data, json)
         }
-        Command::Get { event, json } => {
-            let events = access
-                .db
-                .run(async |connection| inbox::find(connection, &event).await)
-                .await?;
-            if events.is_empty() {
-                return Err(Failure::failed(
-                    format!("no event {event:?}"),
-                    "tenantry events ls",
-                ));
-            }
-            get(globals, &events, json)
-        }
+        Command::Get { event, json } => get(globals, &find(&access, &event).await?, json),
+        Command::Replay { event } => replay(globals, &access, &event).await,
     }
+}
+
+/// The event and its conflicts.
+async fn find(access: &Access, event: &str) -> Result<Vec<Event>, Failure> {
+    let find = async |connection: &mut _| inbox::find(connection, event).await;
+    let events = access.db.run(find).await?;
+    if events.is_empty() {
+        return Err(Failure::failed(
+            format!("no event {event:?}"),
+            "tenantry events ls",
+        ));
+    }
+    Ok(events)
+}
+
+async fn replay(globals: &Globals, access: &Access, event: &str) -> Result<(), Failure> {
+    let found = find(access, event).await?;
+    // what lies beside an event with another body is not meant, unless its number was given
+    let is_meant = |of: &&Event| of.id.to_string() == event || of.state != EventState::Conflict;
+    let mut meant = found.iter().filter(is_meant);
+    let (Some(first), None) = (meant.next(), meant.next()) else {
+        return Err(Failure::failed(
+            format!("{} events have the id {event:?}", found.len()),
+            "give our number of the event: tenantry events get",
+        ));
+    };
+    let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
+    let replay = async |tx: &mut _| jobs::replay_event(tx, first.id, max_attempts, &actor).await;
+    let replayed = access.db.transaction(replay).await?;
+    globals.printer.data(replayed.id.to_string());
+    globals.printer.talk(format!(
+        "it is processed once more; see what becomes of it: tenantry events get {}",
+        replayed.id
+    ));
+    Ok(())
 }
 
 fn list(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> {
     if json {
-        return globals
-            .printer
-            .json(&events.iter().map(shown).collect::<Vec<_>>());
+        return globals.printer.json(&events);
     }
     if events.is_empty() {
         globals
@@ -127,7 +133,7 @@ fn list(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> 
         vec![
             event.id.to_string(),
             event.received_at.format("%Y-%m-%d %H:%M:%S").to_string(),
-            event.state.clone(),
+            event.state.name().to_owned(),
             format!("×{}", event.deliveries),
             event.source.clone(),
             event.event_type.chars().take(40).collect(),
@@ -152,7 +158,7 @@ fn list(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> 
 /// What an event waits for, else why it is as it is.
 fn why(event: &Event) -> String {
     match (&event.waiting_for, &event.reason) {
-        (Some(objects), _) if event.state == "waiting" => {
+        (Some(objects), _) if event.state == EventState::Waiting => {
             format!("waits for {}", objects.join(", "))
         }
         (_, Some(reason)) => reason.clone(),
@@ -162,9 +168,7 @@ fn why(event: &Event) -> String {
 
 fn get(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> {
     if json {
-        return globals
-            .printer
-            .json(&events.iter().map(shown).collect::<Vec<_>>());
+        return globals.printer.json(&events);
     }
     for event in events {
         let time = |at: Option<chrono::DateTime<chrono::Utc>>| {
@@ -181,7 +185,7 @@ fn get(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> {
                     .clone()
                     .unwrap_or_else(|| "—".to_owned()),
             ),
-            ("state", event.state.clone()),
+            ("state", event.state.name().to_owned()),
             (
                 "reason",
                 event.reason.clone().unwrap_or_else(|| "—".to_owned()),

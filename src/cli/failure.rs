@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use crate::{causes::chain, config, db, private_postgres, replica};
+use crate::{causes::chain, config, db, jobs, page, private_postgres, queue, replica, tenants};
 
 /// Exit codes, documented in `tenantry --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,40 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
+impl From<page::Error> for Failure {
+    fn from(error: page::Error) -> Self {
+        match error {
+            page::Error::Sql(error) => error.into(),
+            error @ (page::Error::CursorInvalid | page::Error::LimitInvalid(_)) => {
+                Self::unexpected(&error)
+            }
+        }
+    }
+}
+
+impl From<jobs::Refusal> for Failure {
+    fn from(error: jobs::Refusal) -> Self {
+        match error {
+            jobs::Refusal::Queue(queue::Error::Sql(error))
+            | jobs::Refusal::Job(queue::Refused::Sql(error)) => error.into(),
+            error => Self::failed(format!("{error} [{}]", error.code()), error.fix()),
+        }
+    }
+}
+
+impl From<tenants::HostError> for Failure {
+    fn from(error: tenants::HostError) -> Self {
+        let hint = match error {
+            tenants::HostError::Sql(error) => return error.into(),
+            tenants::HostError::Invalid(_) => "give a name such as crm.customer.example",
+            tenants::HostError::Taken(_) => {
+                "find whose it is: tenantry tenants get <host>; take it from them first"
+            }
+        };
+        Self::failed(format!("{error} [{}]", error.code()), hint)
+    }
+}
+
 impl From<replica::Error> for Failure {
     fn from(error: replica::Error) -> Self {
         let text = chain(&error);
@@ -129,6 +163,11 @@ impl From<replica::Error> for Failure {
                 Exit::Usage,
                 format!("{text} [{}]", source.code()),
                 format!("check sources.{name}.api_key and sources.{name}.api_url"),
+            ),
+            replica::Error::Issuers(_) => Self::new(
+                Exit::Usage,
+                text,
+                "check [issuers], and docs/authentication.md",
             ),
             replica::Error::Listen { .. } => Self::failed(
                 text,

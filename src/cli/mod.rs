@@ -9,10 +9,13 @@ mod bench;
 mod config;
 mod dev;
 mod doctor;
+mod duration;
 mod events;
 mod failure;
 mod health;
 mod init;
+mod jobs;
+mod keys;
 mod members;
 mod printer;
 mod sample;
@@ -26,7 +29,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{audit::Actor, config::Environment};
+use crate::{audit::Actor, config::Environment, http};
 
 pub(crate) use failure::{Exit, Failure};
 use printer::Printer;
@@ -62,22 +65,30 @@ enum Command {
     /// Sign or verify a webhook
     #[command(subcommand)]
     Webhook(webhook::Command),
-    /// Look at tenants, retry one
+    /// Look at tenants; retry, suspend, resume one, give it hosts
     #[command(subcommand)]
     Tenants(tenants::Command),
     /// Look at members; remove, restore, invite, assign
     #[command(subcommand)]
     Members(members::Command),
+    /// Make, rotate and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// See who changed what
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Look at received events
+    /// Look at received events, replay one
     #[command(subcommand)]
     Events(events::Command),
+    /// Look at jobs; retry or cancel one
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
     Bench(bench::Options),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    Openapi,
     /// Print a completion script
     Completion {
         /// The shell
@@ -134,10 +145,13 @@ pub async fn run(
         Command::Webhook(command) => webhook::run(&globals, &command),
         Command::Tenants(command) => tenants::run(&globals, command).await,
         Command::Members(command) => members::run(&globals, command).await,
+        Command::Keys(command) => keys::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
+        Command::Jobs(command) => jobs::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
+        Command::Openapi => print_openapi(&globals),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tenantry", &mut script);
@@ -154,4 +168,11 @@ pub async fn run(
             failure.exit.into()
         }
     }
+}
+
+fn print_openapi(globals: &Globals) -> Result<(), Failure> {
+    let document = http::document().to_pretty_json();
+    let document = document.map_err(|error| Failure::unexpected(&error))?;
+    globals.printer.data(document);
+    Ok(())
 }

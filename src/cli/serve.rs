@@ -79,6 +79,7 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
 async fn prepare(replica: &Replica, works: bool) -> Result<(), Failure> {
     replica.migrate().await?;
     tracing::info!("the control database is migrated");
+    replica.tidy();
     if works {
         replica.work();
         replica.build_templates().await?;

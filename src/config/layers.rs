@@ -14,7 +14,7 @@ use toml::{Spanned, Table, Value, de::DeTable, de::DeValue};
 use super::{DEFAULT_TOML, FILE_NAME};
 
 /// Sections whose keys the user names: what is inside them is checked by its own type.
-const FREE_SECTIONS: [&str; 2] = ["sources", "clusters"];
+const FREE_SECTIONS: [&str; 3] = ["sources", "issuers", "clusters"];
 
 const PREFIX: &str = "TENANTRY__";
 
@@ -68,6 +68,14 @@ pub enum Error {
         value: String,
         /// What is accepted.
         expected: &'static str,
+    },
+    /// An issuer of tokens that cannot work.
+    #[error("issuers.{name} cannot be used: {problem}")]
+    Issuer {
+        /// The issuer's name.
+        name: String,
+        /// What is wrong with it, and what is right.
+        problem: String,
     },
     /// A secret's file cannot be read.
     #[error("cannot read {} named by {key}", file.display())]
@@ -365,6 +373,37 @@ fn default_kind(table: &mut Table, source: &str) {
         .or_insert_with(|| Value::String(source.to_owned()));
 }
 
+/// What a variable's text may be in a section without defaults. All else is a text, also one of digits alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FreeShape {
+    Text,
+    TextOrList,
+    List,
+    Seconds,
+    YesOrNo,
+}
+
+impl FreeShape {
+    fn of(key: &str) -> Self {
+        match key {
+            "accept_templates" => Self::YesOrNo,
+            "issuer" | "audience" => Self::TextOrList,
+            _ if key.ends_with("_s") => Self::Seconds,
+            _ if key.ends_with('s') => Self::List,
+            _ => Self::Text,
+        }
+    }
+
+    fn takes(self, value: &Value) -> bool {
+        match self {
+            Self::Text | Self::List => false,
+            Self::TextOrList => value.is_array(),
+            Self::Seconds => value.is_integer(),
+            Self::YesOrNo => value.is_bool(),
+        }
+    }
+}
+
 /// The variable's text as the type that the default has.
 fn typed(defaults: &Table, path: &[String], text: &str, variable: &str) -> Result<Value, Error> {
     let free = FREE_SECTIONS.contains(&path[0].as_str());
@@ -392,11 +431,8 @@ fn typed(defaults: &Table, path: &[String], text: &str, variable: &str) -> Resul
         });
     }
     let key = path.last().map(String::as_str);
-    let is_list = matches!(default, Some(Value::Array(_)))
-        || (free
-            && path
-                .last()
-                .is_some_and(|key| key.ends_with('s') && key != "tolerance_s"));
+    let shape = FreeShape::of(key.unwrap_or_default());
+    let is_list = matches!(default, Some(Value::Array(_))) || (free && shape == FreeShape::List);
     let parsed = format!("value = {text}")
         .parse::<Table>()
         .ok()
@@ -409,8 +445,7 @@ fn typed(defaults: &Table, path: &[String], text: &str, variable: &str) -> Resul
                 .map(|part| Value::String(part.trim().to_owned()))
                 .collect(),
         ),
-        // a key of digits alone is a text
-        (None, Some(number @ Value::Integer(_))) if key != Some("api_key") => number,
+        (None, Some(given)) if shape.takes(&given) => given,
         (None, _) => Value::String(text.to_owned()),
         (Some(default), parsed) => {
             let found = parsed.as_ref().map_or("string", Value::type_str);

@@ -7,12 +7,14 @@
 //!
 //! Does not: connect to anything. `tenantry doctor` tells whether the values work.
 
+mod issuers;
 mod layers;
 mod redact;
 mod secret_files;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -21,6 +23,7 @@ use crate::{
     webhooks::{Mapping, SourceKind},
 };
 
+pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
 
 /// The default file: every setting, explained.
@@ -35,14 +38,20 @@ pub const FILE_NAME: &str = "tenantry.toml";
 pub struct Config {
     /// HTTP server.
     pub server: Server,
+    /// How often somebody may ask.
+    pub limits: Limits,
     /// Logs.
     pub log: Log,
     /// Control database.
     pub database: Database,
     /// Senders of webhooks, by the name in `POST /webhooks/{name}`.
     pub sources: BTreeMap<String, Source>,
+    /// Whose tokens are believed, by a name of our own.
+    pub issuers: BTreeMap<String, Issuer>,
     /// What the providers say of organizations and people.
     pub identity: Identity,
+    /// Who is let in, and how it is found out.
+    pub access: Access,
     /// Where the blueprint is.
     pub blueprint: BlueprintLocation,
     /// How tenants are named and limited.
@@ -70,8 +79,26 @@ pub struct Server {
     pub listen: String,
     /// How long a shutdown waits, in seconds.
     pub drain_timeout_s: u64,
-    /// How long a connection may be idle or take for the head of a request, in seconds.
+    /// How long a connection may be idle between two requests, in seconds.
     pub idle_timeout_s: u64,
+    /// How long the head of a request may take from its first byte, in seconds.
+    pub head_timeout_s: u64,
+    /// Connections that one address may have; 0 for any number.
+    pub connections_per_address: u32,
+    /// Origins whose pages may call the API from a browser.
+    pub cors_origins: Vec<String>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a minute of one API key or end user; 0 for any number.
+    pub per_principal_per_minute: u32,
+    /// Requests a minute from one address without accepted credentials; 0 for any number.
+    pub per_address_per_minute: u32,
+    /// How long an idempotency key and its answer are kept, in days.
+    pub idempotency_keys_days: u32,
 }
 
 /// `[log]`
@@ -140,6 +167,20 @@ pub struct Identity {
     pub parent_wait_s: u64,
     /// Slug of the role that administers an organization.
     pub admin_role: String,
+}
+
+/// `[access]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// Networks of the proxies whose `X-Forwarded-*` headers count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Paths of the application that need no token; one that ends in `*` stands for all below it.
+    pub public_paths: Vec<String>,
+    /// Cookies that may carry an end user's token, in the order in which they are looked for.
+    pub session_cookies: Vec<String>,
+    /// How long a tenant's or member's standing may be remembered, in seconds.
+    pub remember_s: u64,
 }
 
 /// `[blueprint]`
@@ -235,11 +276,66 @@ fn empty_secret() -> SecretString {
     SecretString::from("")
 }
 
+/// Whether a section can have this name: it is a label of metrics, and a part of addresses.
+fn is_legal_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    !name.is_empty() && name.len() <= 40 && name.chars().all(legal)
+}
+
+impl Server {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        let timeouts = [
+            ("server.idle_timeout_s", self.idle_timeout_s),
+            ("server.head_timeout_s", self.head_timeout_s),
+        ];
+        // a timer of more than a day is a mistake, and one of centuries would overflow
+        let wrong = |(_, value): &(&str, u64)| !(1..=86_400).contains(value);
+        if let Some((key, value)) = timeouts.into_iter().find(wrong) {
+            return Err(Error::value(key, &value.to_string(), "1 to 86400"));
+        }
+        // as browsers write it: lower-case, no path, no port that the scheme implies
+        let is_origin = |text: &str| {
+            url::Url::parse(text).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https")
+                    && url.origin().ascii_serialization() == text
+                    && !text.contains('*')
+            })
+        };
+        if let Some(origin) = self.cors_origins.iter().find(|text| !is_origin(text)) {
+            let expected =
+                "origins such as https://app.example.com: scheme and host, no path, no *";
+            return Err(Error::value("server.cors_origins", origin, expected));
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    /// How long an idempotency key and its answer are kept.
+    pub fn keep_idempotency_keys(&self) -> Duration {
+        Duration::from_hours(24) * self.idempotency_keys_days
+    }
+
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        // more than ten years is a mistake
+        if !(1..=3_650).contains(&self.idempotency_keys_days) {
+            let value = self.idempotency_keys_days.to_string();
+            return Err(Error::value(
+                "limits.idempotency_keys_days",
+                &value,
+                "1 to 3650",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Source {
     /// Refuses what cannot work.
     fn check(&self, name: &str) -> Result<(), Error> {
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-        if name.is_empty() || name.len() > 40 || !name.chars().all(legal) {
+        if !is_legal_name(name) {
             let expected = "names of 1 to 40 characters of a-z, 0-9, _ and -";
             return Err(Error::value("sources", name, expected));
         }
@@ -281,6 +377,28 @@ impl Source {
             SourceKind::Workos | SourceKind::Clerk => !self.api_key.expose_secret().is_empty(),
             SourceKind::Standard => false,
         }
+    }
+}
+
+impl Access {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        if self.remember_s > 60 {
+            let value = self.remember_s.to_string();
+            return Err(Error::value("access.remember_s", &value, "0 to 60"));
+        }
+        // "/a*" would be /admin as well
+        let is_no_path = |path: &&String| {
+            let exact = path.strip_suffix("/*").unwrap_or(path);
+            !path.starts_with('/')
+                || exact.contains('*')
+                || exact.split('/').any(|part| part == "..")
+        };
+        if let Some(path) = self.public_paths.iter().find(is_no_path) {
+            let expected = "paths that begin with /, with at most a /* at the end";
+            return Err(Error::value("access.public_paths", path, expected));
+        }
+        Ok(())
     }
 }
 
@@ -357,10 +475,8 @@ impl Config {
                 "a host name such as app.example.com",
             ));
         }
-        if self.server.idle_timeout_s == 0 {
-            let expected = "at least 1";
-            return Err(Error::value("server.idle_timeout_s", "0", expected));
-        }
+        self.server.check()?;
+        self.limits.check()?;
         if prefix.starts_with("pg_") {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));
@@ -393,8 +509,10 @@ impl Config {
                 "at least 4",
             ));
         }
+        self.access.check()?;
         self.sources
             .iter()
-            .try_for_each(|(name, source)| source.check(name))
+            .try_for_each(|(name, source)| source.check(name))?;
+        issuers::check_all(&self.issuers, &self.sources)
     }
 }

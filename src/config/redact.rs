@@ -1,6 +1,6 @@
 //! The effective configuration without its secrets.
 //!
-//! Guarantees: whatever is called `secrets`, `keys` or `api_key` is shown as set or not set only; URLs are shown
+//! Guarantees: whatever is called `secret`, `secrets`, `keys` or `api_key` is shown as set or not set only; URLs are shown
 //! without their password.
 
 use toml::{Table, Value};
@@ -38,9 +38,9 @@ fn shown(path: &str, value: &Value) -> String {
     let key = path.rsplit('.').next().unwrap_or_default();
     match (key, value) {
         ("secrets" | "keys", Value::Array(secrets)) => format!("[{} set]", secrets.len()),
-        ("api_key", Value::String(key)) if key.is_empty() => "(not set)".to_owned(),
-        ("secrets" | "keys" | "api_key", _) => "(set)".to_owned(),
-        ("url" | "api_url", Value::String(url)) => redact_url(url),
+        ("api_key" | "secret", Value::String(key)) if key.is_empty() => "(not set)".to_owned(),
+        ("secret" | "secrets" | "keys" | "api_key", _) => "(set)".to_owned(),
+        ("url" | "api_url" | "jwks_url", Value::String(url)) => redact_url(url),
         (_, Value::String(text)) => text.clone(),
         (_, other) => serde_json::to_string(other).unwrap_or_default(),
     }

@@ -1,4 +1,4 @@
-//! Secrets that come from files: `url_file`, `secret_files`, `api_key_file`, `keys_file`.
+//! Secrets that come from files: `url_file`, `secret_files`, `api_key_file`, `secret_file`, `keys_file`.
 //!
 //! Guarantees: one line end at the end of a file does not count; an unreadable file is an error
 //! that names the key and the file.
@@ -29,6 +29,10 @@ pub(super) fn resolve(config: &mut Config) -> Result<(), Error> {
         source
             .secrets
             .retain(|secret| !secret.expose_secret().is_empty());
+    }
+    for issuer in config.issuers.values_mut() {
+        let file = &issuer.secret_file;
+        single("issuers.secret_file", file, &mut issuer.secret)?;
     }
     if !config.secrets.keys_file.as_os_str().is_empty() {
         let text = read("secrets.keys_file", &config.secrets.keys_file)?;

@@ -19,10 +19,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How old the database's figures may be.
 const FRESH: Duration = Duration::from_millis(500);
 
+/// Is the process live?
+#[utoipa::path(
+    get,
+    path = "/livez",
+    operation_id = "livez",
+    tag = "operations",
+    responses((status = 200, description = "Yes", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn livez() -> &'static str {
     "live\n"
 }
 
+/// May requests be sent here?
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "readyz",
+    tag = "operations",
+    responses(
+        (status = 200, description = "Yes", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not now; `code` says why", body = Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn readyz(State(state): State<AppState>) -> Response {
     let not_ready = |code, detail: &str, fix: &str| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail, fix)
@@ -47,6 +66,17 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
     }
 }
 
+/// What the process has counted, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "operations",
+    responses(
+        (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
+        (status = 500, description = "The text cannot be written", body = Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     // one at a time: a crowd of scrapers must not take the connections that deliveries need,
     // nor see each other's figures half set
@@ -68,7 +98,7 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Response {
             text,
         )
             .into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(error) => Problem::internal(&error).into_response(),
     }
 }
 

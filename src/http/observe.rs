@@ -1,18 +1,19 @@
-//! What every request leaves behind: an id, a count, a log line.
+//! What every request leaves behind: an id, a count, a log line; and what every answer carries.
 
 use std::time::Instant;
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
 };
 use uuid::Uuid;
 
-use super::AppState;
+use super::{AppState, Problem, security_headers};
+use crate::telemetry;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Id of a request, for logs of its handler.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,16 @@ pub(super) async fn observe(
         .get::<MatchedPath>()
         .map_or("other", MatchedPath::as_str)
         .to_owned();
-    let mut response = next.run(request).await;
+    let is_api = security_headers::is_api(request.uri().path());
+    let mut response = telemetry::in_request(id, next.run(request)).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let mut headers = std::mem::take(response.headers_mut());
+        // of the body that did not know the id
+        headers.remove(header::CONTENT_LENGTH);
+        response = problem.render(id);
+        headers.extend(std::mem::take(response.headers_mut()));
+        *response.headers_mut() = headers;
+    }
     let (status, took) = (response.status().as_u16(), started.elapsed());
     state.metrics.request(method, &route, status, took);
     if status >= 500 {
@@ -43,6 +53,10 @@ pub(super) async fn observe(
     }
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    security_headers::add(response.headers_mut());
+    if is_api {
+        security_headers::add_no_store(response.headers_mut());
     }
     response
 }

@@ -15,7 +15,7 @@ use axum::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::BodyExt;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{AppState, Problem, observe::RequestId};
@@ -45,6 +45,31 @@ const RETRY_AFTER_S: u32 = 5;
 /// The source that the alias for Clerk stands for.
 const CLERK_SOURCE: &str = "clerk";
 
+/// What a sender is told.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Receipt {
+    /// `accepted`, `duplicate`, `ignored`, `conflict` or `failed`.
+    status: &'static str,
+}
+
+/// An event of a provider, signed as its source is configured.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{source}",
+    operation_id = "receive",
+    tag = "webhooks",
+    params(("source" = String, Path, description = "Name of the source")),
+    request_body(content = Object, content_type = "application/json", description = "What the provider sends, at most 1 MiB"),
+    responses(
+        (status = 200, description = "Kept; do not send it again", body = Receipt),
+        (status = 400, description = "The signature cannot be checked, or the body did not arrive whole", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The signature does not hold", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such source, or it has no secret", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "Something went wrong here; send it again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not recorded; send it again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn receive(
     State(state): State<AppState>,
     Path(name): Path<String>,
@@ -55,7 +80,23 @@ pub(super) async fn receive(
     answer(&state, &name, &request_id, &headers, body).await
 }
 
-/// `POST /api/clerk/webhooks`: the address that existing Clerk set-ups know.
+/// The same as `POST /webhooks/clerk`: the address that existing Clerk set-ups know.
+#[utoipa::path(
+    post,
+    path = "/api/clerk/webhooks",
+    operation_id = "receive_from_clerk",
+    tag = "webhooks",
+    request_body(content = Object, content_type = "application/json", description = "What the provider sends, at most 1 MiB"),
+    responses(
+        (status = 200, description = "Kept; do not send it again", body = Receipt),
+        (status = 400, description = "The signature cannot be checked, or the body did not arrive whole", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The signature does not hold", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such source, or it has no secret", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "Something went wrong here; send it again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not recorded; send it again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn receive_from_clerk(
     State(state): State<AppState>,
     Extension(request_id): Extension<RequestId>,
@@ -153,7 +194,7 @@ async fn deliver(
                 _ => None,
             };
             Delivered {
-                response: Json(json!({ "status": outcome })).into_response(),
+                response: Json(Receipt { status: outcome }).into_response(),
                 outcome,
                 event_type,
                 event_id,

@@ -34,6 +34,7 @@ pub(super) async fn adopt_requested(
                    from invitations asked
                    where asked.source = said.source
                      and asked.invitation_id is null
+                     and asked.revoke_requested_at is null
                      and asked.failure is null
                      and asked.org_id = said.content ->> 'organization_id'
                      and lower(asked.email) = lower(said.content ->> 'email')

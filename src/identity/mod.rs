@@ -180,6 +180,17 @@ pub struct LiveOrganization {
     pub has_tenant: bool,
 }
 
+/// The sources that know an organization of this id.
+pub async fn find_sources(
+    connection: &mut PgConnection,
+    org_id: &str,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar("select source from organizations where org_id = $1 order by source")
+        .bind(org_id)
+        .fetch_all(connection)
+        .await
+}
+
 /// Which of these organizations are alive; the others are deleted, or only their deletion is known.
 pub async fn live_organizations(
     tx: &mut PgConnection,

@@ -8,14 +8,18 @@
 //! Does not: verify signatures (`webhooks`) or know what an event means (`jobs`).
 
 mod batch;
+mod look;
 mod record;
 mod settle;
 
 use sqlx::{FromRow, PgConnection};
 
 pub use batch::{FAULT_POINTS, Inbox, Unavailable};
+pub use look::{Event, EventState, Filter, find, find_event, list_page};
 pub use record::record;
-pub use settle::{Settled, State, fail_waiting, mark_failed, settle, settle_waiting};
+pub use settle::{
+    Settled, State, fail_waiting, lock_event, mark_failed, mark_received, settle, settle_waiting,
+};
 
 /// An event to be recorded.
 #[derive(Debug, Clone)]
@@ -58,35 +62,6 @@ pub enum Recorded {
     Duplicate,
     /// The id was there with another body.
     Conflict,
-}
-
-/// An event of the inbox.
-#[derive(Debug, Clone, FromRow)]
-pub struct Event {
-    /// Our number.
-    pub id: i64,
-    /// Name of the source.
-    pub source: String,
-    /// The sender's id.
-    pub event_id: String,
-    /// The sender's type.
-    pub event_type: String,
-    /// The organization it is about.
-    pub organization_id: Option<String>,
-    /// `received`, `waiting`, `processed`, `ignored`, `failed` or `conflict`.
-    pub state: String,
-    /// Why it was ignored, failed or is in conflict.
-    pub reason: Option<String>,
-    /// What it waits for, such as `user:user_1`.
-    pub waiting_for: Option<Vec<String>>,
-    /// How often it was delivered.
-    pub deliveries: i32,
-    /// When it happened, as the sender says.
-    pub occurred_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// When it was first recorded.
-    pub received_at: chrono::DateTime<chrono::Utc>,
-    /// When it was settled.
-    pub settled_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
 /// The bytes of an event and what is needed to read them.
@@ -138,54 +113,6 @@ pub async fn find_bodies(
          order by id",
     )
     .bind(ids)
-    .fetch_all(connection)
-    .await
-}
-
-/// Which events to list.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only events in this state.
-    pub state: Option<String>,
-    /// Only events of this source.
-    pub source: Option<String>,
-    /// Only events about this organization.
-    pub organization_id: Option<String>,
-    /// At most so many.
-    pub limit: i64,
-}
-
-/// The newest events first.
-pub async fn list(connection: &mut PgConnection, filter: &Filter) -> sqlx::Result<Vec<Event>> {
-    sqlx::query_as(
-        "select id, source, event_id, event_type, organization_id, state, reason, waiting_for, deliveries,
-                occurred_at, received_at, settled_at
-         from webhook_events
-         where ($1::text is null or state = $1)
-           and ($2::text is null or source = $2)
-           and ($3::text is null or organization_id = $3)
-         order by id desc
-         limit $4",
-    )
-    .bind(&filter.state)
-    .bind(&filter.source)
-    .bind(&filter.organization_id)
-    .bind(filter.limit)
-    .fetch_all(connection)
-    .await
-}
-
-/// All rows of a sender's event id, or of our number: the event and its conflicts.
-pub async fn find(connection: &mut PgConnection, id: &str) -> sqlx::Result<Vec<Event>> {
-    sqlx::query_as(
-        "select id, source, event_id, event_type, organization_id, state, reason, waiting_for, deliveries,
-                occurred_at, received_at, settled_at
-         from webhook_events
-         where event_id = $1
-            or id::text = $1
-         order by id",
-    )
-    .bind(id)
     .fetch_all(connection)
     .await
 }

@@ -1,9 +1,11 @@
 //! What becomes of recorded events.
 //!
-//! Guarantees: an event leaves `received` once; one that waits is settled when the last object that
+//! Guarantees: an event leaves `received` once, unless it is replayed; one that waits is settled when the last object that
 //! it waits for comes, also if it had failed for want of it.
 
 use sqlx::PgConnection;
+
+use super::EventState;
 
 /// The state in which an event is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +76,28 @@ pub async fn mark_failed(tx: &mut PgConnection, id: i64, reason: &str) -> sqlx::
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// An event as it is now, and stays until the transaction ends.
+pub async fn lock_event(tx: &mut PgConnection, id: i64) -> sqlx::Result<Option<EventState>> {
+    sqlx::query_scalar("select state from webhook_events where id = $1 for update")
+        .bind(id)
+        .fetch_optional(tx)
+        .await
+}
+
+/// A settled event is as if it had just been received; false when it is not settled, or in conflict.
+pub async fn mark_received(tx: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update webhook_events
+         set state = 'received',
+             reason = null,
+             waiting_for = null,
+             settled_at = null
+         where id = $1
+           and state in ('processed', 'ignored', 'failed')",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
 }
 
 /// These objects of `sources` are there now: whoever waited for the last of them is settled.

@@ -167,7 +167,7 @@ async fn settle_children(tx: &mut PgConnection, changes: &Changes) -> Result<(),
     let settled = inbox::settle_waiting(tx, &sources, &texts).await?;
     if settled > 0 {
         let keys: Vec<String> = parents.iter().map(fetch_key).collect();
-        queue::cancel(tx, &keys).await?;
+        queue::withdraw_all(tx, &keys).await?;
     }
     Ok(())
 }

@@ -1,39 +1,40 @@
 //! What may be done about members, with the jobs that follow from it.
 //!
-//! Guarantees: the change, its audit rows and its jobs are one transaction: the tenant's database is
-//! told, and so is the provider where its API can be called.
+//! Guarantees: the change, its audit rows and its jobs are one transaction, which is the caller's: the
+//! tenant's database is told, and so is the provider where its API can be called. An error means that
+//! nothing was decided; jobs that were roused all the same find nothing to do.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::rouse_sync;
 use crate::{
     audit::Actor,
     config::Config,
-    db::Db,
     members::{self, Error, Organization, Promise},
     queue::{self, Job, NewJob},
-    tenants,
+    webhooks::SourceKind,
 };
 
 /// Where member operations are carried out.
 #[derive(Debug, Clone)]
 pub struct MemberDesk {
-    db: Db,
-    /// Sources whose provider can be called.
-    callable: Vec<String>,
+    /// Sources whose provider can be called, and whose API it is.
+    callable: BTreeMap<String, SourceKind>,
     max_attempts: i32,
 }
 
 impl MemberDesk {
     /// The desk of this configuration.
-    pub fn new(db: Db, config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         let sources = config.sources.iter();
         let callable = sources.filter(|(_, source)| source.can_be_called());
         Self {
-            db,
-            callable: callable.map(|(name, _)| name.clone()).collect(),
+            callable: callable
+                .map(|(name, source)| (name.clone(), source.kind))
+                .collect(),
             max_attempts: config.queue.max_attempts,
         }
     }
@@ -41,79 +42,126 @@ impl MemberDesk {
     /// Removes a member; returns how many staff assignments ended with it.
     pub async fn remove(
         &self,
+        tx: &mut PgConnection,
         of: Organization<'_>,
         user_id: &str,
         actor: &Actor,
     ) -> Result<u64, Error> {
-        self.db
-            .transaction(async |tx| {
-                self.tell_provider(tx, of, user_id).await?;
-                let ended = members::remove(tx, of, user_id, actor).await?;
-                self.tell_tenant(tx, of).await?;
-                Ok(ended)
-            })
-            .await
+        self.tell_provider(tx, of, user_id).await?;
+        let ended = members::remove(tx, of, user_id, actor).await?;
+        self.tell_tenant(tx, of).await?;
+        Ok(ended)
     }
 
     /// Takes a removal back.
     pub async fn restore(
         &self,
+        tx: &mut PgConnection,
         of: Organization<'_>,
         user_id: &str,
         actor: &Actor,
     ) -> Result<(), Error> {
-        self.db
-            .transaction(async |tx| {
-                self.tell_provider(tx, of, user_id).await?;
-                members::restore(tx, of, user_id, actor).await?;
-                self.tell_tenant(tx, of).await
-            })
-            .await
+        self.tell_provider(tx, of, user_id).await?;
+        members::restore(tx, of, user_id, actor).await?;
+        self.tell_tenant(tx, of).await
+    }
+
+    /// Gives a member another role; false when the member has it already.
+    pub async fn set_role(
+        &self,
+        tx: &mut PgConnection,
+        of: Organization<'_>,
+        (user_id, role): (&str, &str),
+        actor: &Actor,
+    ) -> Result<bool, Error> {
+        members::find(tx, of, user_id).await?;
+        // of whom the provider is not told, it would undo the decision with its next word
+        self.api(of)?;
+        self.tell_provider(tx, of, user_id).await?;
+        let is_changed = members::set_role(tx, of, user_id, role, actor).await?;
+        self.tell_tenant(tx, of).await?;
+        Ok(is_changed)
     }
 
     /// Rouses the jobs that tell the tenant's database of its members, and the provider of what was decided here.
     ///
     /// Returns of how many memberships the provider is told.
-    pub async fn sync(&self, of: Organization<'_>) -> Result<usize, Error> {
-        self.db
-            .transaction(async |tx| {
-                let mut decided = Vec::new();
-                if self.is_callable(of.source) {
-                    decided = members::list_decided(tx, of).await?;
-                }
-                for membership in &decided {
-                    queue::rouse(tx, &self.push(of, membership)).await?;
-                }
-                self.tell_tenant(tx, of).await?;
-                Ok(decided.len())
-            })
-            .await
+    pub async fn sync(&self, tx: &mut PgConnection, of: Organization<'_>) -> Result<usize, Error> {
+        let mut decided = Vec::new();
+        if self.callable.contains_key(of.source) {
+            decided = members::list_decided(tx, of).await?;
+        }
+        for membership in &decided {
+            queue::rouse(tx, &self.push(of, membership)).await?;
+        }
+        self.tell_tenant(tx, of).await?;
+        Ok(decided.len())
     }
 
-    /// Asks for an invitation; returns our number of it.
+    /// Asks for an invitation; returns our id of it.
     pub async fn invite(
         &self,
+        tx: &mut PgConnection,
         of: Organization<'_>,
         promise: Promise<'_>,
         actor: &Actor,
     ) -> Result<Uuid, Error> {
-        if !self.is_callable(of.source) {
-            return Err(Error::NoProviderApi(of.source.to_owned()));
-        }
-        let send = |invitation: Uuid| NewJob {
-            job: Job::SendInvitation { invitation },
-            concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
-            unique_key: Some(format!("invite:{invitation}")),
-            max_attempts: self.max_attempts,
-            delay: Duration::ZERO,
+        self.api(of)?;
+        let send = |invitation: Uuid| {
+            let job = Job::SendInvitation { invitation };
+            self.job(of, job, invite_key(invitation))
         };
-        self.db
-            .transaction(async |tx| members::invite(tx, of, promise, actor, send).await)
-            .await
+        members::invite(tx, of, promise, actor, send).await
     }
 
-    fn is_callable(&self, source: &str) -> bool {
-        self.callable.iter().any(|callable| callable == source)
+    /// Takes an invitation back that is requested or pending.
+    pub async fn revoke(
+        &self,
+        tx: &mut PgConnection,
+        of: Organization<'_>,
+        invitation: Uuid,
+        actor: &Actor,
+    ) -> Result<(), Error> {
+        let is_unsent = members::is_unsent(tx, of, invitation).await?;
+        // the jobs of an invitation are locked before the invitation itself, as their handlers do
+        let is_never_sent = is_unsent && queue::withdraw(tx, &invite_key(invitation)).await?;
+        let job = Job::RevokeInvitation { invitation };
+        let tell = self.job(of, job, format!("revoke:{invitation}"));
+        if !is_never_sent {
+            self.api(of)?;
+            queue::rouse(tx, &tell).await?;
+        }
+        let is_still_unsent = members::revoke(tx, of, invitation, actor).await?;
+        if is_never_sent && !is_still_unsent {
+            // the provider had one of this address all the same, and told of it in this moment
+            queue::enqueue(tx, &tell).await?;
+        }
+        Ok(())
+    }
+
+    /// Has an invitation sent again that is pending or has expired.
+    pub async fn resend(
+        &self,
+        tx: &mut PgConnection,
+        of: Organization<'_>,
+        invitation: Uuid,
+        actor: &Actor,
+    ) -> Result<(), Error> {
+        members::find_invitation(tx, of, invitation).await?;
+        if self.api(of)? == SourceKind::Clerk {
+            return Err(Error::CannotResend(of.source.to_owned()));
+        }
+        members::resend(tx, of, invitation, actor).await?;
+        let job = Job::ResendInvitation { invitation };
+        let job = self.job(of, job, format!("resend:{invitation}"));
+        queue::enqueue(tx, &job).await?;
+        Ok(())
+    }
+
+    /// Whose API can be called.
+    fn api(&self, of: Organization<'_>) -> Result<SourceKind, Error> {
+        let kind = self.callable.get(of.source).copied();
+        kind.ok_or_else(|| Error::NoProviderApi(of.source.to_owned()))
     }
 
     /// Before the change: the job of a membership is locked before the membership itself, as its handler does.
@@ -123,7 +171,7 @@ impl MemberDesk {
         of: Organization<'_>,
         user_id: &str,
     ) -> Result<(), Error> {
-        if !self.is_callable(of.source) {
+        if !self.callable.contains_key(of.source) {
             return Ok(());
         }
         let membership = members::find(tx, of, user_id).await?.membership_id;
@@ -132,13 +180,18 @@ impl MemberDesk {
     }
 
     fn push(&self, of: Organization<'_>, membership: &str) -> NewJob {
+        let job = Job::PushMembership {
+            source: of.source.to_owned(),
+            membership: membership.to_owned(),
+        };
+        self.job(of, job, format!("push:{}:{membership}", of.source))
+    }
+
+    fn job(&self, of: Organization<'_>, job: Job, unique_key: String) -> NewJob {
         NewJob {
-            job: Job::PushMembership {
-                source: of.source.to_owned(),
-                membership: membership.to_owned(),
-            },
-            concurrency_key: Some(format!("{}:{}", of.source, of.org_id)),
-            unique_key: Some(format!("push:{}:{membership}", of.source)),
+            job,
+            concurrency_key: Some(queue::organization_key((of.source, of.org_id))),
+            unique_key: Some(unique_key),
             max_attempts: self.max_attempts,
             delay: Duration::ZERO,
         }
@@ -146,15 +199,11 @@ impl MemberDesk {
 
     /// After the change: memberships are locked before the job that syncs them, as events do.
     async fn tell_tenant(&self, tx: &mut PgConnection, of: Organization<'_>) -> Result<(), Error> {
-        let tenant = tenants::find_of_organization(tx, of.source, of.org_id).await?;
-        if let Some(tenant) = tenant {
-            let key = (of.source, of.org_id);
-            queue::rouse(
-                tx,
-                &NewJob::sync_members(tenant.id.0, key, self.max_attempts),
-            )
-            .await?;
-        }
+        rouse_sync(tx, (of.source, of.org_id), self.max_attempts).await?;
         Ok(())
     }
+}
+
+fn invite_key(invitation: Uuid) -> String {
+    format!("invite:{invitation}")
 }

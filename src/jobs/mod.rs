@@ -8,19 +8,29 @@
 
 mod fetch_parent;
 mod hear;
+mod manage_jobs;
 mod manage_members;
+mod manage_tenants;
 mod process_event;
 mod provision_tenant;
 mod push_membership;
-mod retry;
+mod refusal;
+mod replay;
+mod resend_invitation;
+mod revoke_invitation;
 mod send_invitation;
 mod sync_members;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use sqlx::PgConnection;
+
+pub use manage_jobs::{cancel_job, retry_job};
 pub use manage_members::MemberDesk;
+pub use manage_tenants::{resume_tenant, retry_tenant, suspend_tenant};
 pub use process_event::process_batch;
-pub use retry::retry_tenant;
+pub use refusal::Refusal;
+pub use replay::replay_event;
 
 use crate::{
     causes::chain,
@@ -142,6 +152,12 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::PushMembership { source, membership } => {
             push_membership::run(cx, &claim, &lease, (source, membership)).await
         }
+        Job::RevokeInvitation { invitation } => {
+            revoke_invitation::run(cx, &claim, &lease, *invitation).await
+        }
+        Job::ResendInvitation { invitation } => {
+            resend_invitation::run(cx, &claim, &lease, *invitation).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -170,7 +186,9 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
             format!("tenant {tenant}")
         }
         Job::FetchParent { source, parent } => format!("{parent} of {source}"),
-        Job::SendInvitation { invitation } => format!("invitation {invitation}"),
+        Job::SendInvitation { invitation }
+        | Job::RevokeInvitation { invitation }
+        | Job::ResendInvitation { invitation } => format!("invitation {invitation}"),
         Job::PushMembership { source, membership } => {
             format!("membership {membership} of {source}")
         }
@@ -201,29 +219,7 @@ async fn give_up(
                 identity::lock(tx).await?;
             }
             queue::assert_held(tx, claim).await?;
-            let reason = format!("{}: {}", failure.code, failure.error);
-            match &claim.payload {
-                Job::ProcessEvent { event } => inbox::mark_failed(tx, *event, &reason).await?,
-                Job::FetchParent { source, parent } => {
-                    inbox::fail_waiting(tx, source, parent, &reason).await?;
-                }
-                // what is not told yet stays to be told: the next change, or a retry, does it
-                Job::SyncMembers { .. } | Job::PushMembership { .. } => {}
-                Job::SendInvitation { invitation } => {
-                    members::mark_not_sent(tx, *invitation, &reason).await?;
-                }
-                Job::ProvisionTenant { tenant } => {
-                    let told = told.clone().unwrap_or_else(|| {
-                        Box::new(TenantFailure {
-                            step: String::new(),
-                            code: failure.code.to_owned(),
-                            cause: failure.error.clone(),
-                            fix: format!("tenantry tenants retry {tenant}"),
-                        })
-                    });
-                    tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
-                }
-            }
+            fail_subject(tx, &claim.payload, &failure, told.as_deref()).await?;
             queue::bury(tx, claim, &failure).await
         })
         .await;
@@ -237,11 +233,61 @@ async fn give_up(
     }
 }
 
+/// The tenant of the organization, if it has one, is told of its members.
+async fn rouse_sync(
+    tx: &mut PgConnection,
+    (source, org_id): (&str, &str),
+    max_attempts: i32,
+) -> Result<(), queue::Error> {
+    let tenant = tenants::find_of_organization(tx, source, org_id).await?;
+    if let Some(tenant) = tenant {
+        let job = NewJob::sync_members(tenant.id.0, (source, org_id), max_attempts);
+        queue::rouse(tx, &job).await?;
+    }
+    Ok(())
+}
+
+/// What a job is for fails with it.
+async fn fail_subject(
+    tx: &mut PgConnection,
+    job: &Job,
+    failure: &Failure,
+    told: Option<&TenantFailure>,
+) -> sqlx::Result<()> {
+    let reason = format!("{}: {}", failure.code, failure.error);
+    match job {
+        Job::ProcessEvent { event } => inbox::mark_failed(tx, *event, &reason).await?,
+        Job::FetchParent { source, parent } => {
+            inbox::fail_waiting(tx, source, parent, &reason).await?;
+        }
+        // what is not told yet stays to be told: the next change, or a retry, does it
+        // who wants an invitation sent again asks again
+        Job::SyncMembers { .. } | Job::PushMembership { .. } | Job::ResendInvitation { .. } => {}
+        Job::RevokeInvitation { invitation } => {
+            members::mark_not_revoked(tx, *invitation, &reason).await?;
+        }
+        Job::SendInvitation { invitation } => {
+            members::mark_not_sent(tx, *invitation, &reason).await?;
+        }
+        Job::ProvisionTenant { tenant } => {
+            let by_itself = || TenantFailure {
+                step: String::new(),
+                code: failure.code.to_owned(),
+                cause: failure.error.clone(),
+                fix: format!("tenantry tenants retry {tenant}"),
+            };
+            let told = told.cloned().unwrap_or_else(by_itself);
+            tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
+        }
+    }
+    Ok(())
+}
+
 /// The job that makes a tenant ready.
-fn provision(tenant: TenantId, (source, org_id): (&str, &str), max_attempts: i32) -> NewJob {
+fn provision(tenant: TenantId, organization: (&str, &str), max_attempts: i32) -> NewJob {
     NewJob {
         job: Job::ProvisionTenant { tenant: tenant.0 },
-        concurrency_key: Some(format!("{source}:{org_id}")),
+        concurrency_key: Some(queue::organization_key(organization)),
         unique_key: Some(format!("provision:{tenant}")),
         max_attempts,
         delay: Duration::ZERO,

@@ -1,5 +1,6 @@
 //! Invitations that are asked for here, and all of them as they are shown.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, types::Json};
@@ -12,10 +13,13 @@ use crate::{
 };
 
 /// An invitation, as it is shown.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Invitation {
-    /// Our number.
+    /// Our id of it.
     pub id: Uuid,
+    /// In the order in which invitations became known here.
+    #[serde(skip)]
+    pub number: i64,
     /// The provider's id; `None` until it was sent.
     pub invitation_id: Option<String>,
     /// Where it goes.
@@ -28,7 +32,26 @@ pub struct Invitation {
     pub customer_id: Option<String>,
     /// Why it could not be sent.
     pub failure: Option<String>,
+    /// Who asked for it here; `None` where it was made at the provider.
+    pub requested_by: Option<String>,
+    /// Until when it can be accepted.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When the provider, or else we, changed it last.
+    pub updated_at: Option<DateTime<Utc>>,
 }
+
+/// Every column of [`Invitation`]; a macro because statements are literals.
+macro_rules! select_invitations {
+    ($rest:literal) => {
+        concat!(
+            "select id, number, invitation_id, email, coalesce(state, 'pending') as state, role, customer_id, failure,
+                    requested_by, expires_at, updated_at
+             from standing_invitations ",
+            $rest
+        )
+    };
+}
+pub(super) use select_invitations;
 
 /// What an invitation promises.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +104,7 @@ pub async fn invite(
     }
     if let Some(role) = promise.role {
         super::check_text(role, "role")?;
+        super::roles::check_known(tx, of, role).await?;
     }
     if let Some(customer_id) = promise.customer_id {
         super::check_text(customer_id, "customer's id")?;
@@ -93,7 +117,7 @@ pub async fn invite(
     audit::by(tx, actor).await?;
     let inviter = match actor {
         Actor::User(id) => Some(id),
-        Actor::Operator(_) => None,
+        Actor::Operator(_) | Actor::Key(_) => None,
     };
     let content = json!({
         "organization_id": of.org_id,
@@ -148,15 +172,13 @@ async fn holder(
 }
 
 /// An invitation that is still to be sent; `None` when it was sent, or taken back.
-pub async fn find_invitation(
-    connection: &mut PgConnection,
-    id: Uuid,
-) -> sqlx::Result<Option<Asked>> {
+pub async fn find_asked(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Asked>> {
     sqlx::query_as(
         "select source, org_id, email, role, customer_id, inviter_user_id
          from invitations
          where id = $1
            and invitation_id is null
+           and revoke_requested_at is null
            and failure is null",
     )
     .bind(id)
@@ -166,11 +188,13 @@ pub async fn find_invitation(
 
 /// The provider has it under this id: what it says of the id belongs to this row.
 ///
-/// Where the provider's event was faster and has a row already, that one gets what was promised here.
+/// Where the provider's event was faster and has a row already, that one gets what was promised and
+/// decided here, and the id under which it was asked for.
 pub async fn mark_sent(tx: &mut PgConnection, id: Uuid, invitation_id: &str) -> sqlx::Result<()> {
     let marked = sqlx::query(
         "update invitations
-         set invitation_id = $2
+         set invitation_id = $2,
+             failure = null
          where id = $1
            and invitation_id is null
            and not exists (
@@ -192,13 +216,15 @@ pub async fn mark_sent(tx: &mut PgConnection, id: Uuid, invitation_id: &str) -> 
              delete from invitations
              where id = $1
                and invitation_id is null
-             returning source, role, customer_id, requested_by, requested_at
+             returning id, source, role, customer_id, requested_by, requested_at, revoke_requested_at
          )
          update invitations known
-         set role = coalesce(known.role, asked.role),
+         set id = asked.id,
+             role = coalesce(known.role, asked.role),
              customer_id = coalesce(asked.customer_id, known.customer_id),
              requested_by = asked.requested_by,
-             requested_at = asked.requested_at
+             requested_at = asked.requested_at,
+             revoke_requested_at = asked.revoke_requested_at
          from asked
          where known.source = asked.source
            and known.invitation_id = $2",
@@ -225,10 +251,24 @@ pub async fn mark_not_sent(tx: &mut PgConnection, id: Uuid, reason: &str) -> sql
     Ok(())
 }
 
+/// One that was not sent is to be sent after all.
+pub async fn mark_to_be_sent(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query(
+        "update invitations
+         set failure = null
+         where id = $1
+           and invitation_id is null",
+    )
+    .bind(id)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Somebody who is invited and no member yet.
 #[derive(Debug, Clone, FromRow, Serialize)]
 pub struct Invited {
-    /// Our number of the invitation.
+    /// Our id of the invitation.
     pub id: Uuid,
     /// Where it went.
     pub email: Option<String>,
@@ -272,13 +312,11 @@ pub async fn list_invitations(
     connection: &mut PgConnection,
     of: Organization<'_>,
 ) -> sqlx::Result<Vec<Invitation>> {
-    sqlx::query_as(
-        "select id, invitation_id, email, coalesce(state, 'pending') as state, role, customer_id, failure
-         from standing_invitations
-         where source = $1
+    sqlx::query_as(select_invitations!(
+        "where source = $1
            and org_id = $2
-         order by updated_at desc, id",
-    )
+         order by updated_at desc, id"
+    ))
     .bind(of.source)
     .bind(of.org_id)
     .fetch_all(connection)

@@ -2,29 +2,42 @@
 //!
 //! Guarantees: a member's status, role and name are computed from what the provider said and what was
 //! decided here (view `members`), never stored; a removal is soft, ends the member's staff
-//! assignments in the same transaction, and never hits the acting user or the last administrator; an
-//! invitation and the job that sends it are one transaction, and so are a removal and the job that
-//! tells the provider.
+//! assignments in the same transaction, and neither it nor a change of role ever hits the acting user
+//! or the last administrator; an invitation and the job that sends it are one transaction, and so are
+//! a decision and the job that tells the provider.
 //!
 //! Does not: record what providers say. `identity` does.
 
+mod decided;
 mod invitations;
+mod pages;
+mod permissions;
 mod remove;
+mod revoke;
+mod roles;
 mod staff;
 mod sync;
-
-use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
 
+pub use decided::{Wanted, list_decided, note_telling, settle_role, wanted};
 pub use invitations::{
-    Asked, Invitation, Invited, Promise, find_invitation, invite, list_invitations, list_invited,
-    mark_not_sent, mark_sent,
+    Asked, Invitation, Invited, Promise, find_asked, invite, list_invitations, list_invited,
+    mark_not_sent, mark_sent, mark_to_be_sent,
 };
-pub use remove::{Wanted, list_decided, remove, restore, wanted};
-pub use staff::{Assignment, assign, end_assignments, list_assignments, unassign};
+pub use pages::{
+    AssignmentFilter, MemberFilter, list_assignments_page, list_invitations_page, list_page,
+};
+pub use permissions::{Permissions, permissions, replace_blueprint_permissions};
+pub use remove::{remove, restore};
+pub use revoke::{
+    Open, find_invitation, find_open, is_being_revoked, is_unsent, mark_not_revoked, resend, revoke,
+};
+pub use roles::set_role;
+pub use staff::{Assignment, assign, end_assignments, find_assignment, list_assignments, unassign};
 pub use sync::{
     Terms, Told, Unsynced, forget_syncs, mark_synced, mark_unknown, note_failures, unsynced,
 };
@@ -44,7 +57,18 @@ pub struct Organization<'a> {
 
 /// Whether a member may use the tenant.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    sqlx::Type,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
@@ -69,7 +93,7 @@ impl Status {
 }
 
 /// A member of an organization.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Member {
     /// Name of the source.
     pub source: String,
@@ -99,6 +123,9 @@ pub struct Member {
     pub removed_at: Option<DateTime<Utc>>,
     /// When such a removal was taken back.
     pub restored_at: Option<DateTime<Utc>>,
+    /// The name as lists are sorted by it: the database's own lower case, which is not Rust's.
+    #[serde(skip)]
+    pub sort_name: String,
 }
 
 /// Why something cannot be done about a member.
@@ -118,8 +145,8 @@ pub enum Error {
         /// The organization.
         org_id: String,
     },
-    /// The acting user is the member to be removed.
-    #[error("user {0} cannot remove or restore themselves")]
+    /// The acting user is the member.
+    #[error("user {0} cannot remove or restore themselves, or change their own role")]
     Yourself(String),
     /// Nobody would administer the organization any more.
     #[error("user {0} is the last active administrator")]
@@ -135,17 +162,39 @@ pub enum Error {
     /// The removal was not made here: taking it back is the provider's.
     #[error("user {0} was removed at the provider, not here")]
     RemovedElsewhere(String),
+    /// The provider has described its roles, and this is none of them.
+    #[error("role {0:?} is none of those that the provider has described")]
+    RoleUnknown(String),
+    /// There is no such invitation to the organization.
+    #[error("there is no invitation {id} to organization {org_id}")]
+    UnknownInvitation {
+        /// Our id of it.
+        id: Uuid,
+        /// The organization.
+        org_id: String,
+    },
+    /// The invitation is not in the state that the operation needs.
+    #[error("invitation {id} is {state}")]
+    WrongState {
+        /// Our id of it.
+        id: Uuid,
+        /// What it is.
+        state: String,
+    },
+    /// The provider's API cannot send an invitation again.
+    #[error("the API of source {0} cannot send an invitation again")]
+    CannotResend(String),
     /// A member or an open invitation has the e-mail address already.
     #[error("the e-mail address belongs to {0} already")]
     AlreadyThere(&'static str),
     /// A customer's id or a role's slug that cannot be one.
-    #[error("the {0} must have 1 to 255 bytes and no control character")]
+    #[error("the {0} must have 1 to 255 bytes, no control character, and be no key or token")]
     BadText(&'static str),
     /// The e-mail address is none.
     #[error("{0:?} is no e-mail address")]
     BadEmail(String),
     /// Nothing can be sent without the provider's API.
-    #[error("source {0} has no api_key to send invitations with")]
+    #[error("source {0} has no api_key to call the provider with")]
     NoProviderApi(String),
 }
 
@@ -159,6 +208,10 @@ impl Error {
             Self::LastAdmin(_) => "member_is_last_admin",
             Self::WrongStatus { .. } => "member_wrong_status",
             Self::RemovedElsewhere(_) => "member_removed_elsewhere",
+            Self::RoleUnknown(_) => "role_unknown",
+            Self::UnknownInvitation { .. } => "invitation_unknown",
+            Self::WrongState { .. } => "invitation_wrong_state",
+            Self::CannotResend(_) => "provider_unsupported",
             Self::AlreadyThere(_) => "member_already_there",
             Self::BadText(_) => "member_text_invalid",
             Self::BadEmail(_) => "email_invalid",
@@ -169,9 +222,17 @@ impl Error {
 
 /// Texts that callers give us are shown and indexed.
 fn check_text(text: &str, what: &'static str) -> Result<(), Error> {
-    let is_usable =
-        !text.trim().is_empty() && text.len() <= 255 && !text.contains(|c: char| c.is_control());
+    let is_usable = !text.trim().is_empty()
+        && text.len() <= 255
+        && !text.contains(|c: char| c.is_control())
+        && !looks_like_credentials(text);
     is_usable.then_some(()).ok_or(Error::BadText(what))
+}
+
+/// An API key or a token in the wrong field: it must not get into the audit log.
+fn looks_like_credentials(text: &str) -> bool {
+    (text.starts_with("tnt_") && text.len() > 40)
+        || (text.starts_with("eyJ") && text.matches('.').count() >= 2)
 }
 
 /// Every column of [`Member`]; a macro because statements are literals. `$1` is the slug of the
@@ -181,12 +242,15 @@ macro_rules! select_members {
         concat!(
             "select source, org_id, user_id, membership_id, status,
                     coalesce(role, case when is_creator then $1 end) as role,
-                    customer_id, email, first_name, last_name, display_name, external_id, removed_at, restored_at
+                    customer_id, email, first_name, last_name, display_name, external_id, removed_at, restored_at,
+                    lower(display_name) as sort_name
              from members ",
             $rest
         )
     };
 }
+
+use select_members;
 
 /// The members of an organization, by name.
 pub async fn list(
@@ -226,7 +290,7 @@ pub async fn find(
 }
 
 /// How many members there are of a kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Count {
     /// Whether they may use the tenant.
     pub status: Status,
@@ -241,30 +305,39 @@ pub async fn count(
     connection: &mut PgConnection,
     of: Organization<'_>,
 ) -> sqlx::Result<Vec<Count>> {
-    let members: Vec<(Status, Option<String>, i64)> = sqlx::query_as(
-        "select status, coalesce(role, case when is_creator then $1 end), count(*)
-         from members
-         where source = $2
-           and org_id = $3
-         group by 1, 2",
+    sqlx::query_as(
+        "with member as materialized (
+             select status, coalesce(role, case when is_creator then $1 end) as role, lower(email) as email
+             from members
+             where source = $2
+               and org_id = $3
+         ), invited as (
+             -- who was invited twice is one person
+             select distinct on (lower(invitation.email)) invitation.role
+             from standing_invitations invitation
+             where invitation.source = $2
+               and invitation.org_id = $3
+               and invitation.state in ('requested', 'pending')
+               and not exists (
+                   select
+                   from member
+                   where member.email = lower(invitation.email)
+                     and member.status in ('active', 'invited')
+               )
+             order by lower(invitation.email), invitation.updated_at desc, invitation.id
+         )
+         select status, role, count(*) as members
+         from (
+             select status, role from member
+             union all
+             select 'invited', role from invited
+         ) as everybody
+         group by status, role
+         order by array_position(array['active', 'removed', 'invited'], status), role collate \"C\" nulls first",
     )
     .bind(of.admin_role)
     .bind(of.source)
     .bind(of.org_id)
-    .fetch_all(&mut *connection)
-    .await?;
-    let invited = list_invited(connection, of).await?;
-    let invited = invited
-        .into_iter()
-        .map(|invited| (Status::Invited, invited.role, 1));
-    let mut counts = BTreeMap::new();
-    for (status, role, members) in members.into_iter().chain(invited) {
-        *counts.entry((status, role)).or_insert(0) += members;
-    }
-    let count = |((status, role), members)| Count {
-        status,
-        role,
-        members,
-    };
-    Ok(counts.into_iter().map(count).collect())
+    .fetch_all(connection)
+    .await
 }

@@ -99,60 +99,7 @@ pub async fn restore(
     Ok(())
 }
 
-/// What the provider is to be told of a membership.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Wanted {
-    /// The provider's organization id.
-    pub org_id: String,
-    /// The provider's user id.
-    pub user_id: String,
-    /// Slug of the role.
-    pub role: Option<String>,
-    /// Whether the member is to have access.
-    pub is_active: bool,
-    /// Whether the provider ended the membership: then it can only be begun anew.
-    pub is_deleted: bool,
-}
-
-/// The desired state of a membership that was removed or restored here.
-pub async fn wanted(
-    connection: &mut PgConnection,
-    source: &str,
-    membership_id: &str,
-) -> sqlx::Result<Option<Wanted>> {
-    sqlx::query_as(
-        "select org_id, user_id, role, removed_at is null as is_active, deleted_at is not null as is_deleted
-         from memberships
-         where source = $1
-           and membership_id = $2
-           and content is not null",
-    )
-    .bind(source)
-    .bind(membership_id)
-    .fetch_optional(connection)
-    .await
-}
-
-/// The memberships that were removed or restored here, in the order in which their jobs are locked.
-pub async fn list_decided(
-    connection: &mut PgConnection,
-    of: Organization<'_>,
-) -> sqlx::Result<Vec<String>> {
-    sqlx::query_scalar(
-        "select membership_id
-         from memberships
-         where source = $1
-           and org_id = $2
-           and (removed_at is not null or restored_at is not null)
-         order by membership_id",
-    )
-    .bind(of.source)
-    .bind(of.org_id)
-    .fetch_all(connection)
-    .await
-}
-
-fn wrong_status(member: &Member) -> Error {
+pub(super) fn wrong_status(member: &Member) -> Error {
     Error::WrongStatus {
         user_id: member.user_id.clone(),
         status: member.status.name(),
@@ -169,7 +116,7 @@ pub(super) async fn one_at_a_time(tx: &mut PgConnection, of: Organization<'_>) -
     Ok(())
 }
 
-async fn is_last_admin(
+pub(super) async fn is_last_admin(
     tx: &mut PgConnection,
     of: Organization<'_>,
     member: &Member,

@@ -8,7 +8,7 @@ use super::{Error, Organization, Status, find};
 use crate::audit::{self, Actor};
 
 /// A member and a customer that the member looks after.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Assignment {
     /// The provider's user id.
     pub user_id: String,
@@ -29,8 +29,9 @@ pub async fn assign(
     actor: &Actor,
 ) -> Result<bool, Error> {
     super::check_text(customer_id, "customer's id")?;
-    // a removal in the same instant must see the assignment, or be seen
+    // a removal of the membership in the same instant, here or at the provider, sees the assignment or is seen
     super::remove::one_at_a_time(tx, of).await?;
+    hold_memberships(tx, of, user_id).await?;
     let member = find(tx, of, user_id).await?;
     if member.status != Status::Active {
         let status = member.status.name();
@@ -51,6 +52,29 @@ pub async fn assign(
     .execute(tx)
     .await?;
     Ok(assigned.rows_affected() == 1)
+}
+
+/// What the memberships are now they stay until the transaction ends: an event that ends one waits.
+async fn hold_memberships(
+    tx: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "select
+         from memberships
+         where source = $1
+           and org_id = $2
+           and user_id = $3
+         order by membership_id
+         for share",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .bind(user_id)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Ends an assignment; false when there was none.
@@ -104,6 +128,29 @@ pub async fn end_assignments(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// One assignment.
+pub async fn find_assignment(
+    connection: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+    customer_id: &str,
+) -> sqlx::Result<Option<Assignment>> {
+    sqlx::query_as(
+        "select user_id, customer_id, assigned_by, assigned_at
+         from staff_assignments
+         where source = $1
+           and org_id = $2
+           and user_id = $3
+           and customer_id = $4",
+    )
+    .bind(of.source)
+    .bind(of.org_id)
+    .bind(user_id)
+    .bind(customer_id)
+    .fetch_optional(connection)
+    .await
 }
 
 /// The assignments of an organization.

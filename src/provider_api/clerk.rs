@@ -111,6 +111,17 @@ pub(super) fn create_membership(membership: &MembershipRef<'_>) -> Call {
     Call::new(doing, Method::POST, &path).with_body(body)
 }
 
+pub(super) fn set_role(membership: &MembershipRef<'_>, slug: &str) -> Call {
+    let doing = format!("giving a role to {}", membership.shown());
+    let path = [
+        "organizations",
+        membership.org_id,
+        "memberships",
+        membership.user_id,
+    ];
+    Call::new(doing, Method::PATCH, &path).with_body(json!({"role": role(Some(slug))}))
+}
+
 pub(super) fn find_membership(membership: &MembershipRef<'_>) -> Call {
     let doing = format!("finding the membership of {}", membership.shown());
     list_memberships(membership.org_id)

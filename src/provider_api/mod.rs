@@ -305,6 +305,24 @@ impl Client {
         }
     }
 
+    /// Gives a membership this role, a slug without prefix. One that it has already is no error.
+    ///
+    /// Empty when the provider does not know the membership (any more): there is nothing left to have a role.
+    pub async fn set_role(
+        &self,
+        membership: &MembershipRef<'_>,
+        role: &str,
+    ) -> Result<Vec<IdentityEvent>, Error> {
+        let call = match self.api {
+            Api::Workos => workos::set_role(membership, role),
+            Api::Clerk => clerk::set_role(membership, role),
+        };
+        match found(self.connection.exchange(&call).await)? {
+            Some(answer) => self.events(&call.doing, ObjectKind::Membership, &answer.body),
+            None => Ok(Vec::new()),
+        }
+    }
+
     async fn find(
         &self,
         object: ObjectKind,

@@ -90,6 +90,14 @@ fn on_membership(verb: &str, id: &str, action: &str) -> Call {
     Call::new(doing, Method::PUT, &[area, objects, id, action])
 }
 
+/// The role takes the place of every role that the membership has.
+pub(super) fn set_role(membership: &MembershipRef<'_>, role: &str) -> Call {
+    let [area, objects] = MEMBERSHIPS;
+    let doing = format!("giving a role to {}", membership.shown());
+    let path = [area, objects, membership.membership_id];
+    Call::new(doing, Method::PUT, &path).with_body(json!({"role_slug": role}))
+}
+
 /// For a membership that was deleted meanwhile.
 pub(super) fn create_membership(membership: &MembershipRef<'_>) -> Call {
     let doing = format!("creating a membership of {}", membership.shown());

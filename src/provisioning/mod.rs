@@ -24,7 +24,10 @@ mod teller;
 pub mod template;
 mod verify;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::Mutex;
 
@@ -123,7 +126,7 @@ pub struct Provisioner {
     /// Where tenants live.
     pub clusters: Clusters,
     /// Opens passwords.
-    pub keyring: Keyring,
+    pub keyring: Arc<Keyring>,
     /// Names and limits.
     pub names: config::Tenants,
     /// Slug of the administrators' role, which the creator has where nobody named one.

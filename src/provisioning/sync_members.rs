@@ -15,6 +15,7 @@ use sqlx::PgConnection;
 use super::{Provisioner, StepContext, StepError, seed, teller::Teller};
 use crate::{
     causes::chain,
+    db::Db,
     members::{self, Unsynced},
     queue::{self, Claim, worker::Lease},
     shutdown::Tasks,
@@ -33,9 +34,9 @@ pub(super) const TOLD: &str = "sync_members.told";
 /// How a job that ran to its end ended.
 #[derive(Debug)]
 pub enum Synced {
-    /// Everybody is synced; the job was completed in the transaction that saw it.
+    /// Everybody is synced, or the tenant is not ready; the job was completed in the transaction that saw it.
     Completed,
-    /// The tenant is not ready, or its blueprint tells nobody.
+    /// The tenant's blueprint tells nobody.
     NothingToDo,
     /// A shutdown came between two pages.
     Draining,
@@ -75,11 +76,8 @@ pub async fn sync_members(
     tasks: &Tasks,
     id: TenantId,
 ) -> Result<Synced, StepError> {
-    let find = async |connection: &mut PgConnection| tenants::find(connection, id).await;
-    let tenant = provisioner.db.run(find).await?;
-    // one that is not ready yet is told by its plan
-    let Some(tenant) = tenant.filter(|tenant| tenant.state == TenantState::Ready) else {
-        return Ok(Synced::NothingToDo);
+    let Some(tenant) = find_ready(&provisioner.db, claim, id).await? else {
+        return Ok(Synced::Completed);
     };
     let cx = StepContext::new(provisioner, (claim, lease), tenant)?;
     let Some(hash) = cx.blueprint.sync_hash() else {
@@ -99,6 +97,23 @@ pub async fn sync_members(
         }
     }
     Ok(Synced::Completed)
+}
+
+/// The tenant, if it is ready: one that is not yet is told by its plan, a suspended one when it is resumed.
+///
+/// If it is not, the job is completed in the transaction that saw it: whoever makes the tenant ready and
+/// rouses the job after that rouses it after its end.
+async fn find_ready(db: &Db, claim: &Claim, id: TenantId) -> Result<Option<Tenant>, StepError> {
+    let is_ready = |tenant: &Tenant| tenant.state == TenantState::Ready;
+    let find = async |tx: &mut PgConnection| {
+        queue::assert_held(tx, claim).await?;
+        let tenant = tenants::find(tx, id).await?.filter(is_ready);
+        if tenant.is_none() {
+            queue::complete(tx, claim).await?;
+        }
+        Ok::<_, StepError>(tenant)
+    };
+    db.transaction(find).await
 }
 
 /// Completes the job if everybody is synced; fails if only those are left who failed just now.

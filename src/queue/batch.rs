@@ -6,10 +6,27 @@
 
 use std::{future::Future, time::Duration};
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
-use super::{Claim, Error, JobId, Waker};
+use super::{Claim, Error, JobId, NewJob, Waker};
 use crate::{causes::chain, shutdown::Tasks};
+
+/// Puts a job that is done in batches into the queue, in the caller's transaction.
+pub async fn enqueue_batched(tx: &mut PgConnection, new: &NewJob) -> Result<JobId, Error> {
+    let id = sqlx::query_scalar(
+        "insert into jobs (kind, payload, concurrency_key, is_batched, max_attempts, run_at)
+         values ($1, $2, $3, true, $4, now() + make_interval(secs => $5))
+         returning id",
+    )
+    .bind(new.job.kind())
+    .bind(Json(&new.job))
+    .bind(&new.concurrency_key)
+    .bind(new.max_attempts)
+    .bind(new.delay.as_secs_f64())
+    .fetch_one(tx)
+    .await?;
+    Ok(id)
+}
 
 /// Locks up to `limit` due jobs, oldest first, for the caller's transaction.
 pub async fn take(tx: &mut PgConnection, limit: i64) -> Result<Vec<Claim>, Error> {

@@ -49,27 +49,39 @@ pub enum Job {
     },
     /// Send an invitation through the provider.
     SendInvitation {
-        /// Our number of the invitation.
+        /// Our id of the invitation.
         invitation: Uuid,
     },
-    /// Tell the provider of a removal or restoration that was made here.
+    /// Tell the provider of a removal, restoration or role that was decided here.
     PushMembership {
         /// Name of the source.
         source: String,
         /// The provider's id of the membership.
         membership: String,
     },
+    /// Tell the provider that an invitation was taken back here.
+    RevokeInvitation {
+        /// Our id of the invitation.
+        invitation: Uuid,
+    },
+    /// Have the provider send an invitation again.
+    ResendInvitation {
+        /// Our id of the invitation.
+        invitation: Uuid,
+    },
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 6] = [
+    pub const KINDS: [&'static str; 8] = [
         "process_event",
         "provision_tenant",
         "sync_members",
         "fetch_parent",
         "send_invitation",
         "push_membership",
+        "revoke_invitation",
+        "resend_invitation",
     ];
 
     /// The kind as it is stored, logged and counted.
@@ -81,16 +93,25 @@ impl Job {
             Self::FetchParent { .. } => "fetch_parent",
             Self::SendInvitation { .. } => "send_invitation",
             Self::PushMembership { .. } => "push_membership",
+            Self::RevokeInvitation { .. } => "revoke_invitation",
+            Self::ResendInvitation { .. } => "resend_invitation",
         }
     }
 }
 
+/// The concurrency key of jobs about an organization: they run one at a time.
+///
+/// [`StoredJob::organization`](super::StoredJob::organization) reads it. A name of a source has no colon.
+pub fn organization_key((source, org_id): (&str, &str)) -> String {
+    format!("{source}:{org_id}")
+}
+
 impl NewJob {
     /// Tell the database of an organization's tenant about its members.
-    pub fn sync_members(tenant: Uuid, (source, org_id): (&str, &str), max_attempts: i32) -> Self {
+    pub fn sync_members(tenant: Uuid, organization: (&str, &str), max_attempts: i32) -> Self {
         Self {
             job: Job::SyncMembers { tenant },
-            concurrency_key: Some(format!("{source}:{org_id}")),
+            concurrency_key: Some(organization_key(organization)),
             unique_key: Some(format!("sync:{tenant}")),
             max_attempts,
             delay: Duration::ZERO,

@@ -6,6 +6,8 @@
 //!      ▲                               │
 //!      │  retry (backoff) · release    │  discard, or the last attempt
 //!      └───────── lease expired ◀──────┴───────────────────▶ dead
+//!
+//!  an operator: available, dead ─▶ cancelled;  dead, cancelled ─▶ available
 //! ```
 //!
 //! Guarantees: a job is claimed by one worker at a time and jobs of one concurrency key run one at a
@@ -18,6 +20,8 @@
 pub mod backoff;
 mod batch;
 pub mod job;
+mod look;
+mod manage;
 mod settle;
 mod wake;
 pub mod worker;
@@ -26,8 +30,10 @@ use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection, types::Json};
 
-pub use batch::{complete_taken, leave_batch, take};
-pub use job::{Job, JobId};
+pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
+pub use job::{Job, JobId, organization_key};
+pub use look::{Attempt, Filter, JobState, StoredJob, find_job, list_attempts, list_page};
+pub use manage::{Refused, cancel_job, lay_to_rest, retry_job};
 pub use settle::{bury, complete, postpone, release, retry};
 pub use wake::Waker;
 
@@ -159,7 +165,7 @@ pub async fn rouse(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
 }
 
 /// Completes waiting jobs whose reason went away.
-pub async fn cancel(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(), Error> {
+pub async fn withdraw_all(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(), Error> {
     sqlx::query(
         "update jobs
          set state = 'completed',
@@ -173,7 +179,25 @@ pub async fn cancel(tx: &mut PgConnection, unique_keys: &[String]) -> Result<(),
     Ok(())
 }
 
-/// Brings the newest dead job of the unique key back, with as many further attempts as a new one has.
+/// Completes the waiting job of the unique key; true when it had never begun, so that nothing came of it.
+///
+/// False also where it runs, has ended, or was never there.
+pub async fn withdraw(tx: &mut PgConnection, unique_key: &str) -> Result<bool, Error> {
+    let attempts: Option<i32> = sqlx::query_scalar(
+        "update jobs
+         set state = 'completed',
+             finished_at = now()
+         where unique_key = $1
+           and state = 'available'
+         returning attempt",
+    )
+    .bind(unique_key)
+    .fetch_optional(tx)
+    .await?;
+    Ok(attempts == Some(0))
+}
+
+/// Brings the newest dead or cancelled job of the unique key back, with as many further attempts as a new one has.
 ///
 /// False when there is none, or when a live one has the key.
 pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> {
@@ -187,8 +211,10 @@ pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> 
              select max(id)
              from jobs
              where unique_key = $1
-               and state = 'dead'
+               and state in ('dead', 'cancelled')
          )
+           -- still so when its lock was waited for
+           and state in ('dead', 'cancelled')
            and not exists (
                select
                from jobs live

@@ -322,6 +322,11 @@ impl Cluster {
         )))
     }
 
+    /// Host and port of the server, as a tenant's application reaches it.
+    pub fn address(&self) -> (&str, u16) {
+        (self.options.get_host(), self.options.get_port())
+    }
+
     /// The URL with which a tenant's role connects.
     pub fn tenant_url(
         &self,

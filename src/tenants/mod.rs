@@ -13,6 +13,20 @@
 //!
 //! Does not: touch a tenant's database. `provisioning` does.
 
+/// Every column of [`Tenant`]; a macro because statements are literals.
+macro_rules! select_tenant {
+    ($rest:literal) => {
+        concat!(
+            "select id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
+                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at
+             from tenants ",
+            $rest
+        )
+    };
+}
+
+mod hosts;
+mod look;
 pub mod naming;
 mod transitions;
 
@@ -21,15 +35,20 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
+pub use hosts::{Host, HostError, add_host, find_by_host, list_hosts, normalize_host, remove_host};
+pub use look::{TenantFilter, list_page};
 pub use transitions::{
-    mark_cloned, mark_failed, mark_pending, mark_placed, mark_provisioning, mark_ready,
-    mark_suspended, note_failure,
+    is_of_deleted_organization, mark_cloned, mark_failed, mark_pending, mark_placed,
+    mark_provisioning, mark_ready, mark_resumed, mark_suspended, mark_suspended_by_operator,
+    note_failure,
 };
 
 use crate::{config, secrets};
 
 /// Id of a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[sqlx(transparent)]
 #[serde(transparent)]
 pub struct TenantId(pub Uuid);
@@ -41,7 +60,9 @@ impl std::fmt::Display for TenantId {
 }
 
 /// Where a tenant is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum TenantState {
@@ -77,7 +98,7 @@ impl TenantState {
 }
 
 /// Why provisioning failed, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TenantFailure {
     /// The step that failed.
     pub step: String,
@@ -90,7 +111,7 @@ pub struct TenantFailure {
 }
 
 /// A tenant, as applications and operators see it.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
 pub struct Tenant {
     /// Id.
     pub id: TenantId,
@@ -138,18 +159,6 @@ impl Tenant {
     }
 }
 
-/// Every column of [`Tenant`]; a macro because statements are literals.
-macro_rules! select_tenant {
-    ($rest:literal) => {
-        concat!(
-            "select id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
-                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at
-             from tenants ",
-            $rest
-        )
-    };
-}
-
 /// A tenant by its id.
 pub async fn find(connection: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Tenant>> {
     sqlx::query_as(select_tenant!("where id = $1"))
@@ -175,27 +184,11 @@ pub async fn find_of_organization(
 pub async fn find_by_any(connection: &mut PgConnection, text: &str) -> sqlx::Result<Vec<Tenant>> {
     sqlx::query_as(select_tenant!(
         "where id::text = lower($1) or org_id = $1 or url = lower($1) or database = $1
+            or id = (select tenant_id from tenant_hosts where host = lower($1))
          order by created_at
          limit 10"
     ))
     .bind(text)
-    .fetch_all(connection)
-    .await
-}
-
-/// The newest tenants first.
-pub async fn list(
-    connection: &mut PgConnection,
-    state: Option<TenantState>,
-    limit: i64,
-) -> sqlx::Result<Vec<Tenant>> {
-    sqlx::query_as(select_tenant!(
-        "where $1::text is null or state = $1
-         order by created_at desc, id desc
-         limit $2"
-    ))
-    .bind(state.map(TenantState::name))
-    .bind(limit)
     .fetch_all(connection)
     .await
 }
@@ -274,6 +267,10 @@ pub async fn insert(
         let id = TenantId(Uuid::now_v7());
         let given = naming::names(names, new.name, id.0, attempt);
         let credential = keyring.seal(id.0, &secrets::random_password()?)?;
+        hosts::lock_host(tx, &given.url).await?;
+        if hosts::is_further_host(tx, &given.url).await? {
+            continue;
+        }
         let inserted = sqlx::query(
             "insert into tenants
                  (id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,

@@ -73,7 +73,7 @@ pub fn names(config: &Tenants, organization: &str, tenant: Uuid, attempt: usize)
         NameStyle::Readable => slug,
     };
     Names {
-        url: format!("{label}.{}", config.base_domain),
+        url: format!("{label}.{}", config.base_domain.to_ascii_lowercase()),
         role: database.clone(),
         database,
     }

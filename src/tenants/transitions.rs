@@ -168,3 +168,58 @@ pub async fn mark_suspended(
         .rows_affected()
         == 1)
 }
+
+/// ready → suspended, because an operator says so. Kept, not routed, its members not synced.
+pub async fn mark_suspended_by_operator(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'suspended',
+             updated_at = now()
+         where id = $1
+           and state = 'ready'",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// suspended → ready, if it ever was, and if its organization is not deleted.
+pub async fn mark_resumed(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "with organization as (
+             select source, org_id
+             from organizations
+             where (source, org_id) = (select source, org_id from tenants where id = $1)
+               and deleted_at is null
+             -- a deletion that is just being recorded goes first, or finds the tenant ready
+             for share
+         )
+         update tenants
+         set state = 'ready',
+             updated_at = now()
+         from organization
+         where tenants.id = $1
+           and tenants.source = organization.source
+           and tenants.org_id = organization.org_id
+           and tenants.state = 'suspended'
+           and tenants.initialize",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// Whether its organization was deleted at the provider.
+pub async fn is_of_deleted_organization(
+    connection: &mut PgConnection,
+    id: TenantId,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (
+             select
+             from tenants
+             join organizations using (source, org_id)
+             where tenants.id = $1
+               and organizations.deleted_at is not null
+         )",
+    )
+    .bind(id)
+    .fetch_one(connection)
+    .await
+}

@@ -13,6 +13,7 @@ fn tiny() -> Options {
         only: Vec::new(),
         events: Events::Organizations,
         accept_seconds: 0.3,
+        door_seconds: 0.3,
         ack_seconds: 0.2,
         tenants_serial: 2,
         tenants_at_once: 3,
@@ -46,6 +47,10 @@ async fn every_measure_is_there_with_its_floor() {
             "accept_duplicate_c64",
             "accept_mixed_c32",
             "ack_at_1000_per_s",
+            "auth_verify_c32",
+            "auth_verify_at_5000_per_s",
+            "tenants_resolve_c32",
+            "tenants_resolve_at_5000_per_s",
             "start_to_ready_ms",
             "rss_idle_mib",
             "ready_serial",
@@ -56,7 +61,13 @@ async fn every_measure_is_there_with_its_floor() {
         ]
     );
     for measure in &report.results {
-        let beside = ["accept_", "ready_", "people_"];
+        let beside = [
+            "accept_",
+            "ready_",
+            "people_",
+            "auth_verify_c",
+            "tenants_resolve_c",
+        ];
         let beside = beside.iter().any(|it| measure.name.starts_with(it));
         assert_eq!(measure.floor.is_some(), beside, "{measure:?}");
         assert_eq!(measure.ratio.is_some(), beside, "{measure:?}");

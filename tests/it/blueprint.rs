@@ -154,7 +154,7 @@ fn wrong_settings_show_line_and_caret() {
       |
     2 | lock_timeout = 1
       | ^^^^^^^^^^^^
-    unknown field `lock_timeout`, expected one of `migrator`, `statement_timeout_ms`, `lock_timeout_ms`, `migrate_timeout_ms`, `seed_timeout_ms`, `verify_timeout_ms`, `members`
+    unknown field `lock_timeout`, expected one of `migrator`, `statement_timeout_ms`, `lock_timeout_ms`, `migrate_timeout_ms`, `seed_timeout_ms`, `verify_timeout_ms`, `members`, `roles`
     ");
 }
 

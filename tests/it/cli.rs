@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::support::{app::wait_until, process::tenantry};
 
 /// A directory that the unprivileged server of a private cluster can pass through.
-fn directory() -> TempDir {
+pub fn directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     directory
@@ -41,7 +41,7 @@ pub fn outcome(command: &mut Command) -> (i32, String, String) {
 }
 
 /// `tenantry dev` on a directory of the test.
-fn dev(data: &Path) -> Command {
+pub fn dev(data: &Path) -> Command {
     let mut command = tenantry();
     command
         .arg("dev")
@@ -64,10 +64,10 @@ fn processes_of(directory: &Path) -> Vec<String> {
 }
 
 /// A running `dev`, ready for commands from other terminals.
-struct Dev(Child);
+pub struct Dev(Child);
 
 impl Dev {
-    async fn start(data: &Path) -> Self {
+    pub async fn start(data: &Path) -> Self {
         let child = dev(data)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -87,7 +87,7 @@ impl Dev {
         dev
     }
 
-    async fn ends_after(mut self, signal: Signal) -> Option<i32> {
+    pub async fn ends_after(mut self, signal: Signal) -> Option<i32> {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
         let child = std::sync::Mutex::new(&mut self.0);
         wait_until("`dev` ends", async || {

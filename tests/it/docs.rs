@@ -63,6 +63,18 @@ fn codes_in_source() -> BTreeSet<String> {
         // the second argument of a problem, where it is a literal
         let problems = code.split("Problem::new(").skip(1);
         literals.extend(problems.filter_map(|rest| literal(rest.split(',').nth(1)?)));
+        for short in [
+            "Problem::forbidden(",
+            "Self::unauthorized(",
+            "Problem::unauthorized(",
+        ] {
+            let shorts = code.split(short).skip(1);
+            literals.extend(shorts.filter_map(|rest| literal(rest.split(',').next()?)));
+        }
+        if path.ends_with("http/problem.rs") {
+            let own = code.split("Self::new(").skip(1);
+            literals.extend(own.filter_map(|rest| literal(rest.split(',').nth(1)?)));
+        }
         literals.extend(between(code, "StepError::file(\"", "\""));
         literals.extend(between(code, "Failure::new(\"", "\""));
         // the reason of an event that failed, as it is stored
@@ -117,7 +129,9 @@ fn settings() -> BTreeSet<String> {
         let line = line.trim_start_matches("# ");
         if line.starts_with('[') {
             let name = line.trim_matches(['[', ']']);
-            section = name.replace("sources.workos", "sources.<name>");
+            section = name
+                .replace("sources.workos", "sources.<name>")
+                .replace("issuers.clerk", "issuers.<name>");
         } else if let Some((key, _)) = line.split_once(" = ")
             && is_code(key)
         {

@@ -88,6 +88,16 @@ async fn a_server_that_falls_silent_is_answered_with_503_and_forgotten_when_it_s
         get(replica.address, "/readyz").await.contains("200 OK")
     })
     .await;
+    // a migration that falls silent in the middle is waited for as long as one may take
+    let sealed = format!(
+        "select count(*) from pg_database where datistemplate and starts_with(datname, '{}')",
+        deployment.prefix
+    );
+    let control = deployment.control_url.clone();
+    wait_until("the template is sealed", async || {
+        crate::support::cluster::ask::<i64>(&control, &sealed).await == 1
+    })
+    .await;
 
     proxy.silent.store(true, Ordering::SeqCst);
     let asked = Instant::now();
@@ -107,7 +117,6 @@ async fn a_server_that_falls_silent_is_answered_with_503_and_forgotten_when_it_s
     })
     .await;
     let ready = "select count(*) from tenants where state = 'ready'";
-    let control = deployment.control_url.clone();
     wait_until("the tenant is ready", async || {
         crate::support::cluster::ask::<i64>(&control, ready).await == 1
     })
@@ -119,7 +128,7 @@ async fn a_server_that_falls_silent_is_answered_with_503_and_forgotten_when_it_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_dribbles_its_head_is_cut_off() {
     let mut deployment = Deployment::new().await;
-    deployment.set("TENANTRY__SERVER__IDLE_TIMEOUT_S", "1");
+    deployment.set("TENANTRY__SERVER__HEAD_TIMEOUT_S", "1");
     let app = App::of(deployment, BlueprintSource::Bundled).await;
     let mut slow = TcpStream::connect(app.address).await.unwrap();
     slow.write_all(b"POST /webhooks/workos HTTP/1.1\r\nhost: x\r\nx-slow: ")

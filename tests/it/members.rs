@@ -4,145 +4,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tenantry::{
-    audit::Actor,
-    jobs::MemberDesk,
-    members::{self, Error, Member, Organization, Promise, Status},
+    members::{self, Status},
     webhooks::SourceKind,
 };
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
-    app::{new_org, wait_until},
-    events,
+    app::wait_until,
     people::{self, Belongs, new_id},
-    provider::{API_KEY, Provider},
+    provider::Provider,
+    team::Team,
 };
-
-/// An organization with its tenant, and the desk at which its members are managed.
-struct Team {
-    app: App,
-    org: String,
-    desk: MemberDesk,
-    _blueprint: TinyBlueprint,
-}
-
-impl Team {
-    /// A deployment whose provider cannot be called.
-    async fn alone() -> Self {
-        Self::of(Deployment::new().await).await
-    }
-
-    /// A deployment whose provider can be called, and knows the organization.
-    async fn at(provider: &Provider) -> Self {
-        let mut deployment = Deployment::new().await;
-        deployment.set("WORKOS_API_KEY", API_KEY);
-        deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
-        let team = Self::of(deployment).await;
-        provider.has_organization(&team.org, "Acme", "2026-11-16T09:00:00.000Z");
-        team
-    }
-
-    async fn of(deployment: Deployment) -> Self {
-        let blueprint = TinyBlueprint::new();
-        let app = App::of(deployment, blueprint.source()).await;
-        let org = new_org();
-        app.accepts(&[&events::created(&org, "Acme")]).await;
-        app.tenant(&org).is_ready().await;
-        let desk = MemberDesk::new(app.replica.db.clone(), &app.deployment.config());
-        Self {
-            app,
-            org,
-            desk,
-            _blueprint: blueprint,
-        }
-    }
-
-    fn organization(&self) -> Organization<'_> {
-        Organization {
-            source: "workos",
-            org_id: &self.org,
-            admin_role: "admin",
-        }
-    }
-
-    /// A user with a membership of this role; returns the user's id.
-    async fn has(&self, name: &str, role: &str) -> String {
-        let (user, membership) = (new_id("user"), new_id("om"));
-        self.joins((&user, &membership), name, role).await;
-        user
-    }
-
-    async fn joins(&self, (user, membership): (&str, &str), name: &str, role: &str) {
-        let belongs = Belongs {
-            id: membership,
-            org: &self.org,
-            user,
-            role,
-        };
-        let email = format!("{}@acme.example", name.to_lowercase());
-        self.app
-            .accepts(&[
-                &people::user("created", user, &email, (name, "Doe"), 1),
-                &people::membership("created", belongs, "active", 1),
-            ])
-            .await;
-        self.app.is_idle().await;
-    }
-
-    async fn members(&self) -> Vec<Member> {
-        let of = self.organization();
-        let list = async |connection: &mut _| members::list(connection, of).await;
-        self.app.replica.db.run(list).await.unwrap()
-    }
-
-    async fn status(&self, user: &str) -> Status {
-        let members = self.members().await;
-        let member = members.iter().find(|member| member.user_id == user);
-        member.unwrap().status
-    }
-
-    /// `active admin 2` and so on.
-    async fn counts(&self) -> Vec<String> {
-        let of = self.organization();
-        let count = async |connection: &mut _| members::count(connection, of).await;
-        let counts = self.app.replica.db.run(count).await.unwrap();
-        let line = |count: &members::Count| {
-            let role = count.role.as_deref().unwrap_or("-");
-            format!("{} {role} {}", count.status.name(), count.members)
-        };
-        counts.iter().map(line).collect()
-    }
-
-    async fn remove(&self, user: &str, by: &str) -> Result<u64, Error> {
-        let actor = Actor::User(by.to_owned());
-        self.desk.remove(self.organization(), user, &actor).await
-    }
-
-    async fn restore(&self, user: &str, by: &str) -> Result<(), Error> {
-        let actor = Actor::User(by.to_owned());
-        self.desk.restore(self.organization(), user, &actor).await
-    }
-
-    async fn invite(&self, email: &str) -> Result<uuid::Uuid, Error> {
-        let promise = Promise {
-            email,
-            role: Some("member"),
-            customer_id: Some("customer_7"),
-        };
-        let actor = Actor::Operator("ops".to_owned());
-        self.desk.invite(self.organization(), promise, &actor).await
-    }
-
-    async fn assign(&self, user: &str, customer: &str) -> Result<bool, Error> {
-        let (of, actor) = (self.organization(), Actor::Operator("ops".to_owned()));
-        let assign = async |tx: &mut _| members::assign(tx, of, user, customer, &actor).await;
-        self.app.replica.db.transaction(assign).await
-    }
-
-    async fn assignments(&self) -> i64 {
-        self.app.ask("select count(*) from staff_assignments").await
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_is_soft_ends_assignments_and_can_be_taken_back_without_them() {
@@ -569,5 +441,30 @@ async fn a_role_that_is_told_late_reaches_the_member_and_its_tenant() {
     assert_eq!(team.app.ask::<i64>(told).await, before + 1);
     let note = "select reason is null from webhook_events order by id desc limit 1";
     assert!(team.app.ask::<bool>(note).await, "it was news");
+    team.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_assigned_while_an_event_ends_the_membership() {
+    let team = Team::alone().await;
+    team.has("Ada", "admin").await;
+    let bob = team.has("Bob", "member").await;
+    let end = async |tx: &mut sqlx::PgConnection| {
+        sqlx::query("update memberships set deleted_at = now() where user_id = $1")
+            .bind(&bob)
+            .execute(&mut *tx)
+            .await?;
+        members::end_assignments(tx, (vec!["workos"], vec![&team.org])).await?;
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        Ok::<_, sqlx::Error>(())
+    };
+    let assign = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        team.assign(&bob, "customer_1").await
+    };
+    let (ended, assigned) = tokio::join!(team.app.replica.db.transaction(end), assign);
+    ended.unwrap();
+    assert_eq!(assigned.unwrap_err().code(), "member_wrong_status");
+    assert_eq!(team.assignments().await, 0);
     team.app.stop().await;
 }

@@ -389,14 +389,10 @@ async fn a_tenant_that_has_not_failed_is_not_retried() {
     let org = new_org();
     app.accepts(&[&events::created(&org, "Acme")]).await;
     let tenant = app.tenant(&org).is_ready().await;
-    let retried = tenantry::jobs::retry_tenant(
-        &app.replica.db,
-        &tenant,
-        25,
-        &crate::support::app::operator(),
-    )
-    .await;
-    assert!(!retried.unwrap());
+    let actor = crate::support::app::operator();
+    let retry = async |tx: &mut _| tenantry::jobs::retry_tenant(tx, &tenant, 25, &actor).await;
+    let refused = app.replica.db.transaction(retry).await.unwrap_err();
+    assert_eq!(refused.code(), "tenant_wrong_state");
     app.tenant(&org).is_ready().await;
     app.stop().await;
 }

@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use super::{
     Failure, Globals,
     access::{self, Access},
-    sample, tenants, timeline,
+    keys, sample, tenants, timeline,
 };
 use crate::{
     private_postgres::{BinarySource, PrivatePostgres, Settings},
@@ -181,6 +181,7 @@ async fn until_first_tenant(
         .talk("· building the template of the blueprint");
     replica.build_templates().await?;
     replica.work();
+    replica.tidy();
     let announced = instance.announce(&replica.provisioner.blueprint)?;
     let base = sample::base_url(&instance.config)?;
     let (source, secret) = instance.signing_secret()?;
@@ -211,8 +212,16 @@ async fn until_first_tenant(
         config: instance.config,
         db: replica.db.clone(),
     };
+    let tenant_url = tenants::url(&access, &story.tenant).await?;
+    // nobody would see it in JSON; and last, so that it is not made and then not shown
+    let api_key = if options.json {
+        None
+    } else {
+        keys::create_first(globals, &replica.db).await?
+    };
     let screen = Screen {
-        tenant_url: tenants::url(&access, &story.tenant).await?,
+        tenant_url,
+        api_key,
         webhook_url: format!("{base}webhooks/{source}"),
         webhook_secret: secret.expose_secret().to_owned(),
         blueprint: instance::describe(&replica.provisioner.blueprint),

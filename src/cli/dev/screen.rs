@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::super::{printer::Printer, timeline::Story};
 use crate::private_postgres::PrivatePostgres;
 
@@ -12,7 +14,11 @@ pub(super) struct Screen {
     pub(super) webhook_url: String,
     pub(super) webhook_secret: String,
     pub(super) blueprint: String,
+    /// The key that was just made; `None` where there was one before.
+    pub(super) api_key: Option<SecretString>,
 }
+
+const ANOTHER_KEY: &str = "tenantry keys create --name NAME --scope admin";
 
 const NEXT: &str = "
 next, from another terminal:
@@ -58,6 +64,14 @@ impl Screen {
             self.webhook_url,
             self.webhook_secret
         ));
+        match &self.api_key {
+            Some(key) => printer.data(format!(
+                "  api key    {}
+             may do everything; shown this once. Another: {ANOTHER_KEY}",
+                key.expose_secret()
+            )),
+            None => printer.data(format!("  api key    {ANOTHER_KEY}")),
+        }
         printer.data(NEXT);
     }
 }

@@ -4,6 +4,7 @@
 
 mod clusters;
 mod control;
+mod issuers;
 mod sources;
 
 use std::path::Path;
@@ -86,6 +87,7 @@ pub(super) async fn run(globals: &Globals, options: &Options) -> Result<(), Fail
         "every setting is known and fits",
     )];
     checks.extend(sources::check(&config).await);
+    checks.extend(issuers::check(&config).await);
     checks.push(keys(&config));
     checks.push(blueprint(globals, &config.blueprint.directory));
     checks.extend(control::check(&config).await);

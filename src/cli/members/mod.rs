@@ -1,9 +1,10 @@
-//! `tenantry members ls|counts|invitations|assignments|remove|restore|sync|invite|assign|unassign`.
+//! `tenantry members ls|counts|invitations|assignments|remove|restore|set-role|sync|invite|revoke-invitation|resend-invitation|assign|unassign`.
 
 mod manage;
 mod show;
 
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{
     Exit, Failure, Globals,
@@ -14,7 +15,7 @@ use crate::{
     audit::Actor,
     causes::chain,
     jobs::MemberDesk,
-    members::{self, Error, Member, Organization, Promise, Status},
+    members::{self, Error, Invitation, Member, Organization, Promise, Status},
     tenants::Tenant,
 };
 
@@ -61,6 +62,13 @@ pub(super) enum Command {
     Sync(Of),
     /// Take a removal back; staff assignments do not come back
     Restore(OfMember),
+    /// Give a member another role
+    SetRole {
+        #[command(flatten)]
+        member: OfMember,
+        /// Slug of the role
+        role: String,
+    },
     /// Invite somebody through the provider
     Invite {
         #[command(flatten)]
@@ -77,6 +85,10 @@ pub(super) enum Command {
         #[arg(long = "as", value_name = "USER")]
         acting: Option<String>,
     },
+    /// Take an invitation back that is requested or pending
+    RevokeInvitation(OfInvitation),
+    /// Have the provider send an invitation again that is pending or has expired
+    ResendInvitation(OfInvitation),
     /// Let a member look after a customer
     Assign(OfCustomer),
     /// Let a member look after a customer no longer
@@ -108,6 +120,17 @@ pub(super) struct OfCustomer {
     customer: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct OfInvitation {
+    #[command(flatten)]
+    of: Of,
+    /// Our id of it, the provider's, or where it goes
+    invitation: String,
+    /// The member on whose behalf this is done: user id or e-mail address
+    #[arg(long = "as", value_name = "USER")]
+    acting: Option<String>,
+}
+
 fn parse_status(text: &str) -> Result<Status, String> {
     serde_json::from_value(json!(text)).map_err(|_| "active, removed or invited".to_owned())
 }
@@ -134,7 +157,7 @@ impl Office {
     }
 
     fn desk(&self) -> MemberDesk {
-        MemberDesk::new(self.access.db.clone(), &self.access.config)
+        MemberDesk::new(&self.access.config)
     }
 
     async fn members(&self) -> Result<Vec<Member>, Failure> {
@@ -147,7 +170,18 @@ impl Office {
     async fn actor(&self, globals: &Globals, acting: Option<String>) -> Result<Actor, Failure> {
         match acting {
             // the same names as those of members: nobody acts on themselves under another name
-            Some(user) => Ok(Actor::User(self.user_id(&user).await?)),
+            Some(user) => {
+                let user_id = self.user_id(&user).await?;
+                let members = self.members().await?;
+                let acting = members.iter().find(|member| member.user_id == user_id);
+                match acting.map(|member| member.status) {
+                    Some(Status::Active) => Ok(Actor::User(user_id)),
+                    status => Err(self.refused(&Error::WrongStatus {
+                        user_id,
+                        status: status.map_or("unknown", Status::name),
+                    })),
+                }
+            }
             None => Ok(globals.operator()),
         }
     }
@@ -174,6 +208,33 @@ impl Office {
         }
     }
 
+    /// The one invitation that the text names; of an address, the one that is not settled.
+    async fn invitation_id(&self, text: &str) -> Result<Uuid, Failure> {
+        let of = self.organization();
+        let list = async |connection: &mut _| members::list_invitations(connection, of).await;
+        let invitations = self.access.db.run(list).await?;
+        let is_named = |invitation: &&Invitation| {
+            let goes_there = |email: &str| !email.is_empty() && email.eq_ignore_ascii_case(text);
+            let is_open = ["requested", "pending", "expired"].contains(&&*invitation.state);
+            invitation.id.to_string().eq_ignore_ascii_case(text)
+                || invitation.invitation_id.as_deref() == Some(text)
+                || (is_open && invitation.email.as_deref().is_some_and(goes_there))
+        };
+        let named: Vec<_> = invitations.iter().filter(is_named).collect();
+        let list = format!("tenantry members invitations {} --json", self.tenant.id);
+        match &named[..] {
+            [invitation] => Ok(invitation.id),
+            [] => Err(Failure::failed(
+                format!("there is no open invitation to {text} [invitation_unknown]"),
+                list,
+            )),
+            _ => Err(Failure::failed(
+                format!("{} open invitations go to {text}", named.len()),
+                format!("give the id: {list}"),
+            )),
+        }
+    }
+
     fn refused(&self, error: &Error) -> Failure {
         let list = format!("tenantry members ls {}", self.tenant.id);
         let source = &self.tenant.source;
@@ -182,8 +243,18 @@ impl Office {
                 "check DATABASE_URL and that Postgres runs; `tenantry doctor` tells more".to_owned()
             }
             Error::Unknown { .. } | Error::WrongStatus { .. } | Error::AlreadyThere(_) => list,
+            Error::UnknownInvitation { .. } | Error::WrongState { .. } => {
+                format!("tenantry members invitations {}", self.tenant.id)
+            }
+            Error::RoleUnknown(_) => {
+                "give the slug of a role of the provider, or make the role there first".to_owned()
+            }
+            Error::CannotResend(_) => "revoke the invitation, and invite anew".to_owned(),
             Error::Yourself(_) => "another administrator has to do it".to_owned(),
-            Error::LastAdmin(_) => "give another member the role first, at the provider".to_owned(),
+            Error::LastAdmin(_) => format!(
+                "give another member the role first: tenantry members set-role {} <user> {}",
+                self.tenant.id, self.access.config.identity.admin_role
+            ),
             Error::RemovedElsewhere(_) => {
                 "bring the member back at the provider, or invite them".to_owned()
             }
@@ -208,6 +279,9 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Remove(member) => manage::remove(globals, member).await,
         Command::Sync(of) => manage::sync(globals, &of).await,
         Command::Restore(member) => manage::restore(globals, member).await,
+        Command::SetRole { member, role } => manage::set_role(globals, member, &role).await,
+        Command::RevokeInvitation(named) => manage::revoke(globals, named).await,
+        Command::ResendInvitation(named) => manage::resend(globals, named).await,
         Command::Invite {
             of,
             email,

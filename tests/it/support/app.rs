@@ -66,6 +66,9 @@ impl Deployment {
         this.set("TENANTRY__SERVER__LISTEN", "127.0.0.1:0");
         this.set("TENANTRY__TENANTS__PREFIX", &this.prefix.clone());
         this.set("TENANTRY__SECRETS__KEYS", &key);
+        // tests ask faster than anybody should; those about limits set their own
+        this.set("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0");
+        this.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
         this.set("TENANTRY__QUEUE__LEASE_MS", "1500");
         this.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "200");
         this
@@ -173,7 +176,20 @@ pub struct App {
 pub struct Answer {
     pub status: u16,
     pub retry_after: Option<String>,
+    pub headers: hyper::HeaderMap,
     pub body: Value,
+}
+
+impl Answer {
+    /// Status and code: what a refusal is known by.
+    pub fn refusal(&self) -> (u16, &str) {
+        (self.status, self.body["code"].as_str().unwrap_or_default())
+    }
+
+    /// A header's text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 impl App {
@@ -375,11 +391,13 @@ pub async fn exchange(
             .headers()
             .get("retry-after")
             .map(|value| value.to_str().unwrap().to_owned());
+        let headers = response.headers().clone();
         let bytes = response.into_body().collect().await?.to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Ok(Answer {
             status,
             retry_after,
+            headers,
             body,
         })
     };
@@ -458,10 +476,8 @@ impl TenantOf<'_> {
     pub async fn retry(&self) {
         let tenant = self.find().await.unwrap();
         let replica = &self.app.replica;
-        let retried = jobs::retry_tenant(&replica.db, &tenant, 25, &operator())
-            .await
-            .unwrap();
-        assert!(retried, "a {:?} tenant is not retried", tenant.state);
+        let retry = async |tx: &mut _| jobs::retry_tenant(tx, &tenant, 25, &operator()).await;
+        replica.db.transaction(retry).await.unwrap();
         replica.waker.wake();
     }
 

@@ -1,15 +1,22 @@
 //! What tests are written in: an application of its own per test, on one real Postgres per run.
 
+pub mod api;
 pub mod app;
 pub mod bodies;
 pub mod cluster;
 pub mod events;
 pub mod history;
+pub mod issuer;
 pub mod people;
 pub mod process;
 pub mod provider;
+pub mod proxy;
+pub mod signer;
+pub mod team;
 pub mod tiny;
+pub mod tokens;
 
+pub use api::Api;
 pub use app::{App, Deployment};
 pub use provider::Provider;
 pub use tiny::TinyBlueprint;

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,6 +38,8 @@ pub fn tenantry() -> Command {
 /// `tenantry serve`, running; killed when dropped.
 pub struct Process {
     child: Child,
+    warnings: Arc<Mutex<Vec<Value>>>,
+    log: Arc<Mutex<String>>,
     pub address: SocketAddr,
 }
 
@@ -64,10 +67,15 @@ impl Process {
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
+        let warnings = Arc::<Mutex<Vec<Value>>>::default();
+        let heard = Arc::clone(&warnings);
+        let whole = Arc::<Mutex<String>>::default();
+        let written = Arc::clone(&whole);
         let (tell, told) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             let mut tell = Some(tell);
             for line in log.lines().map_while(Result::ok) {
+                written.lock().unwrap().push_str(&line);
                 let entry: Value = serde_json::from_str(&line).unwrap_or_default();
                 if entry["message"] == "listening" {
                     let address = entry["address"]
@@ -80,12 +88,15 @@ impl Process {
                 // shown only when the test fails
                 if entry["level"] == "WARN" || entry["level"] == "ERROR" {
                     println!("{line}");
+                    heard.lock().unwrap().push(entry);
                 }
             }
         });
         // killed when dropped, also if it never says where it listens
         let mut process = Self {
             child,
+            warnings,
+            log: whole,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         process.address = told.await.expect("the replica listens");
@@ -100,6 +111,16 @@ impl Process {
     pub async fn is_ready(&self) {
         let ready = async || get(self.address, "/readyz").await.contains("200 OK");
         wait_until("the replica is ready", ready).await;
+    }
+
+    /// What it logged as a warning or an error.
+    pub fn warnings(&self) -> Vec<Value> {
+        self.warnings.lock().unwrap().clone()
+    }
+
+    /// Everything that it logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// SIGKILL.

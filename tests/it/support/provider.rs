@@ -252,6 +252,12 @@ impl Provider {
             let mut state = self.state();
             let at = position(&state.invitations, invitation).unwrap();
             state.invitations[at][key] = json!("accepted");
+            let now = state.tick();
+            state.invitations[at]["updated_at"] = if self.is_clerk() {
+                json!(now.timestamp_millis())
+            } else {
+                json!(now.to_rfc3339())
+            };
             let text = |key: &str| state.invitations[at][key].as_str().unwrap_or("member");
             (text("organization_id").to_owned(), text(status).to_owned())
         };
@@ -274,6 +280,40 @@ impl Provider {
     /// All memberships, in the provider's own shape.
     pub fn memberships(&self) -> Vec<Value> {
         self.state().memberships.clone()
+    }
+
+    /// One membership, in the provider's own shape.
+    pub fn membership(&self, id: &str) -> Value {
+        let state = self.state();
+        state.memberships[position(&state.memberships, id).unwrap()].clone()
+    }
+
+    /// The membership of a user in whatever organization, in the provider's own shape.
+    pub fn membership_of(&self, user: &str) -> Value {
+        let state = self.state();
+        let found = state.memberships.iter().find(|object| {
+            object["user_id"] == user || object["public_user_data"]["user_id"] == user
+        });
+        found.unwrap().clone()
+    }
+
+    /// Slug of the role that a user has in whatever organization, without prefix.
+    pub fn role_of(&self, user: &str) -> String {
+        let role = &self.membership_of(user)["role"];
+        let slug = role.as_str().or(role["slug"].as_str()).unwrap();
+        slug.trim_start_matches("org:").to_owned()
+    }
+
+    /// Somebody gives a user a role at `WorkOS` itself; answers the membership.
+    pub fn changes_role(&self, user: &str, role: &str) -> Value {
+        let mut state = self.state();
+        // a word of this very moment
+        let now = state.tick().max(std::time::SystemTime::now().into());
+        let of_user = |object: &&mut Value| object["user_id"] == user;
+        let object = state.memberships.iter_mut().find(of_user).unwrap();
+        object["role"] = json!({ "slug": role });
+        object["updated_at"] = json!(now.to_rfc3339());
+        object.clone()
     }
 
     /// Every request so far.

@@ -91,7 +91,7 @@ pub async fn read_worlds(connection: &mut PgConnection) -> BTreeMap<String, Worl
 pub async fn read_rows(connection: &mut PgConnection) -> BTreeMap<String, BTreeSet<String>> {
     let tables = REGISTERS.iter().map(|(table, ..)| *table);
     let rows = tables.chain(["members", "role_permissions"]).map(|table| {
-        let bookkeeping = "array['id', 'source', 'event', 'recorded_at']";
+        let bookkeeping = "array['id', 'number', 'source', 'event', 'recorded_at']";
         format!("select source, '{table} ' || (to_jsonb(known) - {bookkeeping})::text from {table} known")
     });
     let all: Vec<String> = rows.collect();

@@ -98,6 +98,9 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
                 None => not_found(),
             }
         }
+        ("PATCH", ["v1", "organizations", org, "memberships", user]) => {
+            set_role(state, (org, user), &request.body)
+        }
         ("GET", ["v1", "organizations", org, "invitations"]) => {
             let found = state.invitations.iter().filter(|object| {
                 object["organization_id"] == *org
@@ -172,6 +175,33 @@ fn create_membership(state: &mut State, org: &str, body: &Value) -> Answer {
     let object = membership(state, org, user, &role);
     state.memberships.push(object.clone());
     Answer::new(200, object)
+}
+
+/// Somebody who may do everything has to stay.
+fn set_role(state: &mut State, (org, user): (&str, &str), body: &Value) -> Answer {
+    let role = match role_of(state, body) {
+        Ok(role) => format!("org:{role}"),
+        Err(answer) => return answer,
+    };
+    let Some(at) = position_of(state, org, user) else {
+        return not_found();
+    };
+    let is_admin = |object: &Value| {
+        object["organization"]["id"] == org
+            && object["role"] == "org:admin"
+            && object["public_user_data"]["user_id"] != user
+    };
+    if role != "org:admin"
+        && state.memberships[at]["role"] == "org:admin"
+        && !state.memberships.iter().any(is_admin)
+    {
+        let message = "There has to be at least one member with the minimum set of permissions.";
+        return error(400, "organization_minimum_permissions_needed", message);
+    }
+    let now = state.tick();
+    state.memberships[at]["role"] = json!(role);
+    state.memberships[at]["updated_at"] = time(now);
+    Answer::new(200, state.memberships[at].clone())
 }
 
 fn invite(state: &mut State, org: &str, body: &Value) -> Answer {

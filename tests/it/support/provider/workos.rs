@@ -91,6 +91,9 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
         ("POST", ["user_management", "organization_memberships"]) => {
             create_membership(state, &request.body)
         }
+        ("PUT", ["user_management", "organization_memberships", id]) => {
+            set_role(state, id, &request.body)
+        }
         ("PUT", ["user_management", "organization_memberships", id, action]) => {
             change_membership(state, id, action)
         }
@@ -210,6 +213,27 @@ fn change_membership(state: &mut State, id: &str, action: &str) -> Answer {
     }
     let mut object = state.memberships[at].clone();
     // only lists embed them
+    object.as_object_mut().unwrap().remove("user");
+    Answer::new(200, object)
+}
+
+/// The role takes the place of all that the membership has; one that it has changes nothing.
+fn set_role(state: &mut State, id: &str, body: &Value) -> Answer {
+    let Some(at) = position(&state.memberships, id) else {
+        return not_found("Organization membership", id);
+    };
+    let role = text(body, "role_slug");
+    if !state.knows_role(role) {
+        return error(400, Some("invalid_role"), "Role not found.");
+    }
+    if state.memberships[at]["role"]["slug"] != role {
+        let now = state.tick();
+        let object = &mut state.memberships[at];
+        object["role"] = json!({ "slug": role });
+        object["roles"] = json!([{ "slug": role }]);
+        object["updated_at"] = time(now);
+    }
+    let mut object = state.memberships[at].clone();
     object.as_object_mut().unwrap().remove("user");
     Answer::new(200, object)
 }

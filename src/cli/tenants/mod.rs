@@ -1,4 +1,7 @@
-//! `tenantry tenants ls|get|watch|retry|connection`.
+//! `tenantry tenants …`.
+
+mod hosts;
+mod manage;
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +13,9 @@ use super::{
     timeline,
 };
 use crate::{
-    jobs,
-    tenants::{self, Tenant, TenantState},
+    audit::{self, Act},
+    page::Asked,
+    tenants::{self, Tenant, TenantFilter, TenantState},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +25,12 @@ pub(super) enum Command {
         /// Only tenants in this state
         #[arg(long, value_parser = parse_state)]
         state: Option<TenantState>,
+        /// Only tenants of this source
+        #[arg(long)]
+        source: Option<String>,
+        /// Only tenants with this in name, organization id, host or database
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -49,6 +59,19 @@ pub(super) enum Command {
         /// Id, organization id, host or database
         tenant: String,
     },
+    /// Take a ready tenant out of the routing; its database stays
+    Suspend {
+        /// Id, organization id, host or database
+        tenant: String,
+    },
+    /// Route a suspended tenant again
+    Resume {
+        /// Id, organization id, host or database
+        tenant: String,
+    },
+    /// A tenant's hosts beside its own, such as the customer's domain
+    #[command(subcommand)]
+    Hosts(hosts::Command),
     /// Print the URL with which a tenant's role connects, with its password
     Connection {
         /// Id, organization id, host or database
@@ -68,7 +91,21 @@ fn parse_state(text: &str) -> Result<TenantState, String> {
 pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
     let access = access::open(globals)?;
     match command {
-        Command::Ls { state, limit, json } => list(globals, &access, state, limit, json).await,
+        Command::Ls {
+            state,
+            source,
+            search,
+            limit,
+            json,
+        } => {
+            let filter = TenantFilter {
+                state,
+                source,
+                search,
+                org_id: None,
+            };
+            list(globals, &access, &filter, limit, json).await
+        }
         Command::Get { tenant, json } => {
             get(globals, &find(&access, &tenant).await?, &access, json).await
         }
@@ -88,8 +125,17 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         }
         Command::Retry { tenant } => {
             let tenant = find(&access, &tenant).await?;
-            retry(globals, &access, &tenant).await
+            manage::retry(globals, &access, &tenant).await
         }
+        Command::Suspend { tenant } => {
+            let tenant = find(&access, &tenant).await?;
+            manage::suspend(globals, &access, &tenant).await
+        }
+        Command::Resume { tenant } => {
+            let tenant = find(&access, &tenant).await?;
+            manage::resume(globals, &access, &tenant).await
+        }
+        Command::Hosts(command) => hosts::run(globals, &access, command).await,
         Command::Connection { tenant, json } => {
             let tenant = find(&access, &tenant).await?;
             connection(globals, &access, &tenant, json).await
@@ -119,14 +165,14 @@ pub(super) async fn find(access: &Access, text: &str) -> Result<Tenant, Failure>
 async fn list(
     globals: &Globals,
     access: &Access,
-    state: Option<TenantState>,
+    filter: &TenantFilter,
     limit: u32,
     json: bool,
 ) -> Result<(), Failure> {
-    let found = access
-        .db
-        .run(async |connection| tenants::list(connection, state, limit.into()).await)
-        .await?;
+    let list_page = async |connection: &mut _| {
+        tenants::list_page(connection, filter, &Asked::first(limit)).await
+    };
+    let found = access.db.run(list_page).await?.data;
     if json {
         return globals.printer.json(&found);
     }
@@ -217,31 +263,6 @@ async fn get(
     Ok(())
 }
 
-async fn retry(globals: &Globals, access: &Access, tenant: &Tenant) -> Result<(), Failure> {
-    let max_attempts = access.config.queue.max_attempts;
-    let actor = globals.operator();
-    let retried = jobs::retry_tenant(&access.db, tenant, max_attempts, &actor)
-        .await
-        .map_err(|error| Failure::unexpected(&error))?;
-    if !retried {
-        let message = format!(
-            "tenant {} is {}, not failed",
-            tenant.url,
-            tenant.state.name()
-        );
-        return Err(Failure::failed(
-            message,
-            format!("tenantry tenants get {}", tenant.id),
-        ));
-    }
-    globals.printer.data(tenant.id.to_string());
-    globals.printer.talk(format!(
-        "tried again; follow it with: tenantry tenants watch {}",
-        tenant.id
-    ));
-    Ok(())
-}
-
 async fn connection(
     globals: &Globals,
     access: &Access,
@@ -249,11 +270,26 @@ async fn connection(
     json: bool,
 ) -> Result<(), Failure> {
     let url = url(access, tenant).await?;
+    let actor = globals.operator();
+    let note = async |tx: &mut _| {
+        audit::by(tx, &actor).await?;
+        audit::note(tx, revealed(tenant)).await
+    };
+    access.db.transaction(note).await?;
     if json {
         return globals.printer.json(&json!({ "tenant": tenant.id, "url": url, "database": tenant.database, "username": tenant.username }));
     }
     globals.printer.data(url);
     Ok(())
+}
+
+fn revealed(tenant: &Tenant) -> Act<'_> {
+    Act {
+        action: "credential.revealed",
+        target_kind: "credential",
+        target: &tenant.username,
+        organization: Some((&tenant.source, Some(&tenant.org_id))),
+    }
 }
 
 /// The URL with the tenant's password.

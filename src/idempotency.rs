@@ -1,0 +1,307 @@
+//! Idempotency keys: a request that is sent again does nothing again, and is answered as the first time.
+//!
+//! Guarantees: the key, what the request changed and the saved answer are one transaction: there is no
+//! moment at which the change is made and the answer unknown. Of requests with one key, on any number of
+//! replicas, one is carried out; the others wait for it and get its answer. Only successes are saved:
+//! an error rolls the key back with everything else, and the request may be sent again. A key is kept
+//! for its time at least, and is then deleted.
+//!
+//! Does not: know what a request means, nor keep an answer's headers.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{FromRow, PgConnection};
+
+use crate::{
+    causes::chain,
+    db::{self, Db},
+    secrets,
+};
+
+const MAX_LENGTH: usize = 255;
+
+/// Pause between two looks for keys that are too old.
+const PRUNE_PAUSE: Duration = Duration::from_hours(1);
+
+/// So many keys are deleted in one transaction.
+const PRUNE_BATCH: i64 = 1_000;
+
+/// What is to be done about a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begun {
+    /// Carry it out, then [`finish`].
+    Fresh,
+    /// It was carried out: answer so.
+    Replay {
+        /// HTTP status of the answer.
+        status: u16,
+        /// The answer.
+        body: Value,
+    },
+}
+
+/// Why a request with a key is not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not answer, or refuses.
+    #[error("the idempotency key cannot be looked up")]
+    Sql(#[from] sqlx::Error),
+    /// The key was used for something else.
+    #[error("this idempotency key was used for another request")]
+    Reused,
+    /// The first request with the key is still being carried out.
+    #[error("another request with this idempotency key is being carried out")]
+    InUse,
+    /// The text is no key.
+    #[error(
+        "an idempotency key is 1 to {MAX_LENGTH} visible ASCII characters, bare or in double quotes"
+    )]
+    Invalid,
+}
+
+impl Error {
+    /// Stable code, explained in docs/errors.md.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Sql(_) => "control_database_unavailable",
+            Self::Reused => "idempotency_key_reused",
+            Self::InUse => "idempotency_key_in_use",
+            Self::Invalid => "idempotency_key_invalid",
+        }
+    }
+}
+
+/// Reads the header: a string of RFC 8941 (in double quotes), or the bare characters.
+pub fn parse_key(header: &[u8]) -> Result<String, Error> {
+    let text = str::from_utf8(header).map_err(|_| Error::Invalid)?;
+    let text = text.trim_matches(' ');
+    let key = match text.strip_prefix('"') {
+        Some(quoted) => unquote(quoted).ok_or(Error::Invalid)?,
+        None => text.to_owned(),
+    };
+    let is_visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    if key.is_empty() || key.len() > MAX_LENGTH || !is_visible {
+        return Err(Error::Invalid);
+    }
+    Ok(key)
+}
+
+/// What stands before the closing quote, which is the last character.
+fn unquote(text: &str) -> Option<String> {
+    let mut key = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(key),
+            '\\' => key.push(rest.next().filter(|c| matches!(c, '"' | '\\'))?),
+            other => key.push(other),
+        }
+    }
+}
+
+/// The same request has the same one, however its JSON is written.
+///
+/// `target` is the path with its query.
+pub fn fingerprint(method: &str, target: &str, body: &Value) -> [u8; 32] {
+    // the keys of an object are sorted: its map is one
+    secrets::sha256(format!("{method} {target}\n{body}").as_bytes())
+}
+
+#[derive(FromRow)]
+struct Saved {
+    fingerprint: Vec<u8>,
+    status: Option<i32>,
+    body: Option<Value>,
+}
+
+/// Takes the key for this transaction, or finds what was answered.
+///
+/// Waits up to 5 s for another transaction that has the key. It is to be the first thing that the
+/// transaction does, so that whoever waits here holds nothing that the other one needs.
+pub async fn begin(
+    tx: &mut PgConnection,
+    principal: &str,
+    key: &str,
+    fingerprint: &[u8; 32],
+) -> Result<Begun, Error> {
+    sqlx::query("set local lock_timeout = '5s'")
+        .execute(&mut *tx)
+        .await?;
+    let begun = take_or_find(&mut *tx, principal, key, fingerprint).await?;
+    // the wait for a key is no limit for what the request itself waits for
+    sqlx::query("set local lock_timeout to default")
+        .execute(tx)
+        .await?;
+    Ok(begun)
+}
+
+async fn take_or_find(
+    tx: &mut PgConnection,
+    principal: &str,
+    key: &str,
+    fingerprint: &[u8; 32],
+) -> Result<Begun, Error> {
+    let taken = sqlx::query(
+        "insert into idempotency_keys (principal, key, fingerprint)
+         values ($1, $2, $3)
+         on conflict do nothing",
+    )
+    .bind(principal)
+    .bind(key)
+    .bind(fingerprint.as_slice())
+    .execute(&mut *tx)
+    .await
+    .map_err(waited_in_vain)?;
+    if taken.rows_affected() == 1 {
+        return Ok(Begun::Fresh);
+    }
+    let saved: Option<Saved> = sqlx::query_as(
+        "select fingerprint, status, body
+         from idempotency_keys
+         where principal = $1
+           and key = $2",
+    )
+    .bind(principal)
+    .bind(key)
+    .fetch_optional(tx)
+    .await?;
+    // gone again between the two statements: it was too old to be kept, see `prune`
+    let saved = saved.ok_or(Error::InUse)?;
+    if saved.fingerprint != fingerprint {
+        return Err(Error::Reused);
+    }
+    let status = saved.status.and_then(|status| u16::try_from(status).ok());
+    match (status, saved.body) {
+        (Some(status), Some(body)) => Ok(Begun::Replay { status, body }),
+        _ => Err(Error::InUse),
+    }
+}
+
+fn waited_in_vain(error: sqlx::Error) -> Error {
+    // lock_not_available
+    if db::sqlstate(&error).as_deref() == Some("55P03") {
+        Error::InUse
+    } else {
+        Error::Sql(error)
+    }
+}
+
+/// Saves the answer, in the transaction in which [`begin`] took the key.
+pub async fn finish(
+    tx: &mut PgConnection,
+    principal: &str,
+    key: &str,
+    status: u16,
+    body: &Value,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update idempotency_keys
+         set status = $3,
+             body = $4
+         where principal = $1
+           and key = $2",
+    )
+    .bind(principal)
+    .bind(key)
+    .bind(i32::from(status))
+    .bind(body)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Deletes what is older than `age`, at once and then every hour; does not end.
+///
+/// Any number of replicas do so at the same time: none waits for another.
+pub async fn keep_pruned(db: Db, age: Duration) {
+    loop {
+        match prune(&db, age).await {
+            Ok(0) => {}
+            Ok(keys) => tracing::debug!(keys, "deleted old idempotency keys"),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "old idempotency keys were not deleted; the next look is in an hour"
+            ),
+        }
+        tokio::time::sleep(PRUNE_PAUSE).await;
+    }
+}
+
+/// Deletes every key that is older than `age`, batch by batch; returns how many.
+pub async fn prune(db: &Db, age: Duration) -> sqlx::Result<u64> {
+    let mut pruned = 0;
+    loop {
+        let batch = db.run(async |connection| prune_batch(connection, age).await);
+        match batch.await? {
+            0 => return Ok(pruned),
+            keys => pruned += keys,
+        }
+    }
+}
+
+async fn prune_batch(connection: &mut PgConnection, age: Duration) -> sqlx::Result<u64> {
+    let deleted = sqlx::query(
+        "with old as (
+             select principal, key
+             from idempotency_keys
+             where created_at < now() - make_interval(secs => $1)
+             order by created_at
+             limit $2
+             -- another replica deletes what it has locked
+             for update skip locked
+         )
+         delete from idempotency_keys
+         using old
+         where idempotency_keys.principal = old.principal
+           and idempotency_keys.key = old.key",
+    )
+    .bind(age.as_secs_f64())
+    .bind(PRUNE_BATCH)
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_visible_ascii_bare_or_quoted() {
+        let longest = "k".repeat(MAX_LENGTH);
+        for (header, key) in [
+            ("8e03978e-40d5", "8e03978e-40d5"),
+            ("\"8e03978e-40d5\"", "8e03978e-40d5"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (" a ", "a"),
+            (&longest, &longest),
+        ] {
+            assert_eq!(parse_key(header.as_bytes()).unwrap(), key);
+        }
+        let too_long = "k".repeat(MAX_LENGTH + 1);
+        for header in [
+            "", "\"\"", "\"a", "\"", "\"a\"b", r#""\a""#, "a b", "\"a b\"", "a\tb", "zoë",
+            &too_long,
+        ] {
+            let refused = parse_key(header.as_bytes()).unwrap_err();
+            assert_eq!(refused.code(), "idempotency_key_invalid", "{header}");
+        }
+        assert!(parse_key(b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_the_meaning_not_of_the_letters() {
+        let body = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let print = |text| fingerprint("POST", "/v1/a?b=c", &body(text));
+        assert_eq!(
+            print(r#"{"a":1,"b":[2]}"#),
+            print(r#"{ "b": [2], "a": 1 }"#)
+        );
+        assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
+        assert_ne!(print("{}"), fingerprint("PUT", "/v1/a?b=c", &json!({})));
+        assert_ne!(print("{}"), fingerprint("POST", "/v1/a", &json!({})));
+    }
+}

@@ -1,0 +1,84 @@
+//! What an operator may do about a tenant.
+//!
+//! Guarantees: the change, its audit rows and the jobs that follow from it are the caller's one transaction;
+//! a tenant whose organization was deleted is never routed again.
+
+use sqlx::PgConnection;
+
+use super::{Refusal, provision};
+use crate::{
+    audit::{self, Actor},
+    queue::{self, NewJob},
+    tenants::{self, Tenant},
+};
+
+/// Puts a failed tenant back to work; the plan goes on at the step that failed.
+pub async fn retry_tenant(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    max_attempts: i32,
+    actor: &Actor,
+) -> Result<(), Refusal> {
+    audit::by(tx, actor).await?;
+    let job = provision(tenant.id, tenant.key(), max_attempts);
+    // before the tenant: whoever has both locks the job first
+    let revived = queue::revive(tx, &job).await?;
+    if !tenants::mark_pending(tx, tenant.id).await? {
+        return Err(why_not(tx, tenant, "failed").await?);
+    }
+    // the dead job goes on, with its history, also one that died just now; a new one only where it was pruned
+    if !revived && !queue::revive(tx, &job).await? {
+        queue::enqueue(tx, &job).await?;
+    }
+    Ok(())
+}
+
+/// Takes a ready tenant out of the routing. Its database stays as it is.
+pub async fn suspend_tenant(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    actor: &Actor,
+) -> Result<(), Refusal> {
+    audit::by(tx, actor).await?;
+    if tenants::mark_suspended_by_operator(tx, tenant.id).await? {
+        Ok(())
+    } else {
+        Err(why_not(tx, tenant, "ready").await?)
+    }
+}
+
+/// Routes a suspended tenant again, and tells its database what became of its members meanwhile.
+pub async fn resume_tenant(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    max_attempts: i32,
+    actor: &Actor,
+) -> Result<(), Refusal> {
+    audit::by(tx, actor).await?;
+    if !tenants::mark_resumed(tx, tenant.id).await? {
+        return Err(
+            if tenants::is_of_deleted_organization(tx, tenant.id).await? {
+                Refusal::OrganizationDeleted(tenant.id)
+            } else {
+                why_not(tx, tenant, "suspended after it was ready").await?
+            },
+        );
+    }
+    let job = NewJob::sync_members(tenant.id.0, tenant.key(), max_attempts);
+    Ok(queue::rouse(tx, &job).await?)
+}
+
+/// The tenant is not in the state that it would have to be in.
+pub(super) async fn why_not(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    wanted: &'static str,
+) -> sqlx::Result<Refusal> {
+    // as it is now, not as the caller read it
+    let now = tenants::find(tx, tenant.id).await?;
+    Ok(Refusal::TenantWrongState {
+        tenant: tenant.id,
+        state: now.map_or(tenant.state, |now| now.state),
+        wanted,
+    })
+}

@@ -1,0 +1,57 @@
+//! An event is processed once more.
+//!
+//! Guarantees: the event, its job and the audit row are the caller's one transaction. What an event
+//! says is joined with what is known, so replaying one that was processed changes nothing.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use super::Refusal;
+use crate::{
+    audit::{self, Act, Actor},
+    inbox::{self, Event, EventState},
+    queue::{self, Job, NewJob},
+};
+
+/// Puts a settled event back to work; returns it as it is then.
+pub async fn replay_event(
+    tx: &mut PgConnection,
+    id: i64,
+    max_attempts: i32,
+    actor: &Actor,
+) -> Result<Event, Refusal> {
+    audit::by(tx, actor).await?;
+    // before the event: whoever has both locks the job first
+    queue::lay_to_rest(tx, id).await?;
+    match inbox::lock_event(tx, id).await? {
+        None => return Err(Refusal::EventUnknown(id)),
+        Some(EventState::Received | EventState::Waiting) => {
+            return Err(Refusal::EventIsPending(id));
+        }
+        Some(EventState::Conflict) => return Err(Refusal::EventInConflict(id)),
+        Some(EventState::Processed | EventState::Ignored | EventState::Failed) => {}
+    }
+    inbox::mark_received(tx, id).await?;
+    let event = inbox::find_event(tx, id).await?;
+    let event = event.ok_or(Refusal::EventUnknown(id))?;
+    // once more, for one that died while the event was waited for
+    queue::lay_to_rest(tx, id).await?;
+    let org_id = event.organization_id.as_deref();
+    let new = NewJob {
+        job: Job::ProcessEvent { event: id },
+        concurrency_key: org_id.map(|org_id| queue::organization_key((&event.source, org_id))),
+        unique_key: None,
+        max_attempts,
+        delay: Duration::ZERO,
+    };
+    queue::enqueue_batched(tx, &new).await?;
+    let act = Act {
+        action: "event.replayed",
+        target_kind: "event",
+        target: &id.to_string(),
+        organization: Some((&event.source, org_id)),
+    };
+    audit::note(tx, act).await?;
+    Ok(event)
+}
