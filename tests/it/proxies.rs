@@ -38,6 +38,7 @@ const LIES: &str = "X-User-Id: mallory\n\
     X_User_Id: mallory\n\
     x_user-role: mallory\n\
     X-User_Permissions: mallory\n\
+    X-User-Actor: mallory\n\
     X-Tenant-Id: mallory\n\
     X_Tenant_Id: mallory\n\
     X-Tenant_Database: mallory\n\
