@@ -39,6 +39,11 @@ pub enum Begun {
         /// The answer.
         body: Value,
     },
+    /// It was carried out, and whoever asked first still waits for a better answer than this one: [`conclude`].
+    Open {
+        /// The answer as of the change.
+        body: Value,
+    },
 }
 
 /// Why a request with a key is not carried out.
@@ -53,6 +58,9 @@ pub enum Error {
     /// The first request with the key is still being carried out.
     #[error("another request with this idempotency key is being carried out")]
     InUse,
+    /// The request has no key, and needs one.
+    #[error("this request needs an idempotency key")]
+    Missing,
     /// The text is no key.
     #[error(
         "an idempotency key is 1 to {MAX_LENGTH} visible ASCII characters, bare or in double quotes"
@@ -67,6 +75,7 @@ impl Error {
             Self::Sql(_) => "control_database_unavailable",
             Self::Reused => "idempotency_key_reused",
             Self::InUse => "idempotency_key_in_use",
+            Self::Missing => "idempotency_key_missing",
             Self::Invalid => "idempotency_key_invalid",
         }
     }
@@ -174,7 +183,8 @@ async fn take_or_find(
     let status = saved.status.and_then(|status| u16::try_from(status).ok());
     match (status, saved.body) {
         (Some(status), Some(body)) => Ok(Begun::Replay { status, body }),
-        _ => Err(Error::InUse),
+        (None, Some(body)) => Ok(Begun::Open { body }),
+        (_, None) => Err(Error::InUse),
     }
 }
 
@@ -209,6 +219,75 @@ pub async fn finish(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Saves the answer as of the change, in the transaction in which [`begin`] took the key, and leaves open
+/// whether a better one follows: whoever asks first after that, [`conclude`]s.
+pub async fn leave_open(
+    tx: &mut PgConnection,
+    principal: &str,
+    key: &str,
+    body: &Value,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update idempotency_keys
+         set body = $3
+         where principal = $1
+           and key = $2",
+    )
+    .bind(principal)
+    .bind(key)
+    .bind(body)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Gives this answer for good, unless another request was faster: then it returns that one's.
+pub async fn conclude(
+    connection: &mut PgConnection,
+    (principal, key): (&str, &str),
+    (status, body): (u16, Value),
+) -> sqlx::Result<(u16, Value)> {
+    let concluded = sqlx::query(
+        "update idempotency_keys
+         set status = $3,
+             body = $4
+         where principal = $1
+           and key = $2
+           and status is null",
+    )
+    .bind(principal)
+    .bind(key)
+    .bind(i32::from(status))
+    .bind(&body)
+    .execute(&mut *connection)
+    .await?;
+    if concluded.rows_affected() == 1 {
+        return Ok((status, body));
+    }
+    let found = find_answer(connection, principal, key).await?;
+    Ok(found.unwrap_or((status, body)))
+}
+
+/// The answer for good; none where the key was too old to be kept.
+async fn find_answer(
+    connection: &mut PgConnection,
+    principal: &str,
+    key: &str,
+) -> sqlx::Result<Option<(u16, Value)>> {
+    let found: Option<(i32, Value)> = sqlx::query_as(
+        "select status, body
+         from idempotency_keys
+         where principal = $1
+           and key = $2
+           and status is not null",
+    )
+    .bind(principal)
+    .bind(key)
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.map(|(status, body)| (u16::try_from(status).unwrap_or_default(), body)))
 }
 
 /// Deletes what is older than `age`, at once and then every hour; does not end.

@@ -44,6 +44,7 @@ pub mod private_postgres;
 pub mod provider_api;
 pub mod provisioning;
 pub mod queue;
+pub mod registrations;
 pub mod replica;
 pub mod secrets;
 pub mod shutdown;

@@ -94,6 +94,8 @@ pub struct Backlog {
     pub oldest_due_s: f64,
     /// Tenants by state.
     pub tenants: Vec<(String, i64)>,
+    /// Registrations that have not ended, by state.
+    pub registrations: Vec<(String, i64)>,
 }
 
 /// The metrics of this process.
@@ -117,6 +119,9 @@ pub struct Metrics {
     jobs_past_due: Family<NoLabels, Gauge>,
     oldest_due: Family<NoLabels, FloatGauge>,
     tenants: Family<StatusLabel, Gauge>,
+    registrations: Family<StateLabel, Gauge>,
+    /// Registrations that took longer than they should.
+    pub registrations_delayed: Counter,
     dead_letters: Family<KindLabel, Gauge>,
     pool: Family<StateLabel, Gauge>,
     jwks_refreshes: Family<RefreshLabels, Counter>,
@@ -151,6 +156,8 @@ impl Metrics {
             jobs_past_due: Family::default(),
             oldest_due: Family::default(),
             tenants: Family::default(),
+            registrations: Family::default(),
+            registrations_delayed: Counter::default(),
             dead_letters: Family::default(),
             pool: Family::default(),
             jwks_refreshes: Family::default(),
@@ -251,6 +258,16 @@ impl Metrics {
             self.oldest_due.clone(),
         );
         registry.register("tenants", "Tenants by state", self.tenants.clone());
+        registry.register(
+            "registrations",
+            "Registrations that have not ended, by state; delayed ones apart",
+            self.registrations.clone(),
+        );
+        registry.register(
+            "registrations_delayed",
+            "Registrations that took longer than registrations.deadline_s",
+            self.registrations_delayed.clone(),
+        );
         registry.register(
             "dead_letters",
             "What failed for good and waits for an operator",
@@ -371,6 +388,7 @@ impl Metrics {
         self.oldest_due.clear();
         self.jobs.clear();
         self.tenants.clear();
+        self.registrations.clear();
         self.dead_letters.clear();
         let Some(backlog) = backlog else { return };
         self.inbox_pending
@@ -397,6 +415,11 @@ impl Metrics {
             self.tenants
                 .get_or_create(&StatusLabel { status })
                 .set(tenants);
+        }
+        for (state, registrations) in backlog.registrations {
+            self.registrations
+                .get_or_create(&StateLabel { state })
+                .set(registrations);
         }
         self.dead_letters
             .get_or_create(&KindLabel { kind: "event" })

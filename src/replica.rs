@@ -13,12 +13,13 @@ use crate::{
     db::{self, Db},
     http, idempotency,
     inbox::Inbox,
-    jobs::{self, JobContext, MemberDesk},
+    jobs::{self, JobContext, MemberDesk, RegistrationDesk},
     members,
     metrics::Metrics,
     provider_api::{self, Client},
     provisioning::{BlueprintSource, Provisioner, StepError, template},
     queue::{Waker, worker},
+    registrations::{self, Watcher},
     secrets::{self, Keyring},
     shutdown::Tasks,
     tenant_db::{self, Clusters},
@@ -120,6 +121,7 @@ pub struct Replica {
     pub provisioner: Arc<Provisioner>,
     /// Everything that runs.
     pub tasks: Tasks,
+    watcher: Watcher,
     config: Arc<Config>,
     providers: Arc<BTreeMap<String, Client>>,
     issuers: Issuers,
@@ -162,6 +164,7 @@ impl Replica {
             tasks,
             providers: Arc::new(providers(&config)?),
             issuers,
+            watcher: Watcher::default(),
             config: Arc::new(config),
         })
     }
@@ -195,6 +198,8 @@ impl Replica {
             None => keys.forget_all(),
         };
         state.registry.spawn_listener(&self.tasks, forget_key);
+        let watch = self.watcher.clone().watch(self.db.clone());
+        self.tasks.spawn_ground(watch);
         let serve = http::serve(listener, state, self.tasks.clone(), self.tasks.closing());
         self.tasks.spawn_ground(serve);
         Ok(local)
@@ -230,6 +235,8 @@ impl Replica {
             public_paths: public.map(|path| http::PublicPath::new(path)).collect(),
             session_cookies: access.session_cookies.clone().into(),
             desk: MemberDesk::new(config),
+            registrations: Arc::new(RegistrationDesk::new(config, &self.provisioner.keyring)),
+            watcher: self.watcher.clone(),
             clusters: self.clusters.clone(),
             keyring: Arc::clone(&self.provisioner.keyring),
             max_attempts: config.queue.max_attempts,
@@ -302,8 +309,11 @@ impl Replica {
         }
     }
 
-    /// Deletes what has been kept for its time, from now on. The control database is migrated.
+    /// Deletes what has been kept for its time, and marks registrations that are late, from now on. The
+    /// control database is migrated.
     pub fn tidy(&self) {
+        let marking = registrations::keep_marking_delayed(self.db.clone(), self.metrics.clone());
+        self.tasks.spawn_ground(marking);
         let keep = self.config.limits.keep_idempotency_keys();
         let pruning = idempotency::keep_pruned(self.db.clone(), keep);
         self.tasks.spawn_ground(pruning);

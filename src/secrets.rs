@@ -151,6 +151,11 @@ pub fn random_password() -> Result<SecretString, Error> {
     Ok(SecretString::from(URL_SAFE_NO_PAD.encode(random::<32>()?)))
 }
 
+/// A text that nobody guesses: 256 random bits, as 43 characters of base64url.
+pub fn random_token() -> Result<String, Error> {
+    Ok(URL_SAFE_NO_PAD.encode(random::<32>()?))
+}
+
 /// SHA-256.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];

@@ -56,6 +56,8 @@ pub struct Config {
     pub blueprint: BlueprintLocation,
     /// How tenants are named and limited.
     pub tenants: Tenants,
+    /// Sign-ups.
+    pub registrations: Registrations,
     /// Job queue.
     pub queue: Queue,
     /// Keys for secrets at rest.
@@ -215,6 +217,14 @@ pub enum NameStyle {
     Opaque,
 }
 
+/// `[registrations]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registrations {
+    /// How long a registration may take before it counts as delayed, in seconds.
+    pub deadline_s: u64,
+}
+
 /// `[queue]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -308,6 +318,17 @@ impl Server {
             return Err(Error::value("server.cors_origins", origin, expected));
         }
         Ok(())
+    }
+}
+
+impl Registrations {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        if (1..=86_400).contains(&self.deadline_s) {
+            return Ok(());
+        }
+        let value = self.deadline_s.to_string();
+        Err(Error::value("registrations.deadline_s", &value, "1 to 86400"))
     }
 }
 
@@ -477,6 +498,7 @@ impl Config {
         }
         self.server.check()?;
         self.limits.check()?;
+        self.registrations.check()?;
         if prefix.starts_with("pg_") {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{AppState, Problem};
-use crate::{inbox, metrics::Backlog, queue, tenants};
+use crate::{inbox, metrics::Backlog, queue, registrations, tenants};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -123,6 +123,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                     .map(|count| (count.state, count.jobs))
                     .collect(),
                 tenants: tenants::count_by_state(connection).await?,
+                registrations: registrations::count_open(connection).await?,
             })
         })
         .await

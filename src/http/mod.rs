@@ -26,6 +26,8 @@ mod openapi;
 mod operator;
 mod origin;
 mod problem;
+mod registration_events;
+mod registrations;
 mod resolve;
 mod routes;
 mod security_headers;
@@ -50,9 +52,10 @@ use crate::{
     db::Db,
     faults::Faults,
     inbox::Inbox,
-    jobs::MemberDesk,
+    jobs::{MemberDesk, RegistrationDesk},
     metrics::Metrics,
     queue::Waker,
+    registrations::Watcher,
     secrets::Keyring,
     shutdown::Tasks,
     tenant_db::Clusters,
@@ -114,6 +117,10 @@ pub struct AppState {
     pub session_cookies: Arc<[String]>,
     /// Where member operations are carried out.
     pub desk: MemberDesk,
+    /// Where registrations are carried out.
+    pub registrations: Arc<RegistrationDesk>,
+    /// Tells who follows a registration that there is something new.
+    pub watcher: Watcher,
     /// Where tenants live.
     pub clusters: Clusters,
     /// Opens tenants' passwords.

@@ -96,6 +96,24 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
 }
 
 impl<T> Mutation<T> {
+    /// Fails unless the client sent an idempotency key.
+    pub(super) fn require_key(&self) -> Result<(), Problem> {
+        match self.key {
+            Some(_) => Ok(()),
+            None => Err(idempotency::Error::Missing.into()),
+        }
+    }
+
+    /// Whose idempotency key it is.
+    pub(super) fn principal(&self) -> &str {
+        &self.principal
+    }
+
+    /// Who asks.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// Does it, once, and answers 201 with what `act` returns, and where it is: its `id` below `uri`.
     pub(super) async fn create<R: Serialize>(
         &self,
@@ -103,12 +121,8 @@ impl<T> Mutation<T> {
         uri: &Uri,
         act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
     ) -> Result<Response, Problem> {
-        let (body, mut response) = self.once(state, StatusCode::CREATED, act).await?;
-        let id = body["id"].as_str().unwrap_or_default();
-        if let Ok(location) = HeaderValue::from_str(&format!("{}/{id}", uri.path())) {
-            response.headers_mut().insert(header::LOCATION, location);
-        }
-        Ok(response)
+        let act = async |tx: &mut _| Ok((StatusCode::CREATED, act(tx).await?));
+        Ok(self.once(state, Ends::Here, act).await?.located(uri))
     }
 
     /// Does it, once, and answers with `status` and what `act` returns.
@@ -118,49 +132,154 @@ impl<T> Mutation<T> {
         status: StatusCode,
         act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
     ) -> Result<Response, Problem> {
-        Ok(self.once(state, status, act).await?.1)
+        let act = async |tx: &mut _| Ok((status, act(tx).await?));
+        Ok(self.once(state, Ends::Here, act).await?.into_response())
     }
 
-    /// The answer, and its body.
-    async fn once<R: Serialize>(
+    /// Does it, once. An answer that is not final is open until somebody [concludes](Self::conclude) it.
+    pub(super) async fn once<R: Serialize>(
         &self,
         state: &AppState,
-        status: StatusCode,
-        act: impl AsyncFnOnce(&mut PgConnection) -> Result<R, Problem>,
-    ) -> Result<(serde_json::Value, Response), Problem> {
-        let answered = state
+        ends: Ends,
+        act: impl AsyncFnOnce(&mut PgConnection) -> Result<(StatusCode, R), Problem>,
+    ) -> Result<Answer, Problem> {
+        let answer = state
             .db
             .transaction(async |tx| {
                 // before the saved answer as well: who lost the right does not get that either
                 if let Some(of) = &self.of {
                     access::still_administers(tx, &self.caller, of).await?;
                 }
-                if let Some(key) = &self.key {
-                    let begun =
-                        idempotency::begin(tx, &self.principal, key, &self.fingerprint).await?;
-                    if let Begun::Replay { status, body } = begun {
-                        return Ok((status, body, true));
-                    }
+                if let Some(answer) = self.find_answer(tx, ends).await? {
+                    return Ok(answer);
                 }
                 audit::during(tx, self.request_id.0).await?;
                 audit::by(tx, &self.actor).await?;
-                let done = act(&mut *tx).await?;
+                let (status, done) = act(&mut *tx).await?;
                 let body = serde_json::to_value(done).map_err(|error| Problem::internal(&error))?;
-                if let Some(key) = &self.key {
-                    idempotency::finish(tx, &self.principal, key, status.as_u16(), &body).await?;
+                let key = self.key.as_deref().map(|key| (self.principal.as_str(), key));
+                match (key, ends) {
+                    (None, _) => {}
+                    (Some((principal, key)), Ends::Here) => {
+                        idempotency::finish(tx, principal, key, status.as_u16(), &body).await?;
+                    }
+                    (Some((principal, key)), Ends::Later) => {
+                        idempotency::leave_open(tx, principal, key, &body).await?;
+                    }
                 }
-                Ok::<_, Problem>((status.as_u16(), body, false))
+                let is_open = ends == Ends::Later;
+                Ok::<_, Problem>(Answer {
+                    status,
+                    body,
+                    is_open,
+                    is_replay: false,
+                })
             })
             .await?;
         // what was enqueued is not to wait for the next poll
         state.waker.wake();
-        let (status, body, is_replay) = answered;
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        let mut response = (status, Json(&body)).into_response();
-        if is_replay {
+        Ok(answer)
+    }
+
+    /// The answer of the key, where it was used before.
+    async fn find_answer(
+        &self,
+        tx: &mut PgConnection,
+        ends: Ends,
+    ) -> Result<Option<Answer>, Problem> {
+        let Some(key) = &self.key else {
+            return Ok(None);
+        };
+        let replay = |(status, body): (u16, _), is_open| Answer {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
+            body,
+            is_open,
+            is_replay: true,
+        };
+        match idempotency::begin(tx, &self.principal, key, &self.fingerprint).await? {
+            Begun::Fresh => Ok(None),
+            Begun::Replay { status, body } => Ok(Some(replay((status, body), false))),
+            Begun::Open { body } => {
+                let as_of_the_change = (StatusCode::ACCEPTED.as_u16(), body);
+                if ends == Ends::Later {
+                    return Ok(Some(replay(as_of_the_change, true)));
+                }
+                let key = (self.principal.as_str(), key.as_str());
+                let answer = idempotency::conclude(tx, key, as_of_the_change).await?;
+                Ok(Some(replay(answer, false)))
+            }
+        }
+    }
+
+    /// Gives an open answer for good: this one, unless another request with the key was faster.
+    pub(super) async fn conclude<R: Serialize>(
+        &self,
+        state: &AppState,
+        open: Answer,
+        (status, better): (StatusCode, R),
+    ) -> Result<Answer, Problem> {
+        let body = serde_json::to_value(better).map_err(|error| Problem::internal(&error))?;
+        let Some(key) = &self.key else {
+            return Ok(Answer {
+                status,
+                body,
+                ..open
+            });
+        };
+        let key = (self.principal.as_str(), key.as_str());
+        let ours = (status.as_u16(), body.clone());
+        let conclude =
+            async |connection: &mut _| idempotency::conclude(connection, key, ours).await;
+        let (status, given) = state.db.run(conclude).await?;
+        Ok(Answer {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
+            is_replay: open.is_replay || given != body,
+            is_open: false,
+            body: given,
+        })
+    }
+}
+
+/// When the answer is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// With the change.
+    Here,
+    /// After it: a better one may follow.
+    Later,
+}
+
+/// What a client is answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    /// The body; a replayed one is the same to the byte, because an object's members are sorted.
+    pub(super) body: serde_json::Value,
+    /// Whether a better one may be given.
+    pub(super) is_open: bool,
+    is_replay: bool,
+}
+
+impl Answer {
+    /// With where it is: the body's `id` below `uri`.
+    pub(super) fn located(self, uri: &Uri) -> Response {
+        let id = self.body["id"].as_str().unwrap_or_default();
+        let location = HeaderValue::from_str(&format!("{}/{id}", uri.path()));
+        let mut response = self.into_response();
+        if let Ok(location) = location {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.is_replay {
             let headers = response.headers_mut();
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
-        Ok((body, response))
+        response
     }
 }

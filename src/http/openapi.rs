@@ -12,7 +12,7 @@ use utoipa::{
 
 use super::{
     Problem, audit, connection, events, forward_auth, health, hosts, invitations, jobs, members,
-    mutation, resolve, staff, tenants, webhooks,
+    mutation, registration_events, registrations, resolve, staff, tenants, webhooks,
 };
 use crate::page::{DEFAULT_LIMIT, MAX_LIMIT};
 
@@ -44,6 +44,10 @@ const TEXT: &str = r"^[^\u0000]*$";
         webhooks::receive_from_clerk,
         forward_auth::verify,
         resolve::resolve,
+        registrations::register,
+        registrations::find,
+        registrations::abandon,
+        registration_events::follow,
         tenants::list,
         tenants::get,
         tenants::retry,

@@ -11,7 +11,10 @@ use axum::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{api_keys::KeyError, auth, causes::chain, db, idempotency, members, page, queue};
+use crate::{
+    api_keys::KeyError, auth, causes::chain, db, idempotency, members, page, queue,
+    registrations::form::FieldProblem,
+};
 
 /// What the body of a problem is.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -45,9 +48,27 @@ pub struct Problem {
     /// The request's id, as in `x-request-id` and in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<Uuid>,
+    /// What some problems say beside that.
+    #[serde(flatten)]
+    more: Option<Box<More>>,
     /// Boxed: every handler's result carries a problem's size.
     #[serde(skip)]
     headers: Box<HeaderMap>,
+}
+
+/// Extension members of a problem (RFC 9457, section 3.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = ProblemExtensions)]
+pub struct More {
+    /// What is wrong with which field: all of it at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) errors: Vec<FieldProblem>,
+    /// What could be sent instead.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) suggestions: Vec<String>,
+    /// The host to which the person belongs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<String>,
 }
 
 impl Problem {
@@ -66,6 +87,7 @@ impl Problem {
             detail: detail.into().into(),
             fix: fix.into().into(),
             request_id: None,
+            more: None,
             headers: Box::default(),
         }
     }
@@ -74,6 +96,13 @@ impl Problem {
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    /// Says more than what every problem says.
+    #[must_use]
+    pub(super) fn more(mut self, more: More) -> Self {
+        self.more = Some(Box::new(more));
+        self
     }
 
     /// Answers with a header.
@@ -255,6 +284,10 @@ impl From<idempotency::Error> for Problem {
                 return Self::new(StatusCode::CONFLICT, code, error.to_string(), fix)
                     .retry_after(RETRY_KEY_AFTER_S);
             }
+            E::Missing => (
+                StatusCode::BAD_REQUEST,
+                "send Idempotency-Key: a new one for each registration, the same one when you repeat it",
+            ),
             E::Invalid => (
                 StatusCode::BAD_REQUEST,
                 "send 1 to 255 visible ASCII characters",

@@ -10,7 +10,8 @@ use axum::{
 
 use super::{
     AppState, access::Access, audit, connection, docs, events, forward_auth, health, hosts,
-    invitations, jobs, members, openapi, resolve, staff, tenants, webhooks,
+    invitations, jobs, members, openapi, registration_events, registrations, resolve, staff,
+    tenants, webhooks,
 };
 use crate::api_keys::Scope;
 
@@ -41,10 +42,26 @@ pub(super) fn routes() -> Vec<Route> {
         get("/docs/", Visitor, docs::index),
         get("/docs/{*file}", Visitor, docs::asset),
     ];
+    routes.extend(registration_routes());
     routes.extend(organization_routes());
     routes.extend(tenant_routes());
     routes.extend(work_routes());
     routes
+}
+
+/// What sign-up forms may do.
+fn registration_routes() -> Vec<Route> {
+    let write = Access::Key(Scope::RegistrationsWrite);
+    vec![
+        post("/v1/registrations", write, registrations::register),
+        get("/v1/registrations/{id}", write, registrations::find),
+        delete("/v1/registrations/{id}", write, registrations::abandon),
+        get(
+            "/v1/registrations/{id}/events",
+            write,
+            registration_events::follow,
+        ),
+    ]
 }
 
 /// What an organization's administrators may do, and operators in their place.

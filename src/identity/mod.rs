@@ -11,6 +11,7 @@
 //! Does not: decide anything (`members` does), or make tenants (`jobs` does).
 
 mod invitations;
+mod own;
 mod parents;
 mod register;
 
@@ -18,6 +19,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
+pub use own::{discard_own_organization, find_by_external_id, insert_own_organization};
 pub use parents::{Parent, ParentKind, Parents, find as find_parents};
 
 use crate::webhooks::IdentityEvent;
@@ -176,8 +178,17 @@ pub struct LiveOrganization {
     pub org_id: String,
     /// Its name; may be empty.
     pub name: String,
+    /// What the application calls it, where it told the provider.
+    pub external_id: Option<String>,
     /// Whether it has a tenant already.
     pub has_tenant: bool,
+}
+
+impl LiveOrganization {
+    /// Name of the source, and the provider's id.
+    pub fn key(&self) -> (&str, &str) {
+        (&self.source, &self.org_id)
+    }
 }
 
 /// The sources that know an organization of this id.
@@ -201,7 +212,7 @@ pub async fn live_organizations(
         return Ok(Vec::new());
     }
     sqlx::query_as(
-        "select source, org_id, coalesce(name, '') as name,
+        "select source, org_id, coalesce(name, '') as name, external_id,
                 exists (
                     select
                     from tenants

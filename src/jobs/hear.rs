@@ -1,15 +1,15 @@
 //! What follows from what a provider said, whether by an event or by its API.
 //!
 //! Guarantees: an organization that is described and not deleted has a tenant, or the job that makes
-//! it; a deleted one's tenant is suspended; whoever waited for an object is settled in the
+//! it, and one that was registered here has the tenant of its registration; a deleted one's tenant is suspended; whoever waited for an object is settled in the
 //! transaction that describes it; tenants whose members changed are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{JobContext, JobError, provision};
+use super::{JobContext, JobError, provision, register::own_organization};
 use crate::{
     audit,
     causes::chain,
@@ -17,6 +17,7 @@ use crate::{
     inbox::{self, Settled, State},
     members,
     queue::{self, Failure, Job, NewJob},
+    registrations::{self, Stored as Registration},
     tenants::{self, NewTenant},
     webhooks::IdentityEvent,
 };
@@ -100,8 +101,9 @@ async fn follow_organizations(
 ) -> Result<bool, JobError> {
     let mut has_follow_up = false;
     let live = identity::live_organizations(tx, changes).await?;
+    let linked = link_registrations(tx, &live).await?;
     for organization in &live {
-        if !organization.has_tenant {
+        if !organization.has_tenant && !linked.contains(&organization.key()) {
             let first = first_of(heard, &organization.source, &organization.org_id);
             audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
             let now = std::time::SystemTime::now().into();
@@ -131,6 +133,77 @@ fn first_of<'a>(heard: &'a [Heard], source: &str, org_id: &str) -> Option<&'a He
         .find(|heard| heard.source == source && heard.said.iter().any(speaks))
 }
 
+/// Organizations that somebody registered here have their tenant already: it is theirs from now on.
+///
+/// Returns the source and id of those.
+async fn link_registrations<'a>(
+    tx: &mut PgConnection,
+    live: &'a [LiveOrganization],
+) -> Result<BTreeSet<(&'a str, &'a str)>, JobError> {
+    let mut by_external_id = BTreeMap::new();
+    for organization in live.iter().filter(|organization| !organization.has_tenant) {
+        if let Some(external_id) = &organization.external_id {
+            let key = (organization.source.as_str(), external_id.as_str());
+            // of two organizations with one external id the first is the registered one
+            by_external_id.entry(key).or_insert(organization);
+        }
+    }
+    let mut linked = BTreeSet::new();
+    // in one order, and all of them before any host: as registrations take them
+    for (source, external_id) in by_external_id.keys() {
+        registrations::lock_external_id(tx, source, external_id).await?;
+    }
+    for ((source, external_id), organization) in by_external_id {
+        let waiting = registrations::find_waiting_for(tx, source, external_id).await?;
+        if let Some(registration) = waiting
+            && link(tx, &registration, &organization.org_id).await?
+        {
+            linked.insert(organization.key());
+        }
+    }
+    Ok(linked)
+}
+
+/// The registration's tenant is from now on that of the provider's organization; false where it cannot be.
+pub(super) async fn link(
+    tx: &mut PgConnection,
+    registration: &Registration,
+    org_id: &str,
+) -> Result<bool, JobError> {
+    let Some(tenant) = registration.tenant_id else {
+        return Ok(false);
+    };
+    if !tenants::link(tx, tenant, (&registration.source, org_id)).await? {
+        return Ok(false);
+    }
+    registrations::mark_linked(tx, registration.id, org_id, (tenant, true)).await?;
+    let own = own_organization(registration.id);
+    identity::discard_own_organization(tx, (&registration.source, &own)).await?;
+    Ok(true)
+}
+
+/// The organization got a tenant before it was known to be the registered one: that is the registration's tenant.
+///
+/// Nothing was made yet of the one that the registration came with; it goes.
+pub(super) async fn join_known(
+    tx: &mut PgConnection,
+    registration: &Registration,
+    org_id: &str,
+) -> Result<(), JobError> {
+    let known = tenants::find_of_organization(tx, &registration.source, org_id).await?;
+    let Some(known) = known else {
+        let error = format!("organization {org_id} has no tenant");
+        return Err(JobError::Retry(Failure::new("tenant_not_recorded", error)));
+    };
+    registrations::mark_linked(tx, registration.id, org_id, (known.id, false)).await?;
+    if let Some(own) = registration.tenant_id {
+        tenants::discard_pending(tx, own).await?;
+        let org_id = own_organization(registration.id);
+        identity::discard_own_organization(tx, (&registration.source, &org_id)).await?;
+    }
+    Ok(())
+}
+
 async fn make_tenant(
     cx: &JobContext,
     tx: &mut PgConnection,
@@ -141,6 +214,7 @@ async fn make_tenant(
         source: &organization.source,
         org_id: &organization.org_id,
         name: &organization.name,
+        slug: None,
         requested_at,
     };
     let (names, keyring) = (&cx.provisioner.names, &cx.provisioner.keyring);

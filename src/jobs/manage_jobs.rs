@@ -12,6 +12,7 @@ use crate::{
     inbox::{self, EventState},
     members,
     queue::{self, Failure, Job, JobId, JobState, Refused, StoredJob},
+    registrations,
     tenants::{self, TenantId},
 };
 
@@ -75,6 +76,15 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
                 && let Some(tenant) = tenants::find(tx, tenant).await?
             {
                 return Err(why_not(tx, &tenant, "failed").await?);
+            }
+        }
+        Job::RegisterOrganization { registration } => {
+            if let Some(found) = registrations::find_stored(tx, *registration).await?
+                && let Some(tenant) = found.tenant_id
+            {
+                // one that joined a ready tenant is alone in having failed
+                tenants::mark_pending(tx, tenant).await?;
+                registrations::mark_retried(tx, *registration).await?;
             }
         }
         Job::SendInvitation { invitation } => members::mark_to_be_sent(tx, *invitation).await?,

@@ -107,10 +107,7 @@ impl MemberDesk {
         actor: &Actor,
     ) -> Result<Uuid, Error> {
         self.api(of)?;
-        let send = |invitation: Uuid| {
-            let job = Job::SendInvitation { invitation };
-            self.job(of, job, invite_key(invitation))
-        };
+        let send = |invitation| invite_job(of, invitation, self.max_attempts);
         members::invite(tx, of, promise, actor, send).await
     }
 
@@ -188,19 +185,29 @@ impl MemberDesk {
     }
 
     fn job(&self, of: Organization<'_>, job: Job, unique_key: String) -> NewJob {
-        NewJob {
-            job,
-            concurrency_key: Some(queue::organization_key((of.source, of.org_id))),
-            unique_key: Some(unique_key),
-            max_attempts: self.max_attempts,
-            delay: Duration::ZERO,
-        }
+        job_of(of, job, unique_key, self.max_attempts)
     }
 
     /// After the change: memberships are locked before the job that syncs them, as events do.
     async fn tell_tenant(&self, tx: &mut PgConnection, of: Organization<'_>) -> Result<(), Error> {
         rouse_sync(tx, (of.source, of.org_id), self.max_attempts).await?;
         Ok(())
+    }
+}
+
+/// The job that sends an invitation.
+pub(super) fn invite_job(of: Organization<'_>, invitation: Uuid, max_attempts: i32) -> NewJob {
+    let job = Job::SendInvitation { invitation };
+    job_of(of, job, invite_key(invitation), max_attempts)
+}
+
+fn job_of(of: Organization<'_>, job: Job, unique_key: String, max_attempts: i32) -> NewJob {
+    NewJob {
+        job,
+        concurrency_key: Some(queue::organization_key((of.source, of.org_id))),
+        unique_key: Some(unique_key),
+        max_attempts,
+        delay: Duration::ZERO,
     }
 }
 

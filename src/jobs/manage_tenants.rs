@@ -5,10 +5,12 @@
 
 use sqlx::PgConnection;
 
-use super::{Refusal, provision};
+use super::{Refusal, provision, register::register_job};
 use crate::{
     audit::{self, Actor},
+    provisioning::steps,
     queue::{self, NewJob},
+    registrations::{self, Stored},
     tenants::{self, Tenant},
 };
 
@@ -20,7 +22,7 @@ pub async fn retry_tenant(
     actor: &Actor,
 ) -> Result<(), Refusal> {
     audit::by(tx, actor).await?;
-    let job = provision(tenant.id, tenant.key(), max_attempts);
+    let job = making(tx, tenant, max_attempts).await?;
     // before the tenant: whoever has both locks the job first
     let revived = queue::revive(tx, &job).await?;
     if !tenants::mark_pending(tx, tenant.id).await? {
@@ -31,6 +33,22 @@ pub async fn retry_tenant(
         queue::enqueue(tx, &job).await?;
     }
     Ok(())
+}
+
+/// The job that goes on with the making of a tenant: one whose organization is not made at the provider yet
+/// begins there.
+async fn making(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    max_attempts: i32,
+) -> Result<NewJob, Refusal> {
+    let is_begun = steps::is_done(tx, tenant.id, steps::INVITE_USER).await?;
+    let registration = registrations::find_of_tenant(tx, tenant.id).await?;
+    let at_provider = registration.filter(|registration: &Stored| registration.at_provider);
+    Ok(match at_provider {
+        Some(registration) if !is_begun => register_job(tenant.key(), registration.id, max_attempts),
+        _ => provision(tenant.id, tenant.key(), max_attempts),
+    })
 }
 
 /// Takes a ready tenant out of the routing. Its database stays as it is.

@@ -15,6 +15,8 @@ mod process_event;
 mod provision_tenant;
 mod push_membership;
 mod refusal;
+mod register;
+mod register_organization;
 mod replay;
 mod resend_invitation;
 mod revoke_invitation;
@@ -30,6 +32,7 @@ pub use manage_members::MemberDesk;
 pub use manage_tenants::{resume_tenant, retry_tenant, suspend_tenant};
 pub use process_event::process_batch;
 pub use refusal::Refusal;
+pub use register::{Asking, NotRegistered, RegistrationDesk};
 pub use replay::replay_event;
 
 use crate::{
@@ -44,6 +47,7 @@ use crate::{
         self, Claim, Failure, Job, NewJob, Waker,
         worker::{Lease, Outcome, Settled},
     },
+    registrations,
     shutdown::Tasks,
     tenants::{self, TenantFailure, TenantId},
 };
@@ -158,6 +162,9 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::ResendInvitation { invitation } => {
             resend_invitation::run(cx, &claim, &lease, *invitation).await
         }
+        Job::RegisterOrganization { registration } => {
+            register_organization::run(cx, &claim, &lease, *registration).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -192,6 +199,7 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         Job::PushMembership { source, membership } => {
             format!("membership {membership} of {source}")
         }
+        Job::RegisterOrganization { registration } => format!("registration {registration}"),
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -270,17 +278,30 @@ async fn fail_subject(
             members::mark_not_sent(tx, *invitation, &reason).await?;
         }
         Job::ProvisionTenant { tenant } => {
-            let by_itself = || TenantFailure {
-                step: String::new(),
-                code: failure.code.to_owned(),
-                cause: failure.error.clone(),
-                fix: format!("tenantry tenants retry {tenant}"),
-            };
-            let told = told.cloned().unwrap_or_else(by_itself);
+            let told = told.cloned().unwrap_or_else(|| by_itself(failure, TenantId(*tenant)));
             tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
+        }
+        Job::RegisterOrganization { registration } => {
+            let found = registrations::find_stored(tx, *registration).await?;
+            if let Some(tenant) = found.and_then(|registration| registration.tenant_id) {
+                let told = told.cloned().unwrap_or_else(|| by_itself(failure, tenant));
+                // the registration follows; one that joined a ready tenant fails alone
+                tenants::mark_failed(tx, tenant, &told).await?;
+                registrations::mark_failed(tx, *registration, &told).await?;
+            }
         }
     }
     Ok(())
+}
+
+/// A failure of which no step told.
+fn by_itself(failure: &Failure, tenant: TenantId) -> TenantFailure {
+    TenantFailure {
+        step: String::new(),
+        code: failure.code.to_owned(),
+        cause: failure.error.clone(),
+        fix: format!("tenantry tenants retry {tenant}"),
+    }
 }
 
 /// The job that makes a tenant ready.

@@ -47,7 +47,7 @@ async fn record(
         .db
         .transaction(async |tx| {
             queue::assert_held(tx, claim).await?;
-            steps::fail(tx, tenant, step, &failure).await?;
+            steps::fail(tx, tenant, step.name(), &failure).await?;
             tenants::note_failure(tx, tenant, &told).await?;
             Ok::<_, JobError>(())
         })

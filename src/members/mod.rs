@@ -268,6 +268,30 @@ pub async fn list(
     .await
 }
 
+/// The host of a ready tenant to which whoever has this e-mail address belongs.
+pub async fn find_ready_tenant(
+    connection: &mut PgConnection,
+    source: &str,
+    email_key: &str,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "select tenants.url
+         from users
+         join members using (source, user_id)
+         join tenants using (source, org_id)
+         where users.source = $1
+           and lower(users.email) = $2
+           and members.status = 'active'
+           and tenants.state = 'ready'
+         order by tenants.ready_at
+         limit 1",
+    )
+    .bind(source)
+    .bind(email_key)
+    .fetch_optional(connection)
+    .await
+}
+
 /// One member.
 pub async fn find(
     connection: &mut PgConnection,

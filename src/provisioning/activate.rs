@@ -34,7 +34,8 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             if is_ready {
                 rouse_if_unsynced(cx, tx, &tenant).await?;
             }
-            steps::finish(tx, cx.claim, tenant.id, Step::Activate, started.elapsed()).await?;
+            let step = Step::Activate.name();
+            steps::finish(tx, cx.claim, tenant.id, step, started.elapsed()).await?;
             cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
             queue::complete(tx, cx.claim).await?;
             Ok(is_ready)

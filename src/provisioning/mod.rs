@@ -261,7 +261,7 @@ async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<(), StepError> {
     cx.check_lease()?;
     cx.provisioner
         .db
-        .run(async |connection| steps::start(connection, cx.claim, cx.id().await, step).await)
+        .run(async |connection| steps::start(connection, cx.claim, cx.id().await, step.name()).await)
         .await?;
     cx.fault(step, FAULT_POINTS[0]).await?;
     let limit = cx.limit(step);
@@ -280,7 +280,14 @@ async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<(), StepError> {
         cx.provisioner
             .db
             .run(async |connection| {
-                steps::finish(connection, cx.claim, cx.id().await, step, started.elapsed()).await
+                steps::finish(
+                    connection,
+                    cx.claim,
+                    cx.id().await,
+                    step.name(),
+                    started.elapsed(),
+                )
+                .await
             })
             .await?;
     }

@@ -13,11 +13,20 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
-use super::Step;
+use super::{PLAN, Step};
 use crate::{
     queue::{self, Claim, Failure},
     tenants::TenantId,
 };
+
+/// Steps before the plan, of a tenant whose organization was registered here and is made at the provider.
+pub const PROVIDER_STEPS: [&str; 2] = [CREATE_ORGANIZATION, INVITE_USER];
+
+/// The organization is made at the provider.
+pub const CREATE_ORGANIZATION: &str = "create_organization";
+
+/// Whoever signs up becomes its administrator there, or is invited to.
+pub const INVITE_USER: &str = "invite_user";
 
 /// A step of a tenant.
 #[derive(Debug, Clone, FromRow, Serialize)]
@@ -56,6 +65,27 @@ pub async fn done(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     .await
 }
 
+/// Whether a step of a tenant is done.
+pub async fn is_done(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    step: &'static str,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (
+             select
+             from provisioning_steps
+             where tenant_id = $1
+               and step = $2
+               and state = 'done'
+         )",
+    )
+    .bind(tenant)
+    .bind(step)
+    .fetch_one(connection)
+    .await
+}
+
 /// All steps of a tenant that were begun, in the order in which they were.
 pub async fn list(
     connection: &mut PgConnection,
@@ -74,9 +104,9 @@ pub async fn list(
 
 /// Forgets every step that was done in, or to, a database that is gone.
 pub async fn forget_database(tx: &mut PgConnection, tenant: TenantId) -> sqlx::Result<()> {
-    sqlx::query("delete from provisioning_steps where tenant_id = $1 and step <> $2")
+    sqlx::query("delete from provisioning_steps where tenant_id = $1 and step = any($2)")
         .bind(tenant)
-        .bind(Step::Place.name())
+        .bind(PLAN.map(Step::name).get(1..))
         .execute(tx)
         .await?;
     Ok(())
@@ -87,7 +117,7 @@ pub async fn start(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
-    step: Step,
+    step: &'static str,
 ) -> Result<(), queue::Error> {
     let started = sqlx::query(
         "insert into provisioning_steps (tenant_id, step, state)
@@ -107,7 +137,7 @@ pub async fn start(
     .bind(claim.id)
     .bind(claim.attempt)
     .bind(tenant)
-    .bind(step.name())
+    .bind(step)
     .execute(connection)
     .await?;
     fenced(claim, started.rows_affected())
@@ -118,7 +148,7 @@ pub async fn finish(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
-    step: Step,
+    step: &'static str,
     took: Duration,
 ) -> Result<(), queue::Error> {
     let finished = sqlx::query(
@@ -140,10 +170,10 @@ pub async fn finish(
     .bind(claim.id)
     .bind(claim.attempt)
     .bind(tenant)
-    .bind(step.name())
+    .bind(step)
     .bind(took.as_secs_f64() * 1000.0)
     // the record of activation is part of the transaction that opens the tenant, and as durable
-    .bind((step != Step::Activate).then_some("off"))
+    .bind((step != Step::Activate.name()).then_some("off"))
     .execute(connection)
     .await?;
     fenced(claim, finished.rows_affected())
@@ -153,7 +183,7 @@ pub async fn finish(
 pub async fn fail(
     tx: &mut PgConnection,
     tenant: TenantId,
-    step: Step,
+    step: &'static str,
     failure: &Failure,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -167,7 +197,7 @@ pub async fn fail(
          where provisioning_steps.state <> 'done'",
     )
     .bind(tenant)
-    .bind(step.name())
+    .bind(step)
     .bind(failure.code)
     .bind(&failure.error)
     .execute(tx)

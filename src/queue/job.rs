@@ -69,11 +69,16 @@ pub enum Job {
         /// Our id of the invitation.
         invitation: Uuid,
     },
+    /// Make the organization of a registration, and its first administrator, at the provider.
+    RegisterOrganization {
+        /// The registration.
+        registration: Uuid,
+    },
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 8] = [
+    pub const KINDS: [&'static str; 9] = [
         "process_event",
         "provision_tenant",
         "sync_members",
@@ -82,6 +87,7 @@ impl Job {
         "push_membership",
         "revoke_invitation",
         "resend_invitation",
+        "register_organization",
     ];
 
     /// The kind as it is stored, logged and counted.
@@ -95,6 +101,7 @@ impl Job {
             Self::PushMembership { .. } => "push_membership",
             Self::RevokeInvitation { .. } => "revoke_invitation",
             Self::ResendInvitation { .. } => "resend_invitation",
+            Self::RegisterOrganization { .. } => "register_organization",
         }
     }
 }

@@ -185,3 +185,19 @@ pub async fn list_attempts(connection: &mut PgConnection, id: JobId) -> sqlx::Re
     .fetch_all(connection)
     .await
 }
+
+/// When the next attempt of the waiting jobs of these unique keys is due; `None` when none waits.
+pub async fn find_next_attempt(
+    connection: &mut PgConnection,
+    unique_keys: &[String],
+) -> sqlx::Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar(
+        "select min(run_at)
+         from jobs
+         where unique_key = any($1)
+           and state = 'available'",
+    )
+    .bind(unique_keys)
+    .fetch_one(connection)
+    .await
+}

@@ -32,7 +32,9 @@ use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
 pub use job::{Job, JobId, organization_key};
-pub use look::{Attempt, Filter, JobState, StoredJob, find_job, list_attempts, list_page};
+pub use look::{
+    Attempt, Filter, JobState, StoredJob, find_job, find_next_attempt, list_attempts, list_page,
+};
 pub use manage::{Refused, cancel_job, lay_to_rest, retry_job};
 pub use settle::{bury, complete, postpone, release, retry};
 pub use wake::Waker;

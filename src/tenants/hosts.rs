@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
-use super::{Tenant, TenantId};
+use super::{Tenant, TenantId, naming};
 
 const MAX_HOST: usize = 253;
 const MAX_LABEL: usize = 63;
@@ -79,23 +79,31 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// Nobody else gives this host away until the transaction ends.
+/// Nobody else gives this host away until the transaction ends, nor one that looks like it.
 ///
 /// A host is in one of two tables, so no constraint can say that it is there once.
 pub(super) async fn lock_host(tx: &mut PgConnection, host: &str) -> sqlx::Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('tenantry host ' || lower($1), 0))")
-        .bind(host)
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('tenantry host ' || $1, 0))")
+        .bind(naming::skeleton(host))
         .execute(tx)
         .await?;
     Ok(())
 }
 
-/// Whether a tenant has it beside its `url`.
-pub(super) async fn is_further_host(tx: &mut PgConnection, host: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select from tenant_hosts where host = lower($1))")
-        .bind(host)
-        .fetch_one(tx)
-        .await
+/// Those of these hosts that a tenant has, beside its `url` or as one that looks like it.
+pub async fn find_taken(tx: &mut PgConnection, hosts: &[&str]) -> sqlx::Result<Vec<String>> {
+    let skeletons: Vec<String> = hosts.iter().map(|host| naming::skeleton(host)).collect();
+    sqlx::query_scalar(
+        "select wanted.host
+         from unnest($1::text[], $2::text[]) as wanted (host, skeleton)
+         where exists (select from tenants where url = wanted.host)
+            or exists (select from tenants where host_skeleton = wanted.skeleton)
+            or exists (select from tenant_hosts where tenant_hosts.host = wanted.host)",
+    )
+    .bind(hosts)
+    .bind(skeletons)
+    .fetch_all(tx)
+    .await
 }
 
 /// The tenant that a host of any spelling stands for.

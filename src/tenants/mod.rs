@@ -35,7 +35,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-pub use hosts::{Host, HostError, add_host, find_by_host, list_hosts, normalize_host, remove_host};
+pub use hosts::{
+    Host, HostError, add_host, find_by_host, find_taken, list_hosts, normalize_host, remove_host,
+};
 pub use look::{TenantFilter, list_page};
 pub use transitions::{
     is_of_deleted_organization, mark_cloned, mark_failed, mark_pending, mark_placed,
@@ -233,6 +235,8 @@ pub struct NewTenant<'a> {
     pub org_id: &'a str,
     /// The organization's name.
     pub name: &'a str,
+    /// The first label of its host, where somebody asked for one: that one or none.
+    pub slug: Option<&'a str>,
     /// When the event that asks for it was received.
     pub requested_at: DateTime<Utc>,
 }
@@ -249,6 +253,9 @@ pub enum Error {
     /// No free host name was found.
     #[error("no free host name for organization {0}")]
     NoFreeName(String),
+    /// The host of the slug that was asked for is another tenant's, or looks like it.
+    #[error("the host of this slug is taken")]
+    SlugTaken,
 }
 
 /// Makes the tenant's row unless the organization has one; returns the id of a new row.
@@ -263,19 +270,23 @@ pub async fn insert(
     if exists(tx, new.source, new.org_id).await? {
         return Ok(None);
     }
-    for attempt in 0..5 {
+    let attempts = if new.slug.is_some() { 1 } else { 5 };
+    for attempt in 0..attempts {
         let id = TenantId(Uuid::now_v7());
-        let given = naming::names(names, new.name, id.0, attempt);
+        let given = match new.slug {
+            Some(slug) => naming::names_with_slug(names, slug, id.0),
+            None => naming::names(names, new.name, id.0, attempt),
+        };
         let credential = keyring.seal(id.0, &secrets::random_password()?)?;
         hosts::lock_host(tx, &given.url).await?;
-        if hosts::is_further_host(tx, &given.url).await? {
+        if !hosts::find_taken(tx, &[&given.url]).await?.is_empty() {
             continue;
         }
         let inserted = sqlx::query(
             "insert into tenants
                  (id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
-                  source, credential, requested_at)
-             values ($1, $2, false, $3, $4, $5, $5, $6, '', $7, $8, $9)
+                  source, credential, requested_at, host_skeleton)
+             values ($1, $2, false, $3, $4, $5, $5, $6, '', $7, $8, $9, $10)
              on conflict do nothing",
         )
         .bind(id)
@@ -287,6 +298,7 @@ pub async fn insert(
         .bind(new.source)
         .bind(credential)
         .bind(new.requested_at)
+        .bind(naming::skeleton(&given.url))
         .execute(&mut *tx)
         .await?;
         if inserted.rows_affected() == 1 {
@@ -297,7 +309,52 @@ pub async fn insert(
             return Ok(None);
         }
     }
-    Err(Error::NoFreeName(new.org_id.to_owned()))
+    match new.slug {
+        Some(_) => Err(Error::SlugTaken),
+        None => Err(Error::NoFreeName(new.org_id.to_owned())),
+    }
+}
+
+/// The tenant is from now on that of the organization by its provider's id.
+///
+/// False when the organization has a tenant already: then nothing was changed.
+pub async fn link(
+    tx: &mut PgConnection,
+    id: TenantId,
+    (source, org_id): (&str, &str),
+) -> sqlx::Result<bool> {
+    let linked = sqlx::query(
+        "update tenants
+         set org_id = $3,
+             updated_at = now()
+         where id = $1
+           and source = $2
+           and not exists (
+               select
+               from tenants other
+               where other.source = $2
+                 and other.org_id = $3
+           )",
+    );
+    Ok(linked
+        .bind(id)
+        .bind(source)
+        .bind(org_id)
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
+}
+
+/// Deletes the row of a tenant of which nothing was made yet; false when something was.
+pub async fn discard_pending(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let discarded = sqlx::query(
+        "delete from tenants
+         where id = $1
+           and state in ('pending', 'failed')
+           and cluster is null",
+    );
+    Ok(discarded.bind(id).execute(tx).await?.rows_affected() == 1)
 }
 
 async fn exists(tx: &mut PgConnection, source: &str, org_id: &str) -> sqlx::Result<bool> {

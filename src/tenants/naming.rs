@@ -51,8 +51,29 @@ pub struct Names {
 }
 
 /// Names for a tenant. `attempt` counts from 0: later ones avoid a host that is taken.
+///
+/// Who asks for a slug gets that host and no other: see [`names_with_slug`].
 pub fn names(config: &Tenants, organization: &str, tenant: Uuid, attempt: usize) -> Names {
     let slug = slug(organization);
+    let taken = attempt > 0 || is_reserved(&slug);
+    give(config, slug, tenant, taken)
+}
+
+/// Names for a tenant whose host is to be `<slug>.<base domain>`.
+pub fn names_with_slug(config: &Tenants, slug: &str, tenant: Uuid) -> Names {
+    let url = host(config, slug);
+    Names {
+        url,
+        ..give(config, slug.to_owned(), tenant, false)
+    }
+}
+
+/// The host of a slug.
+pub fn host(config: &Tenants, slug: &str) -> String {
+    format!("{slug}.{}", config.base_domain.to_ascii_lowercase())
+}
+
+fn give(config: &Tenants, slug: String, tenant: Uuid, taken: bool) -> Names {
     let id = short_id(
         tenant,
         if config.names == NameStyle::Opaque {
@@ -65,7 +86,6 @@ pub fn names(config: &Tenants, organization: &str, tenant: Uuid, attempt: usize)
         NameStyle::Readable => format!("{}{}_{id}", config.prefix, slug.replace('-', "_")),
         NameStyle::Opaque => format!("{}{id}", config.prefix),
     };
-    let taken = attempt > 0 || RESERVED_SLUGS.contains(&slug.as_str());
     let label = match config.names {
         // a shared host name would tell nothing: the id alone does
         NameStyle::Opaque => id.clone(),
@@ -73,7 +93,7 @@ pub fn names(config: &Tenants, organization: &str, tenant: Uuid, attempt: usize)
         NameStyle::Readable => slug,
     };
     Names {
-        url: format!("{label}.{}", config.base_domain.to_ascii_lowercase()),
+        url: host(config, &label),
         role: database.clone(),
         database,
     }
@@ -104,6 +124,32 @@ pub fn slug(name: &str) -> String {
     } else {
         slug.to_owned()
     }
+}
+
+/// Whether a text is a slug that somebody may ask for: it needs no escaping, as a host's label or anywhere.
+///
+/// Two hyphens in a row are refused because `xn--` begins a name in another script.
+pub fn is_slug(text: &str) -> bool {
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    (2..=MAX_SLUG).contains(&text.len()) && text.split('-').all(is_part)
+}
+
+/// Whether a slug is kept back, or looks like one that is.
+pub fn is_reserved(slug: &str) -> bool {
+    let looks = skeleton(slug);
+    RESERVED_SLUGS
+        .iter()
+        .any(|reserved| skeleton(reserved) == looks)
+}
+
+/// What a text looks like (Unicode TS 39, section 4): texts that are easily taken for each other have the same one.
+///
+/// Case and the width of white space make no difference.
+pub fn skeleton(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let words: Vec<&str> = lower.split_whitespace().collect();
+    unicode_security::skeleton(&words.join(" ")).collect()
 }
 
 /// The last `length` characters of the id in base 32 (Crockford, lower case): its random part.

@@ -1,0 +1,500 @@
+//! Registrations: the second way in. Somebody signs up, and follows the tenant until it is ready.
+//!
+//! ```text
+//!  accepted ─▶ provisioning ─▶ ready
+//!     │ ▲          │  │
+//!     │ └─ retry ─ failed
+//!     └────────────┴──▶ abandoning ─▶ abandoned
+//! ```
+//!
+//! Guarantees: a person asks for an organization once, by a unique index: whoever asks again gets the
+//! same registration; an external id stands for one registration; a registration follows its tenant in
+//! the transaction in which the tenant changes, because the tables themselves see to it (migration 0010);
+//! every change that can be seen is an event with a number of its own, in the order in which they are seen.
+//!
+//! Does not: make the tenant, or talk to the provider. `jobs` does.
+
+mod events;
+pub mod form;
+mod status;
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection, types::Json};
+use uuid::Uuid;
+
+pub use events::{Event, Seen, Watcher, list_events};
+pub use status::{Progress, RegisteredTenant, Registration, Viewer, Waiting, find, read};
+
+use crate::{
+    causes::chain,
+    db::Db,
+    metrics::Metrics,
+    tenants::{TenantFailure, TenantId},
+};
+
+/// Pause between two looks for registrations that are late.
+const DELAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How far a registration is.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+#[schema(as = RegistrationState)]
+pub enum State {
+    /// Recorded; nothing was begun yet.
+    Accepted,
+    /// A step was begun.
+    Provisioning,
+    /// The tenant is ready.
+    Ready,
+    /// Given up, until somebody asks again.
+    Failed,
+    /// Being undone.
+    Abandoning,
+    /// Undone; nothing is left.
+    Abandoned,
+}
+
+impl State {
+    /// The word as it is stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Provisioning => "provisioning",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+            Self::Abandoning => "abandoning",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// Whether nothing follows by itself.
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Ready | Self::Failed | Self::Abandoned => true,
+            Self::Accepted | Self::Provisioning | Self::Abandoning => false,
+        }
+    }
+}
+
+/// Whoever has this may read a registration's status: a text that nobody guesses.
+#[derive(Clone, PartialEq, Eq, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct StatusToken(pub String);
+
+impl fmt::Debug for StatusToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StatusToken(…)")
+    }
+}
+
+/// A registration to be recorded.
+#[derive(Debug)]
+pub struct NewRegistration<'a> {
+    /// Its id.
+    pub id: Uuid,
+    /// Name of the source.
+    pub source: &'a str,
+    /// What the provider's organization is recognised by.
+    pub external_id: &'a str,
+    /// What was asked for.
+    pub form: &'a form::Form,
+    /// Principal that asks.
+    pub made_by: &'a str,
+    /// For whoever follows it.
+    pub token: &'a StatusToken,
+    /// Whether the provider is called first.
+    pub at_provider: bool,
+    /// The provider's organization, where it is known already.
+    pub org_id: Option<&'a str>,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Whether the tenant is made for it.
+    pub is_tenant_ours: bool,
+    /// How far it is: a tenant that was there before may be ready.
+    pub state: State,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+/// Records a registration.
+pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::Result<()> {
+    let form = new.form;
+    sqlx::query(
+        "insert into registrations
+             (id, source, external_id, name, slug, domain, email, given_name, family_name, email_key, organization_key,
+              made_by, credential, at_provider, org_id, tenant_id, is_tenant_ours, state, may_take, deadline_at, ended_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                 make_interval(secs => $19), now() + make_interval(secs => $19), case when $18 = 'ready' then now() end)",
+    )
+    .bind(new.id)
+    .bind(new.source)
+    .bind(new.external_id)
+    .bind(&form.name)
+    .bind(&form.slug)
+    .bind(&form.domain)
+    .bind(&form.email)
+    .bind(&form.given_name)
+    .bind(&form.family_name)
+    .bind(&form.email_key)
+    .bind(form.organization_key())
+    .bind(new.made_by)
+    .bind(new.token)
+    .bind(new.at_provider)
+    .bind(new.org_id)
+    .bind(new.tenant)
+    .bind(new.is_tenant_ours)
+    .bind(new.state)
+    .bind(new.deadline.as_secs_f64())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Nobody else registers this person, until the transaction ends. Taken before any lock of an external id or host.
+pub async fn lock_person(
+    tx: &mut PgConnection,
+    source: &str,
+    email_key: &str,
+) -> sqlx::Result<()> {
+    lock(tx, &format!("person {source} {email_key}")).await
+}
+
+/// Nobody else decides whose organization an external id is, until the transaction ends.
+///
+/// Whoever needs several takes them in the order of their texts; before any lock of a host.
+pub async fn lock_external_id(
+    tx: &mut PgConnection,
+    source: &str,
+    external_id: &str,
+) -> sqlx::Result<()> {
+    lock(tx, &format!("external id {source} {external_id}")).await
+}
+
+async fn lock(tx: &mut PgConnection, what: &str) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('tenantry registration ' || $1, 0))")
+        .bind(what)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The registration in which this person asked for this organization already.
+pub async fn find_same(
+    tx: &mut PgConnection,
+    source: &str,
+    form: &form::Form,
+) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar(
+        "select id
+         from registrations
+         where source = $1
+           and email_key = $2
+           and organization_key = $3
+           and state not in ('abandoning', 'abandoned')",
+    )
+    .bind(source)
+    .bind(&form.email_key)
+    .bind(form.organization_key())
+    .fetch_optional(tx)
+    .await
+}
+
+/// The registration that an external id stands for.
+pub async fn find_by_external_id(
+    tx: &mut PgConnection,
+    source: &str,
+    external_id: &str,
+) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar(
+        "select id
+         from registrations
+         where source = $1
+           and external_id = $2
+           and state not in ('abandoning', 'abandoned')",
+    )
+    .bind(source)
+    .bind(external_id)
+    .fetch_optional(tx)
+    .await
+}
+
+/// A registration as the jobs need it.
+#[derive(Debug, Clone, FromRow)]
+pub struct Stored {
+    /// Its id.
+    pub id: Uuid,
+    /// Name of the source.
+    pub source: String,
+    /// What the provider's organization is recognised by.
+    pub external_id: String,
+    /// Name of the organization.
+    pub name: String,
+    /// E-mail domain of its people.
+    pub domain: Option<String>,
+    /// Who signs up.
+    pub email: String,
+    /// Whether the provider is called first.
+    pub at_provider: bool,
+    /// The provider's organization, once known.
+    pub org_id: Option<String>,
+    /// Whether it was made there for this registration.
+    pub is_organization_ours: bool,
+    /// The tenant.
+    pub tenant_id: Option<TenantId>,
+    /// Whether the tenant was made for this registration.
+    pub is_tenant_ours: bool,
+    /// How far it is.
+    pub state: State,
+    /// Principal that asked for it.
+    pub made_by: String,
+}
+
+impl Stored {
+    /// Whether it is still to become ready.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Accepted | State::Provisioning)
+    }
+
+    /// Whether the external id is this registration's own id, so that the organization can be nobody else's.
+    pub fn is_external_id_ours(&self) -> bool {
+        self.external_id == self.id.to_string()
+    }
+}
+
+/// Every column of [`Stored`]; a macro because statements are literals.
+macro_rules! select_stored {
+    ($rest:literal) => {
+        concat!(
+            "select id, source, external_id, name, domain, email, at_provider, org_id, is_organization_ours, tenant_id,
+                    is_tenant_ours, state, made_by
+             from registrations ",
+            $rest
+        )
+    };
+}
+
+/// A registration by its id.
+pub async fn find_stored(
+    connection: &mut PgConnection,
+    id: Uuid,
+) -> sqlx::Result<Option<Stored>> {
+    sqlx::query_as(select_stored!("where id = $1"))
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+}
+
+/// The same, and nobody changes it until the transaction ends.
+pub async fn lock_stored(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Stored>> {
+    sqlx::query_as(select_stored!("where id = $1 for update"))
+        .bind(id)
+        .fetch_optional(tx)
+        .await
+}
+
+/// The registration of a tenant that is not given up.
+pub async fn find_of_tenant(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+) -> sqlx::Result<Option<Stored>> {
+    sqlx::query_as(select_stored!(
+        "where tenant_id = $1
+           and state <> 'abandoned'"
+    ))
+    .bind(tenant)
+    .fetch_optional(connection)
+    .await
+}
+
+/// The registration that waits for the provider's organization with this external id.
+pub async fn find_waiting_for(
+    tx: &mut PgConnection,
+    source: &str,
+    external_id: &str,
+) -> sqlx::Result<Option<Stored>> {
+    sqlx::query_as(select_stored!(
+        "where source = $1
+           and external_id = $2
+           and org_id is null
+           and state not in ('abandoning', 'abandoned')"
+    ))
+    .bind(source)
+    .bind(external_id)
+    .fetch_optional(tx)
+    .await
+}
+
+/// The provider's organization is known from now on, and whose tenant the registration follows.
+pub async fn mark_linked(
+    tx: &mut PgConnection,
+    id: Uuid,
+    org_id: &str,
+    (tenant, is_tenant_ours): (TenantId, bool),
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update registrations
+         set org_id = $2,
+             tenant_id = $3,
+             is_tenant_ours = $4
+         where id = $1",
+    )
+    .bind(id)
+    .bind(org_id)
+    .bind(tenant)
+    .bind(is_tenant_ours)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The organization is about to be made at the provider for this registration.
+pub async fn mark_organization_ours(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("update registrations set is_organization_ours = true where id = $1")
+        .bind(id)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Stays as it is, and says why it takes another attempt.
+pub async fn note_failure(
+    tx: &mut PgConnection,
+    id: Uuid,
+    failure: &TenantFailure,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update registrations
+         set waits_for = $2
+         where id = $1
+           and state in ('accepted', 'provisioning')",
+    )
+    .bind(id)
+    .bind(Json(failure))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// accepted, provisioning → ready, for a tenant that was ready before.
+pub async fn mark_ready(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
+    leave(tx, id, State::Ready, None).await
+}
+
+/// accepted, provisioning → failed, with the reason.
+pub async fn mark_failed(
+    tx: &mut PgConnection,
+    id: Uuid,
+    failure: &TenantFailure,
+) -> sqlx::Result<bool> {
+    leave(tx, id, State::Failed, Some(failure)).await
+}
+
+async fn leave(
+    tx: &mut PgConnection,
+    id: Uuid,
+    state: State,
+    failure: Option<&TenantFailure>,
+) -> sqlx::Result<bool> {
+    let left = sqlx::query(
+        "update registrations
+         set state = $2,
+             step = null,
+             waits_for = $3,
+             ended_at = now()
+         where id = $1
+           and state in ('accepted', 'provisioning')",
+    );
+    let left = left.bind(id).bind(state).bind(failure.map(Json));
+    Ok(left.execute(tx).await?.rows_affected() == 1)
+}
+
+/// failed → accepted: it is tried again, and has as long as at first. Also where its tenant took it along already.
+pub async fn mark_retried(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
+    let retried = sqlx::query(
+        "update registrations
+         set state = 'accepted',
+             waits_for = null,
+             ended_at = null,
+             delayed_at = null,
+             deadline_at = now() + may_take
+         where id = $1
+           and state in ('failed', 'accepted')",
+    );
+    Ok(retried.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// accepted, provisioning, failed → abandoning.
+pub async fn mark_abandoning(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update registrations
+         set state = 'abandoning',
+             step = null,
+             waits_for = null,
+             ended_at = null
+         where id = $1
+           and state in ('accepted', 'provisioning', 'failed')",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// abandoning → abandoned: nothing is left.
+pub async fn mark_abandoned(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update registrations
+         set state = 'abandoned',
+             steps_done = 0,
+             ended_at = now()
+         where id = $1
+           and state = 'abandoning'",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// Marks those that are late, again and again; does not end.
+pub async fn keep_marking_delayed(db: Db, metrics: Metrics) {
+    loop {
+        match db.run(mark_delayed).await {
+            Ok(0) => {}
+            Ok(registrations) => {
+                metrics.registrations_delayed.inc_by(registrations);
+                tracing::warn!(registrations, "registrations take longer than they should");
+            }
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "late registrations were not marked");
+            }
+        }
+        tokio::time::sleep(DELAY_PAUSE).await;
+    }
+}
+
+/// Marks those that should be ready by now; returns how many.
+///
+/// Replicas that look at the same time mark each once: the guard is looked at again under the row's lock.
+pub async fn mark_delayed(connection: &mut PgConnection) -> sqlx::Result<u64> {
+    let marked = sqlx::query(
+        "update registrations
+         set delayed_at = now()
+         where delayed_at is null
+           and ended_at is null
+           and deadline_at < now()
+           and state in ('accepted', 'provisioning')",
+    );
+    Ok(marked.execute(connection).await?.rows_affected())
+}
+
+/// How many registrations are in each state; those that ended are not counted: there may be millions.
+pub async fn count_open(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "select case when delayed_at is null then state else 'delayed' end, count(*)
+         from registrations
+         where ended_at is null
+         group by 1",
+    )
+    .fetch_all(connection)
+    .await
+}
