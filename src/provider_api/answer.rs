@@ -33,6 +33,8 @@ pub(super) struct Question<'a> {
     pub(super) doing: &'a str,
     /// The API key, to be taken out of whatever the provider writes.
     pub(super) key: &'a str,
+    /// Whether success may have nothing to say.
+    pub(super) may_be_empty: bool,
     /// How long to wait after 429 when the provider does not say.
     pub(super) default_wait: Duration,
 }
@@ -50,7 +52,10 @@ pub(super) struct Answer {
 pub(super) fn judge(question: &Question<'_>, arrived: &Arrived<'_>) -> Result<Answer, Error> {
     let doing = question.doing.to_owned();
     let status = arrived.status.as_u16();
-    let parsed = serde_json::from_slice::<Value>(arrived.body);
+    let parsed = match arrived.body {
+        [] if question.may_be_empty => Ok(Value::Null),
+        body => serde_json::from_slice::<Value>(body),
+    };
     let said = parsed.as_ref().unwrap_or(&Value::Null);
     let request = request(question, arrived.headers, said);
     match status {

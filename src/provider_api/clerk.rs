@@ -2,15 +2,26 @@
 //!
 //! Guarantees that roles have Clerk's `org:` in front where Clerk sees them, and nowhere else. Pages are counted, not named: a
 //! list that shrinks while it is read may miss an entry, so an absence in a list proves nothing by itself.
+//!
+//! Organizations have no external id at Clerk, and nothing but their id and slug is unique. So the external id is kept in
+//! `public_metadata`, which only a backend can write and which every organization shows, also inside memberships; and the slug
+//! is made from it, so that Clerk itself refuses a second organization and the first is found at once. Limits:
+//!
+//! - Where slugs are switched off, as in new instances, nothing is refused. An organization is then looked for in a list, by
+//!   name where it is known, the newest [`MAX_SEARCHED_PAGES`] pages of it. One that was created while its answer was lost is
+//!   found; two creations *at the same moment* make two organizations.
+//! - Who changes the slug at Clerk leaves the list to find it, who removes the metadata makes it unknown.
+//! - Members of the organization can read its public metadata: an external id is no secret.
 
 use reqwest::{Method, header::HeaderName};
 use serde_json::{Value, json};
 
 use super::{
-    MembershipRef, NewInvitation,
+    MembershipRef, NewInvitation, NewOrganization,
     exchange::{Call, shown},
     page::{Next, Page},
 };
+use crate::secrets;
 
 /// Where the API is; the version of the paths is added to it.
 pub(super) const API_URL: &str = "https://api.clerk.com";
@@ -24,6 +35,10 @@ pub(super) const VERSION: (HeaderName, &str) =
 
 /// Clerk gives up to 500, but one entry may be 16 KiB of metadata.
 const PAGE_SIZE: &str = "50";
+const PAGE_LEN: usize = 50;
+
+/// How far an organization is looked for that was made without a slug.
+pub(super) const MAX_SEARCHED_PAGES: usize = 20;
 
 /// The role that Clerk makes for every instance; Clerk wants one to be named.
 const DEFAULT_ROLE: &str = "member";
@@ -42,6 +57,71 @@ pub(super) fn find_organization(id: &str) -> Call {
 pub(super) fn find_user(id: &str) -> Call {
     let doing = format!("finding user {}", shown(id));
     Call::new(doing, Method::GET, &["users", id])
+}
+
+/// What stands for an external id, whatever characters that has. 128 bits: nobody meets another's by chance.
+fn slug(external_id: &str) -> String {
+    let hash = secrets::sha256(external_id.as_bytes());
+    format!("t-{}", hex::encode(&hash[..16]))
+}
+
+pub(super) fn find_organization_by_slug(external_id: &str) -> Call {
+    let doing = format!("finding the organization of {}", shown(external_id));
+    let slug = slug(external_id);
+    Call::new(doing, Method::GET, &["organizations", &slug])
+}
+
+/// The newest first: what is looked for was made a moment ago, if at all.
+pub(super) fn search_organizations(external_id: &str, name: Option<&str>) -> Call {
+    let doing = format!("finding the organization of {}", shown(external_id));
+    let call = Call::new(doing, Method::GET, &["organizations"])
+        .with("order_by", "-created_at")
+        .with("limit", PAGE_SIZE);
+    match name {
+        Some(name) => call.with("query", name),
+        None => call,
+    }
+}
+
+/// The domain is left out: at Clerk it would decide who may join, which is for the organization's own administrators.
+pub(super) fn create_organization(new: &NewOrganization<'_>, with_slug: bool) -> Call {
+    let mut body = json!({
+        "name": new.name,
+        "public_metadata": {"external_id": new.external_id},
+    });
+    if with_slug {
+        body["slug"] = slug(new.external_id).into();
+    }
+    Call::new(new.doing(), Method::POST, &["organizations"]).with_body(body)
+}
+
+pub(super) fn delete_organization(id: &str) -> Call {
+    let doing = format!("deleting organization {}", shown(id));
+    Call::new(doing, Method::DELETE, &["organizations", id]).maybe_unanswered()
+}
+
+/// Clerk keeps addresses in small letters.
+pub(super) fn find_users(email: &str) -> Call {
+    let doing = "finding a user by e-mail address".to_owned();
+    Call::new(doing, Method::GET, &["users"])
+        .with("email_address", email.to_lowercase())
+        .with("order_by", "+created_at")
+        .with("limit", PAGE_SIZE)
+}
+
+/// Whether a user has proved to have this address, primary or not.
+pub(super) fn has_address(user: &Value, email: &str) -> bool {
+    let addresses = user["email_addresses"].as_array();
+    addresses.into_iter().flatten().any(|address| {
+        let text = address["email_address"].as_str();
+        address["verification"]["status"] == "verified"
+            && text.is_some_and(|text| text.eq_ignore_ascii_case(email))
+    })
+}
+
+/// When an object was created, in milliseconds.
+pub(super) fn created_at(object: &Value) -> Option<i64> {
+    object["created_at"].as_i64()
 }
 
 /// The oldest first, so that who joins meanwhile comes at the end.
@@ -129,10 +209,19 @@ pub(super) fn find_membership(membership: &MembershipRef<'_>) -> Call {
         .with("user_id", membership.user_id)
 }
 
-/// `{data: [..], total_count}`, of which `seen` entries came before; an empty page is the last one.
+/// `{data: [..], total_count}`, of which `seen` entries came before; an empty page is the last one. Users come as a bare list,
+/// of which a page that is not full is the last one.
 pub(super) fn page(body: Value, seen: usize) -> Result<Page, &'static str> {
-    let Value::Object(mut body) = body else {
-        return Err("the page is not an object");
+    let mut body = match body {
+        Value::Object(body) => body,
+        Value::Array(items) => {
+            let next = (items.len() >= PAGE_LEN).then(|| Next {
+                name: "offset",
+                value: (seen + items.len()).to_string(),
+            });
+            return Ok(Page { items, next });
+        }
+        _ => return Err("the page is neither an object nor a list"),
     };
     let Some(Value::Array(items)) = body.remove("data") else {
         return Err("the page has no list");

@@ -172,6 +172,24 @@ pub enum Refusal {
     ManagedByDirectory,
     /// Somebody with the most rights has to stay.
     LastAdmin,
+    /// Another organization has the external id.
+    ExternalIdTaken,
+    /// The external id is too long, or has characters that the provider does not take.
+    ExternalIdRefused,
+    /// Another organization has the name, or the slug that stands for the external id.
+    NameTaken,
+    /// The name is empty, too long, or has in it what the provider does not take, such as a URL.
+    NameRefused,
+    /// Another organization has the domain.
+    DomainTaken,
+    /// The domain is none, or one that nobody may have, such as that of a public mail service.
+    DomainRefused,
+    /// There are as many organizations as the provider's plan allows.
+    OrganizationLimit,
+    /// Organizations are switched off at the provider.
+    OrganizationsDisabled,
+    /// Slugs of organizations are switched off at the provider.
+    SlugsDisabled,
     /// 404: the provider does not know the organization, user, membership or invitation.
     NotFound,
 }
@@ -190,6 +208,15 @@ impl Refusal {
             Self::MemberLimit => "member_limit",
             Self::ManagedByDirectory => "managed_by_directory",
             Self::LastAdmin => "last_admin",
+            Self::ExternalIdTaken => "external_id_taken",
+            Self::ExternalIdRefused => "external_id_refused",
+            Self::NameTaken => "organization_name_taken",
+            Self::NameRefused => "organization_name_refused",
+            Self::DomainTaken => "domain_taken",
+            Self::DomainRefused => "domain_refused",
+            Self::OrganizationLimit => "organization_limit",
+            Self::OrganizationsDisabled => "organizations_disabled",
+            Self::SlugsDisabled => "organization_slugs_disabled",
             Self::NotFound => "provider_not_found",
         }
     }
@@ -240,7 +267,36 @@ impl Refusal {
                 _,
             ) => Some(Self::ManagedByDirectory),
             ("organization_minimum_permissions_needed", _) => Some(Self::LastAdmin),
-            _ if status == 404 => Some(Self::NotFound),
+            _ => Self::of_organization(code, field)
+                .or_else(|| (status == 404).then_some(Self::NotFound)),
+        }
+    }
+
+    /// What is said when an organization is to be created.
+    ///
+    /// `organization_domain_already_used` and `organization_slugs_disabled` are in neither document; applications report them.
+    fn of_organization(code: &str, field: Option<&str>) -> Option<Self> {
+        match (code, field) {
+            ("external_id_already_used", _) => Some(Self::ExternalIdTaken),
+            ("organization_slugs_disabled", _) => Some(Self::SlugsDisabled),
+            ("organization_not_enabled_in_instance", _) => Some(Self::OrganizationsDisabled),
+            ("organization_quota_exceeded", _) => Some(Self::OrganizationLimit),
+            (
+                "organization_domain_already_used"
+                | "organization_domain_already_exists"
+                | "domain_already_exists",
+                _,
+            ) => Some(Self::DomainTaken),
+            ("organization_domain_common" | "organization_domain_blocked", _) => {
+                Some(Self::DomainRefused)
+            }
+            (_, Some(field)) if field.starts_with("domain") => Some(Self::DomainRefused),
+            (
+                "form_identifier_exists" | "form_already_exists" | "duplicate_record",
+                Some("name" | "slug"),
+            ) => Some(Self::NameTaken),
+            (_, Some("name")) => Some(Self::NameRefused),
+            (_, Some("external_id")) => Some(Self::ExternalIdRefused),
             _ => None,
         }
     }

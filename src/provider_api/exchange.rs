@@ -35,6 +35,7 @@ pub(super) struct Call {
     path: Vec<String>,
     query: Vec<(&'static str, String)>,
     body: Option<Value>,
+    may_be_empty: bool,
 }
 
 impl Call {
@@ -46,6 +47,7 @@ impl Call {
             path: path.iter().map(|&segment| segment.to_owned()).collect(),
             query: Vec::new(),
             body: None,
+            may_be_empty: false,
         }
     }
 
@@ -67,6 +69,12 @@ impl Call {
         self
     }
 
+    /// The call, whose success may be answered with no body at all.
+    pub(super) fn maybe_unanswered(mut self) -> Self {
+        self.may_be_empty = true;
+        self
+    }
+
     /// Sets a pair of the query; a pair of that name is replaced.
     pub(super) fn set(&mut self, name: &'static str, value: String) {
         self.query.retain(|(known, _)| *known != name);
@@ -80,11 +88,7 @@ impl Call {
             let mut segments = url.path_segments_mut().ok()?;
             segments.pop_if_empty();
             for segment in &self.path {
-                // the URL parser would skip or resolve these, and so reach another path
-                let is_id = !matches!(segment.as_str(), "" | "." | "..")
-                    && segment.len() <= MAX_ID_BYTES
-                    && !segment.contains(char::is_control);
-                if !is_id {
+                if !is_id(segment) {
                     return None;
                 }
                 segments.push(segment);
@@ -95,6 +99,13 @@ impl Call {
         }
         Some(url)
     }
+}
+
+/// Whether a text can be an id; the URL parser would skip or resolve those that cannot, and so reach another path.
+pub(super) fn is_id(text: &str) -> bool {
+    !matches!(text, "" | "." | "..")
+        && text.len() <= MAX_ID_BYTES
+        && !text.contains(char::is_control)
 }
 
 /// An id in a message: one short line.
@@ -191,6 +202,7 @@ impl Connection {
         let question = Question {
             doing: &call.doing,
             key: self.key.expose_secret(),
+            may_be_empty: call.may_be_empty,
             // apart, so that not everybody comes back at once
             default_wait: Duration::from_millis(rand::random_range(1_000..=10_000)),
         };

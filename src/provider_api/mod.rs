@@ -9,7 +9,8 @@
 //! are not followed and answers over 1 MiB not read; ids are data and never paths; the API key is in no error, log or `Debug`;
 //! after a 429 nothing is sent until the provider's `Retry-After` is over, by no clone of the client: calls fail at once with
 //! [`Error::RateLimited`] and the time that is left. What is idempotent at one provider is so at both: to deactivate what is not
-//! active and to reactivate what is, succeeds.
+//! active and to reactivate what is, succeeds; so does to create an organization that is there, to delete one that is gone, and to
+//! add a member.
 //!
 //! Does not: try again, store anything, or make two calls into one change. [`Error::is_retryable`] says when the caller should
 //! come back; a call that ended in [`Error::Unavailable`] or [`Error::Unreadable`] may have had its effect.
@@ -19,6 +20,7 @@ mod clerk;
 mod error;
 mod exchange;
 mod page;
+mod registration;
 mod workos;
 
 use std::{fmt, time::Duration};
@@ -28,6 +30,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 pub use error::{Error, Refusal};
+pub use registration::{NewMember, NewOrganization};
 
 use self::{
     answer::Answer,

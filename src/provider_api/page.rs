@@ -32,35 +32,79 @@ pub(super) struct Next {
     pub(super) value: String,
 }
 
+/// A list that is read page by page.
+pub(super) struct Pages<'a> {
+    api: Api,
+    connection: &'a Connection,
+    call: Call,
+    last: Option<Next>,
+    is_over: bool,
+    pages: usize,
+    items: usize,
+}
+
+impl<'a> Pages<'a> {
+    /// A list of which nothing is read yet.
+    pub(super) const fn new(api: Api, connection: &'a Connection, call: Call) -> Self {
+        Self {
+            api,
+            connection,
+            call,
+            last: None,
+            is_over: false,
+            pages: 0,
+            items: 0,
+        }
+    }
+
+    /// The next page; `None` after the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Value>>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        if self.pages == MAX_PAGES {
+            return Err(self.unreadable("the list does not end"));
+        }
+        let body = self.connection.exchange(&self.call).await?.body;
+        let page = match self.api {
+            Api::Workos => workos::page(body),
+            Api::Clerk => clerk::page(body, self.items),
+        };
+        let page = page.map_err(|problem| self.unreadable(problem))?;
+        self.pages += 1;
+        self.items += page.items.len();
+        match page.next {
+            None => self.is_over = true,
+            Some(next) if self.last.as_ref() == Some(&next) => {
+                return Err(self.unreadable("the page leads to itself"));
+            }
+            Some(next) => {
+                self.call.set(next.name, next.value.clone());
+                self.last = Some(next);
+            }
+        }
+        Ok(Some(page.items))
+    }
+
+    fn unreadable(&self, problem: &str) -> Error {
+        Error::Unreadable {
+            doing: self.call.doing.clone(),
+            problem: problem.to_owned(),
+            request: String::new(),
+        }
+    }
+}
+
 /// Reads every page of a list.
 pub(super) async fn read_all(
     api: Api,
     connection: &Connection,
-    mut call: Call,
+    call: Call,
 ) -> Result<Vec<Value>, Error> {
-    let unreadable = |call: &Call, problem: &str| Error::Unreadable {
-        doing: call.doing.clone(),
-        problem: problem.to_owned(),
-        request: String::new(),
-    };
+    let mut pages = Pages::new(api, connection, call);
     let mut items = Vec::new();
-    let mut last: Option<Next> = None;
-    for _ in 0..MAX_PAGES {
-        let body = connection.exchange(&call).await?.body;
-        let page = match api {
-            Api::Workos => workos::page(body),
-            Api::Clerk => clerk::page(body, items.len()),
-        };
-        let page = page.map_err(|problem| unreadable(&call, problem))?;
-        items.extend(page.items);
-        let Some(next) = page.next else {
-            return Ok(items);
-        };
-        if last.as_ref() == Some(&next) {
-            return Err(unreadable(&call, "the page leads to itself"));
-        }
-        call.set(next.name, next.value.clone());
-        last = Some(next);
+    while let Some(page) = pages.next().await? {
+        items.extend(page);
     }
-    Err(unreadable(&call, "the list does not end"))
+    Ok(items)
 }

@@ -1,10 +1,11 @@
 //! `WorkOS`: the calls and the pages of <https://workos.com/docs/reference>.
 
+use chrono::DateTime;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
-    MembershipRef, NewInvitation,
+    MembershipRef, NewInvitation, NewOrganization,
     exchange::{Call, shown},
     page::{Next, Page},
 };
@@ -26,6 +27,48 @@ pub(super) fn find_organization(id: &str) -> Call {
 pub(super) fn find_user(id: &str) -> Call {
     let doing = format!("finding user {}", shown(id));
     Call::new(doing, Method::GET, &["user_management", "users", id])
+}
+
+pub(super) fn find_organization_by_external_id(external_id: &str) -> Call {
+    let doing = format!("finding the organization of {}", shown(external_id));
+    let path = ["organizations", "external_id", external_id];
+    Call::new(doing, Method::GET, &path)
+}
+
+/// Whoever has the domain's DNS proves it later: until then it lets nobody in.
+pub(super) fn create_organization(new: &NewOrganization<'_>) -> Call {
+    let mut body = json!({"name": new.name, "external_id": new.external_id});
+    if let Some(domain) = new.domain {
+        body["domain_data"] = json!([{"domain": domain, "state": "pending"}]);
+    }
+    Call::new(new.doing(), Method::POST, &["organizations"]).with_body(body)
+}
+
+/// 202 where it takes longer than the answer.
+pub(super) fn delete_organization(id: &str) -> Call {
+    let doing = format!("deleting organization {}", shown(id));
+    Call::new(doing, Method::DELETE, &["organizations", id]).maybe_unanswered()
+}
+
+pub(super) fn find_users(email: &str) -> Call {
+    let doing = "finding a user by e-mail address".to_owned();
+    Call::new(doing, Method::GET, &["user_management", "users"])
+        .with("email", email)
+        .with("order", "asc")
+        .with("limit", PAGE_SIZE)
+}
+
+/// Whether a user has proved to have this address.
+pub(super) fn has_address(user: &Value, email: &str) -> bool {
+    let address = user["email"].as_str();
+    user["email_verified"] == true
+        && address.is_some_and(|address| address.eq_ignore_ascii_case(email))
+}
+
+/// When an object was created, in milliseconds.
+pub(super) fn created_at(object: &Value) -> Option<i64> {
+    let time = DateTime::parse_from_rfc3339(object["created_at"].as_str()?).ok()?;
+    Some(time.timestamp_millis())
 }
 
 /// All statuses: without saying so, only active ones are listed.

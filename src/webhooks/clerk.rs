@@ -2,8 +2,9 @@
 //!
 //! Sources: [webhooks](https://clerk.com/docs/guides/development/webhooks/overview) and the schemas in
 //! [openapi-specs](https://github.com/clerk/openapi-specs). The body has no id of the event: that is the `svix-id` header. Times
-//! are milliseconds; some samples of the schemas have seconds, and both are read. `private_metadata` is never read: it is not
-//! for other systems. Of several events the last is the one that the body is about.
+//! are milliseconds; some samples of the schemas have seconds, and both are read. Of `private_metadata` nothing is read but an
+//! organization's `external_id`; `unsafe_metadata`, which end users write, not at all. Of several events the last is the one
+//! that the body is about.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -99,12 +100,23 @@ fn organization(object: &Object<'_>) -> Events {
     let id = json::id(data, "id", "organization id")?;
     let content = json::display_text(data, "name", "organization name").map(|name| Organization {
         name,
-        external_id: None,
+        external_id: external_id(data),
         metadata: json::pairs(data, "public_metadata"),
         created_by: json::optional_slug(data, "created_by"),
     });
     let said = object.said("organization", id, content)?;
     Ok(vec![IdentityEvent::Organization(said)])
+}
+
+/// An organization's: Clerk has no field for it, so it is kept in metadata that only the application's backend can write.
+///
+/// A field of Clerk's own would win. Public metadata is in every organization, also inside memberships; private metadata may be
+/// left out, and so comes last.
+fn external_id(data: &Map<String, Value>) -> Option<String> {
+    let kept = |place: &str| json::optional_slug(data.get(place)?.as_object()?, "external_id");
+    json::optional_slug(data, "external_id")
+        .or_else(|| kept("public_metadata"))
+        .or_else(|| kept("private_metadata"))
 }
 
 fn user(object: &Object<'_>) -> Events {

@@ -149,7 +149,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "webhooks",
         ],
     ),
-    ("provider_api", &["webhooks"]),
+    ("provider_api", &["secrets", "webhooks"]),
     (
         "auth",
         &[
