@@ -3,12 +3,14 @@
 //! Guarantees: the change, its audit rows and the jobs that follow from it are the caller's one transaction;
 //! a tenant whose organization was deleted is never routed again.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
 
 use super::{Refusal, provision};
 use crate::{
     audit::{self, Actor},
-    queue::{self, NewJob},
+    queue::{self, Job, NewJob},
     tenants::{self, Tenant},
 };
 
@@ -30,6 +32,37 @@ pub async fn retry_tenant(
     if !revived && !queue::revive(tx, &job).await? {
         queue::enqueue(tx, &job).await?;
     }
+    Ok(())
+}
+
+/// Gives a tenant up before it is ready: what was made of it is taken back by a job, until nothing is left.
+///
+/// A running attempt to make it stops at its next step; the job that undoes it runs after that.
+pub async fn abandon_tenant(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    max_attempts: i32,
+    actor: &Actor,
+) -> Result<(), Refusal> {
+    audit::by(tx, actor).await?;
+    let provisioning = queue::provision_key(tenant.id.0);
+    // before the tenant: whoever has both locks the job first
+    queue::call_off(tx, &provisioning).await?;
+    if !tenants::mark_abandoned(tx, tenant.id).await? {
+        return Err(why_not(tx, tenant, "pending, provisioning or failed").await?);
+    }
+    // the running attempt's own key: the organization may have had another id when it was enqueued
+    let key = queue::find_concurrency_key(tx, &provisioning).await?;
+    let undo = NewJob {
+        job: Job::UndoTenant {
+            tenant: tenant.id.0,
+        },
+        concurrency_key: Some(key.unwrap_or_else(|| queue::organization_key(tenant.key()))),
+        unique_key: Some(format!("undo:{}", tenant.id)),
+        max_attempts,
+        delay: Duration::ZERO,
+    };
+    queue::enqueue(tx, &undo).await?;
     Ok(())
 }
 

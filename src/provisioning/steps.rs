@@ -1,6 +1,7 @@
 //! The record of each step: the checkpoint, and the timeline that operators see.
 //!
-//! Guarantees: written only by the attempt that holds the job; a step that is done stays done.
+//! Guarantees: written only by the attempt that holds the job, and only of a tenant that is still to be
+//! made ready; a step that is done stays done until it is undone.
 //!
 //! The commits of [`start`] and [`finish`] do not wait for the disk, but for activation's. The log is written in order, so
 //! a crash of the server can only lose the last of these records together with all that came after
@@ -82,60 +83,103 @@ pub async fn forget_database(tx: &mut PgConnection, tenant: TenantId) -> sqlx::R
     Ok(())
 }
 
-/// The step begins.
-pub async fn start(
+/// Forgets a step that was undone.
+pub(super) async fn forget(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
     step: Step,
 ) -> Result<(), queue::Error> {
-    let started = sqlx::query(
-        "insert into provisioning_steps (tenant_id, step, state)
-         select $3, $4, 'running'
-         -- for this transaction, which is this statement: its commit does not wait for the disk
-         from set_config('synchronous_commit', 'off', true), jobs
-         where id = $1
-           and attempt = $2
-           and state = 'running'
-         on conflict (tenant_id, step) do update
-         set state = 'running',
-             attempts = provisioning_steps.attempts + 1,
-             started_at = now(),
-             finished_at = null
-         where provisioning_steps.state <> 'done'",
+    let (is_held,): (bool,) = sqlx::query_as(
+        "with held as (
+             select from jobs where id = $1 and attempt = $2 and state = 'running'
+         ),
+         forgotten as (
+             delete from provisioning_steps
+             using held
+             where tenant_id = $3
+               and step = $4
+         )
+         select exists (select from held)",
     )
     .bind(claim.id)
     .bind(claim.attempt)
     .bind(tenant)
     .bind(step.name())
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    fenced(claim, started.rows_affected())
+    fenced(claim, is_held)
 }
 
-/// The step is done.
-pub async fn finish(
+/// The step begins. False when nobody wants the tenant any more: then it must not.
+pub(super) async fn start(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    tenant: TenantId,
+    step: Step,
+) -> Result<bool, queue::Error> {
+    let (is_held, is_started): (bool, bool) = sqlx::query_as(
+        "with held as (
+             select from jobs where id = $1 and attempt = $2 and state = 'running'
+         ),
+         started as (
+             insert into provisioning_steps (tenant_id, step, state)
+             select tenants.id, $4, 'running'
+             -- for this transaction, which is this statement: its commit does not wait for the disk
+             from set_config('synchronous_commit', 'off', true), held, tenants
+             where tenants.id = $3
+               -- neither suspended nor abandoned meanwhile
+               and tenants.state = 'provisioning'
+             on conflict (tenant_id, step) do update
+             set state = 'running',
+                 attempts = provisioning_steps.attempts + 1,
+                 started_at = now(),
+                 finished_at = null
+             where provisioning_steps.state <> 'done'
+             returning 1
+         )
+         select exists (select from held), exists (select from started)",
+    )
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(tenant)
+    .bind(step.name())
+    .fetch_one(connection)
+    .await?;
+    fenced(claim, is_held)?;
+    Ok(is_started)
+}
+
+/// The step is done. False when the tenant was abandoned meanwhile: then it is not recorded.
+pub(super) async fn finish(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
     step: Step,
     took: Duration,
-) -> Result<(), queue::Error> {
-    let finished = sqlx::query(
-        "update provisioning_steps
-         set state = 'done',
-             finished_at = now(),
-             duration_ms = $5,
-             error_code = null,
-             error = null
-         -- for this transaction only
-         from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
-              jobs
-         where jobs.id = $1
-           and jobs.attempt = $2
-           and jobs.state = 'running'
-           and tenant_id = $3
-           and step = $4",
+) -> Result<bool, queue::Error> {
+    let (is_held, is_finished): (bool, bool) = sqlx::query_as(
+        "with held as (
+             select from jobs where id = $1 and attempt = $2 and state = 'running'
+         ),
+         finished as (
+             update provisioning_steps
+             set state = 'done',
+                 finished_at = now(),
+                 duration_ms = $5,
+                 error_code = null,
+                 error = null
+             -- for this transaction only
+             from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
+                  held,
+                  tenants
+             where tenants.id = $3
+               and tenants.state <> 'archived'
+               and tenant_id = $3
+               and step = $4
+             returning 1
+         )
+         select exists (select from held), exists (select from finished)",
     )
     .bind(claim.id)
     .bind(claim.attempt)
@@ -144,9 +188,10 @@ pub async fn finish(
     .bind(took.as_secs_f64() * 1000.0)
     // the record of activation is part of the transaction that opens the tenant, and as durable
     .bind((step != Step::Activate).then_some("off"))
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    fenced(claim, finished.rows_affected())
+    fenced(claim, is_held)?;
+    Ok(is_finished)
 }
 
 /// The step failed; the caller's transaction settles the job and with it checks the fence.
@@ -175,8 +220,8 @@ pub async fn fail(
     Ok(())
 }
 
-fn fenced(claim: &Claim, rows: u64) -> Result<(), queue::Error> {
-    if rows == 1 {
+fn fenced(claim: &Claim, is_held: bool) -> Result<(), queue::Error> {
+    if is_held {
         Ok(())
     } else {
         Err(queue::Error::LostClaim {
