@@ -168,7 +168,8 @@ begin
         end,
         ended_at = case when goes_to in ('ready', 'failed') then now() end
     where tenant_id = new.id
-      and state in ('accepted', 'provisioning', 'failed');
+      and (state in ('accepted', 'provisioning', 'failed')
+           or (state = 'abandoning' and goes_to = 'as it was'));
     return null;
 end;
 $$;

@@ -147,6 +147,7 @@ impl Replica {
             clusters: clusters.clone(),
             keyring: Arc::new(Keyring::parse(&config.secrets.keys)?),
             names: config.tenants.clone(),
+            timeouts: config.provisioning,
             admin_role: config.identity.admin_role.clone(),
             max_attempts: config.queue.max_attempts,
             blueprint,

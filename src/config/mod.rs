@@ -58,6 +58,8 @@ pub struct Config {
     pub tenants: Tenants,
     /// Sign-ups.
     pub registrations: Registrations,
+    /// How long making a tenant may take.
+    pub provisioning: Provisioning,
     /// Job queue.
     pub queue: Queue,
     /// Keys for secrets at rest.
@@ -225,6 +227,42 @@ pub struct Registrations {
     pub deadline_s: u64,
 }
 
+/// `[provisioning]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provisioning {
+    /// How long a quick step, or taking a step back, may take, in seconds.
+    pub step_timeout_s: u64,
+    /// How long cloning or dropping a database may take, in seconds.
+    pub clone_timeout_s: u64,
+}
+
+impl Provisioning {
+    /// How long a quick step, or taking a step back, may take.
+    pub const fn step_timeout(&self) -> Duration {
+        Duration::from_secs(self.step_timeout_s)
+    }
+
+    /// How long cloning or dropping a database may take.
+    pub const fn clone_timeout(&self) -> Duration {
+        Duration::from_secs(self.clone_timeout_s)
+    }
+
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        let timeouts = [
+            ("provisioning.step_timeout_s", self.step_timeout_s),
+            ("provisioning.clone_timeout_s", self.clone_timeout_s),
+        ];
+        // a step of more than a day is a mistake
+        let wrong = |(_, value): &(&str, u64)| !(1..=86_400).contains(value);
+        match timeouts.into_iter().find(wrong) {
+            Some((key, value)) => Err(Error::value(key, &value.to_string(), "1 to 86400")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// `[queue]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -328,7 +366,11 @@ impl Registrations {
             return Ok(());
         }
         let value = self.deadline_s.to_string();
-        Err(Error::value("registrations.deadline_s", &value, "1 to 86400"))
+        Err(Error::value(
+            "registrations.deadline_s",
+            &value,
+            "1 to 86400",
+        ))
     }
 }
 
@@ -531,6 +573,7 @@ impl Config {
                 "at least 4",
             ));
         }
+        self.provisioning.check()?;
         self.access.check()?;
         self.sources
             .iter()

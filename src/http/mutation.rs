@@ -157,7 +157,10 @@ impl<T> Mutation<T> {
                 audit::by(tx, &self.actor).await?;
                 let (status, done) = act(&mut *tx).await?;
                 let body = serde_json::to_value(done).map_err(|error| Problem::internal(&error))?;
-                let key = self.key.as_deref().map(|key| (self.principal.as_str(), key));
+                let key = self
+                    .key
+                    .as_deref()
+                    .map(|key| (self.principal.as_str(), key));
                 match (key, ends) {
                     (None, _) => {}
                     (Some((principal, key)), Ends::Here) => {

@@ -39,6 +39,8 @@ impl From<Refusal> for Problem {
             | Refusal::RevocationGivenUp(_)
             | Refusal::TenantWrongState { .. }
             | Refusal::OrganizationDeleted(_)
+            | Refusal::RegistrationReady(_)
+            | Refusal::OrganizationLives(_)
             | Refusal::EventIsPending(_)
             | Refusal::EventInConflict(_) => StatusCode::CONFLICT,
         };

@@ -59,7 +59,7 @@ pub struct Problem {
 /// Extension members of a problem (RFC 9457, section 3.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = ProblemExtensions)]
-pub struct More {
+pub(super) struct More {
     /// What is wrong with which field: all of it at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) errors: Vec<FieldProblem>,

@@ -72,7 +72,9 @@ pub(super) async fn follow(
     let last = headers.get(LAST_EVENT_ID);
     let last = last.and_then(|value| value.to_str().ok()?.parse().ok());
     // more than there is: the numbers of a database that lost its last moment; all of it is told again
-    let after = last.filter(|last| (0..=row.last_event).contains(last)).unwrap_or(0);
+    let after = last
+        .filter(|last| (0..=row.last_event).contains(last))
+        .unwrap_or(0);
     if row.state.is_terminal() && after == row.last_event {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use axum::{
     Extension, Json,
-    extract::{OriginalUri, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -85,14 +85,18 @@ struct Links {
 )]
 pub(super) async fn register(
     State(state): State<AppState>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     headers: HeaderMap,
     mutation: Mutation<form::Asked>,
 ) -> Result<Response, Problem> {
     mutation.require_key()?;
     let form = form::read(&mutation.body).map_err(NotRegistered::Fields)?;
     let wait = preferred_wait(&headers);
-    let ends = if wait.is_some() { Ends::Later } else { Ends::Here };
+    let ends = if wait.is_some() {
+        Ends::Later
+    } else {
+        Ends::Here
+    };
     let act = async |tx: &mut PgConnection| {
         let asking = Asking {
             form: &form,
@@ -106,7 +110,8 @@ pub(super) async fn register(
     let mut answer = mutation.once(&state, ends, act).await?;
     if let Some(wait) = wait.filter(|_| answer.is_open) {
         let id = answer.body["id"].as_str().and_then(|id| id.parse().ok());
-        let id = id.ok_or_else(|| Problem::internal(&std::io::Error::other("the answer has no id")))?;
+        let id =
+            id.ok_or_else(|| Problem::internal(&std::io::Error::other("the answer has no id")))?;
         let better = wait_until_ready(&state, id, wait, viewer(mutation.caller())).await?;
         answer = mutation.conclude(&state, answer, better).await?;
     }
@@ -119,7 +124,9 @@ pub(super) async fn register(
     }
     if response.status() == StatusCode::ACCEPTED {
         let retry_after = HeaderValue::from(RETRY_AFTER_S);
-        response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, retry_after);
     }
     Ok(response)
 }
@@ -146,7 +153,9 @@ async fn describe(
     id: Uuid,
     viewer: Viewer,
 ) -> Result<(StatusCode, Registered), Problem> {
-    let row = registrations::find(connection, id).await?.ok_or_else(unknown)?;
+    let row = registrations::find(connection, id)
+        .await?
+        .ok_or_else(unknown)?;
     let StatusToken(status_token) = row.credential.clone();
     let is_ready = row.state == registrations::State::Ready;
     let registration = registrations::read(connection, row, viewer).await?;
@@ -158,7 +167,11 @@ async fn describe(
             events: format!("/v1/registrations/{id}/events"),
         },
     };
-    let status = if is_ready { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    let status = if is_ready {
+        StatusCode::CREATED
+    } else {
+        StatusCode::ACCEPTED
+    };
     Ok((status, registered))
 }
 
@@ -216,7 +229,9 @@ pub(super) async fn find(
     let mut response = Json(registration).into_response();
     if !is_terminal {
         let retry_after = HeaderValue::from(RETRY_AFTER_S);
-        response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, retry_after);
     }
     Ok(response)
 }
@@ -348,7 +363,9 @@ mod tests {
     #[test]
     fn a_client_may_wait_30_seconds_at_most() {
         let wait = |values: &[&'static str]| {
-            let values = values.iter().map(|value| (PREFER, HeaderValue::from_static(value)));
+            let values = values
+                .iter()
+                .map(|value| (PREFER, HeaderValue::from_static(value)));
             preferred_wait(&values.collect()).map(|wait| wait.as_secs())
         };
         assert_eq!(wait(&["wait=10"]), Some(10));

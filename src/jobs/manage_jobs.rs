@@ -91,7 +91,8 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
         // the invitation is shown as it is at the provider since: it would be a success that does nothing
         Job::RevokeInvitation { .. } => return Err(Refusal::RevocationGivenUp(id)),
         // these look at what is to be done when they run
-        Job::SyncMembers { .. }
+        Job::UndoTenant { .. }
+        | Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::FetchParent { .. }
         | Job::ResendInvitation { .. } => {}

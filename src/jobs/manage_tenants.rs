@@ -3,13 +3,15 @@
 //! Guarantees: the change, its audit rows and the jobs that follow from it are the caller's one transaction;
 //! a tenant whose organization was deleted is never routed again.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
 
 use super::{Refusal, provision, register::register_job};
 use crate::{
     audit::{self, Actor},
     provisioning::steps,
-    queue::{self, NewJob},
+    queue::{self, Job, NewJob},
     registrations::{self, Stored},
     tenants::{self, Tenant},
 };
@@ -46,9 +48,42 @@ async fn making(
     let registration = registrations::find_of_tenant(tx, tenant.id).await?;
     let at_provider = registration.filter(|registration: &Stored| registration.at_provider);
     Ok(match at_provider {
-        Some(registration) if !is_begun => register_job(tenant.key(), registration.id, max_attempts),
+        Some(registration) if !is_begun => {
+            register_job(tenant.key(), registration.id, max_attempts)
+        }
         _ => provision(tenant.id, tenant.key(), max_attempts),
     })
+}
+
+/// Gives a tenant up before it is ready: what was made of it is taken back by a job, until nothing is left.
+///
+/// A running attempt to make it stops at its next step; the job that undoes it runs after that.
+pub async fn abandon_tenant(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    max_attempts: i32,
+    actor: &Actor,
+) -> Result<(), Refusal> {
+    audit::by(tx, actor).await?;
+    let provisioning = queue::provision_key(tenant.id.0);
+    // before the tenant: whoever has both locks the job first
+    queue::call_off(tx, &provisioning).await?;
+    if !tenants::mark_abandoned(tx, tenant.id).await? {
+        return Err(why_not(tx, tenant, "pending, provisioning or failed").await?);
+    }
+    // the running attempt's own key: the organization may have had another id when it was enqueued
+    let key = queue::find_concurrency_key(tx, &provisioning).await?;
+    let undo = NewJob {
+        job: Job::UndoTenant {
+            tenant: tenant.id.0,
+        },
+        concurrency_key: Some(key.unwrap_or_else(|| queue::organization_key(tenant.key()))),
+        unique_key: Some(format!("undo:{}", tenant.id)),
+        max_attempts,
+        delay: Duration::ZERO,
+    };
+    queue::enqueue(tx, &undo).await?;
+    Ok(())
 }
 
 /// Takes a ready tenant out of the routing. Its database stays as it is.

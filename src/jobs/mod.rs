@@ -22,6 +22,7 @@ mod resend_invitation;
 mod revoke_invitation;
 mod send_invitation;
 mod sync_members;
+mod undo_tenant;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,10 +30,10 @@ use sqlx::PgConnection;
 
 pub use manage_jobs::{cancel_job, retry_job};
 pub use manage_members::MemberDesk;
-pub use manage_tenants::{resume_tenant, retry_tenant, suspend_tenant};
+pub use manage_tenants::{abandon_tenant, resume_tenant, retry_tenant, suspend_tenant};
 pub use process_event::process_batch;
 pub use refusal::Refusal;
-pub use register::{Asking, NotRegistered, RegistrationDesk};
+pub use register::{Asking, NotRegistered, RegistrationDesk, abandon_registration};
 pub use replay::replay_event;
 
 use crate::{
@@ -146,6 +147,7 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::ProvisionTenant { tenant } => {
             provision_tenant::run(cx, &claim, &lease, TenantId(*tenant)).await
         }
+        Job::UndoTenant { tenant } => undo_tenant::run(cx, &claim, &lease, TenantId(*tenant)).await,
         Job::SyncMembers { tenant } => {
             sync_members::run(cx, &claim, &lease, TenantId(*tenant)).await
         }
@@ -189,7 +191,9 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
 fn log(claim: &Claim, failure: &Failure, message: &'static str) {
     let subject = match &claim.payload {
         Job::ProcessEvent { event } => format!("event {event}"),
-        Job::ProvisionTenant { tenant } | Job::SyncMembers { tenant } => {
+        Job::ProvisionTenant { tenant }
+        | Job::UndoTenant { tenant }
+        | Job::SyncMembers { tenant } => {
             format!("tenant {tenant}")
         }
         Job::FetchParent { source, parent } => format!("{parent} of {source}"),
@@ -278,29 +282,37 @@ async fn fail_subject(
             members::mark_not_sent(tx, *invitation, &reason).await?;
         }
         Job::ProvisionTenant { tenant } => {
-            let told = told.cloned().unwrap_or_else(|| by_itself(failure, TenantId(*tenant)));
+            let fix = format!("tenantry tenants retry {tenant}");
+            let told = told.cloned().unwrap_or_else(|| by_itself(failure, fix));
             tenants::mark_failed(tx, TenantId(*tenant), &told).await?;
         }
         Job::RegisterOrganization { registration } => {
             let found = registrations::find_stored(tx, *registration).await?;
             if let Some(tenant) = found.and_then(|registration| registration.tenant_id) {
-                let told = told.cloned().unwrap_or_else(|| by_itself(failure, tenant));
+                let fix = format!("tenantry tenants retry {tenant}");
+                let told = told.cloned().unwrap_or_else(|| by_itself(failure, fix));
                 // the registration follows; one that joined a ready tenant fails alone
                 tenants::mark_failed(tx, tenant, &told).await?;
                 registrations::mark_failed(tx, *registration, &told).await?;
             }
         }
+        Job::UndoTenant { tenant } => {
+            let fix =
+                format!("tenantry jobs ls --tenant {tenant} --kind undo_tenant, and retry it");
+            let told = told.cloned().unwrap_or_else(|| by_itself(failure, fix));
+            tenants::note_undo_failure(tx, TenantId(*tenant), &told).await?;
+        }
     }
     Ok(())
 }
 
-/// A failure of which no step told.
-fn by_itself(failure: &Failure, tenant: TenantId) -> TenantFailure {
+/// What a tenant is told when no step of it failed, but the job as such.
+fn by_itself(failure: &Failure, fix: String) -> TenantFailure {
     TenantFailure {
         step: String::new(),
         code: failure.code.to_owned(),
         cause: failure.error.clone(),
-        fix: format!("tenantry tenants retry {tenant}"),
+        fix,
     }
 }
 
@@ -309,7 +321,7 @@ fn provision(tenant: TenantId, organization: (&str, &str), max_attempts: i32) ->
     NewJob {
         job: Job::ProvisionTenant { tenant: tenant.0 },
         concurrency_key: Some(queue::organization_key(organization)),
-        unique_key: Some(format!("provision:{tenant}")),
+        unique_key: Some(queue::provision_key(tenant.0)),
         max_attempts,
         delay: Duration::ZERO,
     }

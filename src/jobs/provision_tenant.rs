@@ -25,17 +25,17 @@ pub(super) async fn run(
             error: StepError::LostClaim,
             ..
         }) => Err(JobError::Lost),
-        Err(failed) => Err(record(cx, claim, tenant, failed).await),
+        Err(failed) => record(cx, claim, tenant, failed).await,
     }
 }
 
-/// Records where and why; says whether to try again.
+/// Records where and why; says whether to try again. A tenant that nobody wants any more has not failed.
 async fn record(
     cx: &JobContext,
     claim: &Claim,
     tenant: TenantId,
     Failed { step, error }: Failed,
-) -> JobError {
+) -> Result<Outcome, JobError> {
     let failure = Failure::new(error.code(), chain(&error));
     let told = TenantFailure {
         step: step.name().to_owned(),
@@ -47,15 +47,20 @@ async fn record(
         .db
         .transaction(async |tx| {
             queue::assert_held(tx, claim).await?;
-            steps::fail(tx, tenant, step.name(), &failure).await?;
+            let found = tenants::find(tx, tenant).await?;
+            if !found.is_some_and(|tenant| tenant.is_unfinished()) {
+                return Ok(false);
+            }
+            steps::fail(tx, tenant, step, &failure).await?;
             tenants::note_failure(tx, tenant, &told).await?;
-            Ok::<_, JobError>(())
+            Ok::<_, JobError>(true)
         })
         .await;
     match noted {
-        Err(JobError::Lost) => JobError::Lost,
+        Ok(false) => Ok(Outcome::Done),
+        Err(JobError::Lost) => Err(JobError::Lost),
         // a database that is away cannot take the note; the attempt keeps the error all the same
-        _ if error.is_retryable() && !claim.is_last_attempt() => JobError::Retry(failure),
-        _ => JobError::Discard(failure, Some(Box::new(told))),
+        _ if error.is_retryable() && !claim.is_last_attempt() => Err(JobError::Retry(failure)),
+        _ => Err(JobError::Discard(failure, Some(Box::new(told)))),
     }
 }

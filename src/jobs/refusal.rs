@@ -1,5 +1,7 @@
 //! Why something that an operator asks for is not done.
 
+use uuid::Uuid;
+
 use crate::{
     queue::{self, JobId, Refused},
     tenants::{TenantId, TenantState},
@@ -33,6 +35,12 @@ pub enum Refusal {
     /// The tenant's organization was deleted at the provider.
     #[error("the organization of tenant {0} was deleted at the provider")]
     OrganizationDeleted(TenantId),
+    /// The registration's tenant is ready: it is not given up any more.
+    #[error("registration {0} is ready")]
+    RegistrationReady(Uuid),
+    /// The organization lives at the provider, which made it without tenantry.
+    #[error("the organization of registration {0} was made at the provider, not here")]
+    OrganizationLives(Uuid),
     /// There is none of this number.
     #[error("there is no event {0}")]
     EventUnknown(i64),
@@ -60,6 +68,8 @@ impl Refusal {
             Self::RevocationGivenUp(_) => "revocation_given_up",
             Self::TenantWrongState { .. } => "tenant_wrong_state",
             Self::OrganizationDeleted(_) => "organization_deleted",
+            Self::RegistrationReady(_) => "registration_ready",
+            Self::OrganizationLives(_) => "organization_lives",
             Self::EventUnknown(_) => "event_unknown",
             Self::EventIsPending(_) => "event_is_pending",
             Self::EventInConflict(_) => "event_in_conflict",
@@ -80,6 +90,8 @@ impl Refusal {
             Self::RevocationGivenUp(_) => "revoke the invitation again",
             Self::TenantWrongState { .. } => "look at it: `tenantry tenants get`",
             Self::OrganizationDeleted(_) => "create the organization anew at the provider",
+            Self::RegistrationReady(_) => "suspend the tenant: `tenantry tenants suspend`",
+            Self::OrganizationLives(_) => "delete the organization at the provider",
             Self::EventUnknown(_) => "list them: `tenantry events ls`, or GET /v1/events",
             Self::EventIsPending(_) => "wait until it is settled: `tenantry events get`",
             Self::EventInConflict(_) => "look at both: `tenantry events get`",

@@ -10,9 +10,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Refusal, provision, retry_tenant};
+use super::{Refusal, abandon_tenant, provision, retry_tenant};
 use crate::{
-    audit::Actor,
+    audit::{self, Actor},
     config::{self, Config},
     identity, members,
     queue::{self, Job, NewJob},
@@ -22,6 +22,7 @@ use crate::{
     },
     secrets::{self, Keyring},
     tenants::{self, NewTenant, Tenant, TenantId, TenantState, naming},
+    webhooks::IdentityEvent,
 };
 
 /// Source of organizations where none is configured: no provider will ever tell of them.
@@ -159,7 +160,11 @@ impl RegistrationDesk {
     fn source_of(&self, asking: Asking<'_>) -> Result<(String, bool), NotRegistered> {
         let problem = |pointer, code, detail: &str| {
             let detail = detail.to_owned();
-            Err(NotRegistered::Fields(vec![FieldProblem { pointer, code, detail }]))
+            Err(NotRegistered::Fields(vec![FieldProblem {
+                pointer,
+                code,
+                detail,
+            }]))
         };
         if asking.form.external_id.is_some() && !asking.may_name_organization {
             let detail = "cannot be given by a form: whoever names an organization joins it";
@@ -169,7 +174,11 @@ impl RegistrationDesk {
         match &asking.form.source {
             Some(name) => match self.sources.get_key_value(name) {
                 Some(source) => chosen(source),
-                None => problem("#/source", "source_unknown", "is none of the configured sources"),
+                None => problem(
+                    "#/source",
+                    "source_unknown",
+                    "is none of the configured sources",
+                ),
             },
             None => {
                 // where one provider can be called, it is the one that is meant
@@ -181,7 +190,11 @@ impl RegistrationDesk {
                 match candidates[..] {
                     [] => Ok((NO_SOURCE.to_owned(), false)),
                     [source] => chosen(source),
-                    _ => problem("#/source", "required", "has to say which of the configured sources is meant"),
+                    _ => problem(
+                        "#/source",
+                        "required",
+                        "has to say which of the configured sources is meant",
+                    ),
                 }
             }
         }
@@ -212,7 +225,9 @@ impl RegistrationDesk {
             // whoever signs up is still to be invited
             TenantState::Ready if at_provider => State::Accepted,
             TenantState::Ready => State::Ready,
-            TenantState::Pending | TenantState::Provisioning | TenantState::Failed => State::Accepted,
+            TenantState::Pending | TenantState::Provisioning | TenantState::Failed => {
+                State::Accepted
+            }
             state @ (TenantState::Suspended | TenantState::Archived | TenantState::Deleted) => {
                 return Err(NotRegistered::TenantUnavailable { state });
             }
@@ -297,7 +312,9 @@ impl RegistrationDesk {
                 org_id.to_owned(),
             ))),
             Err(tenants::Error::SlugTaken) => Err(NotRegistered::SlugTaken {
-                suggestions: self.suggest(tx, form.slug.as_deref().unwrap_or_default()).await?,
+                suggestions: self
+                    .suggest(tx, form.slug.as_deref().unwrap_or_default())
+                    .await?,
             }),
             Err(tenants::Error::Sql(error)) => Err(error.into()),
             Err(error) => Err(NotRegistered::Tenant(error)),
@@ -360,10 +377,46 @@ impl RegistrationDesk {
     }
 }
 
-async fn find_tenant(
+/// Gives a registration up before it is ready: what was made for it is undone by a job, until nothing is left.
+///
+/// One that is being given up, or was, stays so.
+pub async fn abandon_registration(
     tx: &mut PgConnection,
-    registration: &Stored,
-) -> sqlx::Result<Option<Tenant>> {
+    id: Uuid,
+    max_attempts: i32,
+    actor: &Actor,
+) -> Result<(), Refusal> {
+    audit::by(tx, actor).await?;
+    // jobs before the tenant, the tenant before the registration: as those lock that make it
+    queue::call_off(tx, &register_key(id)).await?;
+    let Some(registration) = registrations::find_stored(tx, id).await? else {
+        return Ok(());
+    };
+    match registration.state {
+        State::Abandoning | State::Abandoned => return Ok(()),
+        State::Ready => return Err(Refusal::RegistrationReady(id)),
+        State::Accepted | State::Provisioning | State::Failed => {}
+    }
+    let is_live = registration.org_id.is_some() && !registration.is_organization_ours;
+    if registration.is_tenant_ours && is_live {
+        return Err(Refusal::OrganizationLives(id));
+    }
+    if !registrations::mark_abandoning(tx, id).await? {
+        return Err(Refusal::RegistrationReady(id));
+    }
+    match find_tenant(tx, &registration).await? {
+        Some(tenant) if registration.is_tenant_ours => {
+            abandon_tenant(tx, &tenant, max_attempts, actor).await
+        }
+        // the tenant is the organization's own, and stays
+        _ => {
+            registrations::mark_abandoned(tx, id).await?;
+            Ok(())
+        }
+    }
+}
+
+async fn find_tenant(tx: &mut PgConnection, registration: &Stored) -> sqlx::Result<Option<Tenant>> {
     match registration.tenant_id {
         Some(tenant) => tenants::find(tx, tenant).await,
         None => Ok(None),
@@ -375,6 +428,14 @@ pub(super) fn own_organization(registration: Uuid) -> String {
     format!("reg_{}", registration.simple())
 }
 
+/// Id of the organization that a provider's answer tells of.
+pub(super) fn organization_in(said: &[IdentityEvent]) -> Option<String> {
+    said.iter().find_map(|event| match event {
+        IdentityEvent::Organization(said) => Some(said.id.clone()),
+        _ => None,
+    })
+}
+
 /// The job that makes organization and administrator at the provider.
 pub(super) fn register_job(
     organization: (&str, &str),
@@ -384,10 +445,14 @@ pub(super) fn register_job(
     NewJob {
         job: Job::RegisterOrganization { registration },
         concurrency_key: Some(queue::organization_key(organization)),
-        unique_key: Some(format!("register:{registration}")),
+        unique_key: Some(register_key(registration)),
         max_attempts,
         delay: Duration::ZERO,
     }
+}
+
+fn register_key(registration: Uuid) -> String {
+    format!("register:{registration}")
 }
 
 /// The job goes on where it was given up, with its history; a new one only where it was pruned.

@@ -9,15 +9,16 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    JobContext, JobError, hear, manage_members::invite_job, provision, revoke_invitation::client_of,
+    JobContext, JobError, hear, manage_members::invite_job, provision, register::organization_in,
+    revoke_invitation::client_of,
 };
 use crate::{
     audit::Actor,
     causes::chain,
     identity::{self, Heard},
     members::{self, Organization, Promise},
-    provider_api::{Client, NewOrganization},
-    provisioning::steps::{self, CREATE_ORGANIZATION, INVITE_USER},
+    provider_api::{Client, NewMember, NewOrganization},
+    provisioning::steps::{self, CREATE_ORGANIZATION, INVITE_USER, Went},
     queue::{
         self, Claim, Failure,
         worker::{Lease, Outcome, Settled},
@@ -106,18 +107,27 @@ impl Attempt<'_> {
             .await
     }
 
-    async fn start(&self, tenant: TenantId, step: &'static str) -> Result<Instant, JobError> {
+    async fn start(&self, tenant: TenantId, step: &'static str) -> Result<Instant, Stopped> {
         self.check_lease()?;
-        let start = async |connection: &mut _| {
-            steps::start(connection, self.claim, tenant, step).await
-        };
-        self.cx.db.run(start).await?;
+        self.cx
+            .db
+            .transaction(async |tx| {
+                queue::assert_held(tx, self.claim).await?;
+                self.still_open(tx).await?;
+                steps::note_at_provider(tx, tenant, step, Went::Begun).await?;
+                Ok::<_, Stopped>(())
+            })
+            .await?;
         Ok(Instant::now())
     }
 
     /// After a long stop somebody else has the job.
     fn check_lease(&self) -> Result<(), JobError> {
-        if self.lease.is_held() { Ok(()) } else { Err(JobError::Lost) }
+        if self.lease.is_held() {
+            Ok(())
+        } else {
+            Err(JobError::Lost)
+        }
     }
 
     /// The organization at the provider, made unless it is there.
@@ -174,8 +184,8 @@ impl Attempt<'_> {
                     after = self.still_open(tx).await?;
                 }
                 let tenant = after.tenant_id.ok_or(JobError::Lost)?;
-                let took = started.elapsed();
-                steps::finish(tx, self.claim, tenant, CREATE_ORGANIZATION, took).await?;
+                let done = Went::Done(started.elapsed());
+                steps::note_at_provider(tx, tenant, CREATE_ORGANIZATION, done).await?;
                 Ok((after, tenant))
             })
             .await
@@ -197,8 +207,12 @@ impl Attempt<'_> {
         });
         if let Some(user_id) = user_id {
             self.check_lease()?;
-            let role = &self.cx.provisioner.admin_role;
-            said.extend(client.add_member(org_id, &user_id, role).await?);
+            let new = NewMember {
+                org_id,
+                user_id: &user_id,
+                role: &self.cx.provisioner.admin_role,
+            };
+            said.extend(client.add_member(&new).await?);
         }
         Ok(said)
     }
@@ -223,7 +237,8 @@ impl Attempt<'_> {
                     let heard = Heard::from_api(&registration.source, said);
                     hear::hear(cx, tx, &[heard]).await?;
                 }
-                steps::finish(tx, self.claim, tenant, INVITE_USER, started.elapsed()).await?;
+                let done = Went::Done(started.elapsed());
+                steps::note_at_provider(tx, tenant, INVITE_USER, done).await?;
                 let found = tenants::find(tx, tenant).await?;
                 match found.map(|tenant| tenant.state) {
                     Some(TenantState::Ready) => {
@@ -305,7 +320,7 @@ impl Attempt<'_> {
             .db
             .transaction(async |tx| {
                 queue::assert_held(tx, self.claim).await?;
-                steps::fail(tx, tenant, step, &failure).await?;
+                steps::note_at_provider(tx, tenant, step, Went::Failed(&failure)).await?;
                 registrations::note_failure(tx, self.id, &told).await?;
                 Ok::<_, JobError>(())
             })
@@ -317,11 +332,4 @@ impl Attempt<'_> {
             _ => Err(JobError::Retry(failure)),
         }
     }
-}
-
-fn organization_in(said: &[IdentityEvent]) -> Option<String> {
-    said.iter().find_map(|event| match event {
-        IdentityEvent::Organization(said) => Some(said.id.clone()),
-        _ => None,
-    })
 }

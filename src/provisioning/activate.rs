@@ -29,12 +29,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             };
             // the job's row first, as everywhere: attempts never lock crosswise
             queue::assert_held(tx, cx.claim).await?;
-            // a tenant that was suspended meanwhile stays suspended; its job is done all the same
+            // one that was suspended or abandoned meanwhile stays so; its job is done all the same
             let is_ready = tenants::mark_ready(tx, tenant.id, &template.version, &hash).await?;
             if is_ready {
                 rouse_if_unsynced(cx, tx, &tenant).await?;
             }
-            let step = Step::Activate.name();
+            let step = Step::Activate;
             steps::finish(tx, cx.claim, tenant.id, step, started.elapsed()).await?;
             cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
             queue::complete(tx, cx.claim).await?;
@@ -58,6 +58,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         duration_ms = waited.unwrap_or_default().as_millis(),
         "tenant is ready"
     );
+    Ok(())
+}
+
+/// Nothing: a tenant that was opened is not undone, and what opens it is one transaction.
+#[expect(clippy::unnecessary_wraps, reason = "one shape for every step")]
+pub(super) fn undo() -> Result<(), StepError> {
     Ok(())
 }
 

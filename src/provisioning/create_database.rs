@@ -2,16 +2,20 @@
 //!
 //! Looks first: the tenant's own database, then the clone that a lost attempt left behind, then it
 //! clones. A database of the tenant's name that does not carry the tenant's mark is an error; it is
-//! neither adopted nor dropped.
+//! neither adopted nor dropped. Undone when neither the tenant's database nor such a clone is left, nor
+//! the role that could not go before its database.
 
-use super::{Step, StepContext, StepError, steps, template};
+use super::{Step, StepContext, StepError, UndoContext, create_role, is_marked, steps, template};
 use crate::{
     tenant_db::{
-        self, Ident,
+        self, Cluster, Ident,
         databases::{self, Facts, Mark},
     },
     tenants,
 };
+
+/// Where a test can make the undoing fail: between the tenant's database and a clone that was left.
+pub(super) const DROPPED: &str = "undo.create_database.dropped";
 
 /// A race with another session can make us look again, not more often than this.
 const LOOKS: usize = 5;
@@ -66,6 +70,44 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         step: Step::CreateDatabase.name(),
         limit: cx.limit(Step::CreateDatabase),
     })
+}
+
+/// Drops the tenant's database, and the clone that a lost attempt may have left.
+pub(super) async fn undo(cx: &UndoContext<'_>) -> Result<(), StepError> {
+    let Some(cluster) = cx.cluster()? else {
+        return Ok(());
+    };
+    let (database, _) = cx.names()?;
+    let is_ours = |facts: &Facts| is_marked(facts, cluster, &cx.tenant);
+    drop_if(cx, cluster, &database, is_ours).await?;
+    cx.provisioner.faults.hit(DROPPED).await?;
+    let unnamed = databases::unnamed(&cluster.prefix, cx.tenant.id.0)?;
+    // the name holds the tenant's whole id, and nobody was told of it
+    let is_ours = |facts: &Facts| facts.owner == cluster.owner.as_str();
+    drop_if(cx, cluster, &unnamed, is_ours).await?;
+    create_role::drop_role(cx, cluster).await
+}
+
+/// Drops a database that is ours; one that is not is left alone.
+async fn drop_if(
+    cx: &UndoContext<'_>,
+    cluster: &Cluster,
+    name: &Ident,
+    is_ours: impl Fn(&Facts) -> bool,
+) -> Result<(), StepError> {
+    let drop = async |connection: &mut sqlx::PgConnection| {
+        let facts = databases::find(connection, name.as_str()).await?;
+        match facts {
+            Some(facts) if !is_ours(&facts) => return Ok(Some(facts.describe())),
+            Some(_) => databases::drop_database(connection, name).await?,
+            None => {}
+        }
+        Ok(None)
+    };
+    if let Some(found) = cx.run_on(cluster, drop).await? {
+        cx.left_alone("database", name, &found);
+    }
+    Ok(())
 }
 
 /// The mark of a database that is this tenant's; `None` after an unusable one of ours was dropped.

@@ -8,7 +8,9 @@
 //!
 //! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
 //! retry begins with the first step that is not; nothing is written by an attempt that lost its
-//! claim; `activate` is last, and one transaction: nobody is routed to a tenant that is not verified.
+//! claim, or for a tenant that nobody wants any more; `activate` is last, and one transaction: nobody is
+//! routed to a tenant that is not verified; a step that was cut off has no session left when it is called
+//! failed; [`undo`] takes an unfinished tenant back, in reverse order, until nothing is left.
 //!
 //! Does not: retry. The queue does.
 
@@ -22,6 +24,7 @@ pub mod steps;
 mod sync_members;
 mod teller;
 pub mod template;
+mod undo;
 mod verify;
 
 use std::{
@@ -30,13 +33,16 @@ use std::{
 };
 
 use tokio::sync::Mutex;
+use undo::UndoContext;
 
 pub use error::StepError;
 pub use sync_members::{Synced, sync_members};
+pub use undo::{UNDO_FAULT_POINTS, Undone, undo};
 pub(crate) use verify::EXCESS_RIGHT;
 
 use crate::{
     blueprint::Blueprint,
+    causes::chain,
     config,
     db::Db,
     faults::Faults,
@@ -116,6 +122,19 @@ impl Step {
             Self::Activate => activate::run(cx).await,
         }
     }
+
+    /// Takes back what the step did, if it did anything.
+    async fn undo(self, cx: &UndoContext<'_>) -> Result<(), StepError> {
+        match self {
+            Self::Place => place::undo(cx).await,
+            Self::CreateDatabase => create_database::undo(cx).await,
+            Self::CreateRole => create_role::undo(cx).await,
+            Self::Seed => seed::undo(),
+            Self::SyncMembers => sync_members::undo(cx).await,
+            Self::Verify => verify::undo(),
+            Self::Activate => activate::undo(),
+        }
+    }
 }
 
 /// What provisioning needs, the same for every tenant.
@@ -129,6 +148,8 @@ pub struct Provisioner {
     pub keyring: Arc<Keyring>,
     /// Names and limits.
     pub names: config::Tenants,
+    /// How long what has no limit in the blueprint may take.
+    pub timeouts: config::Provisioning,
     /// Slug of the administrators' role, which the creator has where nobody named one.
     pub admin_role: String,
     /// Attempts of a new job.
@@ -177,7 +198,7 @@ pub struct StepContext<'a> {
 pub enum Ended {
     /// Every step is done; the job was completed with the last one.
     Ready,
-    /// The tenant needs nothing, for instance because it was suspended meanwhile.
+    /// The tenant needs nothing, for instance because it was suspended or abandoned meanwhile.
     NothingToDo,
     /// A shutdown came between two steps.
     Draining,
@@ -230,9 +251,10 @@ pub async fn provision(
         if tasks.is_draining() {
             return Ok(Ended::Draining);
         }
-        run_step(&cx, step)
-            .await
-            .map_err(|error| Failed { step, error })?;
+        let is_wanted = run_step(&cx, step).await;
+        if !is_wanted.map_err(|error| Failed { step, error })? {
+            return Ok(Ended::NothingToDo);
+        }
     }
     Ok(Ended::Ready)
 }
@@ -256,46 +278,63 @@ async fn begin(
         .await
 }
 
-async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<(), StepError> {
+/// Runs a step and records it; false when the tenant turned out to be wanted no longer.
+async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<bool, StepError> {
     let started = Instant::now();
     cx.check_lease()?;
-    cx.provisioner
-        .db
-        .run(async |connection| steps::start(connection, cx.claim, cx.id().await, step.name()).await)
-        .await?;
+    let (db, id) = (&cx.provisioner.db, cx.id().await);
+    let start = async |connection: &mut _| steps::start(connection, cx.claim, id, step).await;
+    if !db.run(start).await? {
+        return Ok(false);
+    }
     cx.fault(step, FAULT_POINTS[0]).await?;
     let limit = cx.limit(step);
-    match tokio::time::timeout(limit, step.run(cx)).await {
-        Ok(result) => result?,
-        Err(_) => {
-            return Err(StepError::TimedOut {
-                step: step.name(),
-                limit,
-            });
-        }
+    let result = in_time(step, limit, step.run(cx)).await;
+    if let Err(StepError::TimedOut { .. }) = result {
+        cx.end_sessions().await;
     }
+    result?;
     // activation records itself, in the transaction that opens the tenant
     if step != Step::Activate {
         cx.fault(step, FAULT_POINTS[1]).await?;
-        cx.provisioner
-            .db
-            .run(async |connection| {
-                steps::finish(
-                    connection,
-                    cx.claim,
-                    cx.id().await,
-                    step.name(),
-                    started.elapsed(),
-                )
-                .await
-            })
-            .await?;
+        let finish = async |connection: &mut _| {
+            steps::finish(connection, cx.claim, id, step, started.elapsed()).await
+        };
+        if !db.run(finish).await? {
+            return Ok(false);
+        }
     }
     cx.fault(step, FAULT_POINTS[2]).await?;
     cx.provisioner
         .metrics
         .step_done(step.name(), started.elapsed());
-    Ok(())
+    Ok(true)
+}
+
+/// Cuts `work` off at the limit.
+async fn in_time(
+    step: Step,
+    limit: Duration,
+    work: impl Future<Output = Result<(), StepError>>,
+) -> Result<(), StepError> {
+    let cut_off = StepError::TimedOut {
+        step: step.name(),
+        limit,
+    };
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or(Err(cut_off))
+}
+
+/// Ends what the server may still do for a step that was cut off. The next attempt does it once more, and
+/// has something to say when it cannot.
+async fn end_sessions(cluster: &Cluster, tag: &Tag) {
+    if let Err(left) = cluster.end_own_sessions(tag).await {
+        tracing::warn!(
+            error = chain(&left),
+            "sessions of a step that was cut off were left"
+        );
+    }
 }
 
 impl<'a> StepContext<'a> {
@@ -391,6 +430,15 @@ impl StepContext<'_> {
         }
     }
 
+    /// After a step was cut off: whatever it has under way ends, before anybody hears of it.
+    async fn end_sessions(&self) {
+        self.session.lock().await.take();
+        // one that is not placed has done nothing on any cluster
+        if let Ok(cluster) = self.cluster().await {
+            end_sessions(cluster, &self.tag).await;
+        }
+    }
+
     async fn fault(&self, step: Step, point: &str) -> Result<(), StepError> {
         self.provisioner
             .faults
@@ -404,9 +452,11 @@ impl StepContext<'_> {
             // the first tenant of a blueprint builds the template in this step, or waits for its builder
             Step::CreateDatabase => {
                 Duration::from_millis(self.blueprint.settings.migrate_timeout_ms.into())
-                    + Duration::from_mins(5)
+                    + self.provisioner.timeouts.clone_timeout()
             }
-            Step::Place | Step::CreateRole | Step::Activate => Duration::from_mins(1),
+            Step::Place | Step::CreateRole | Step::Activate => {
+                self.provisioner.timeouts.step_timeout()
+            }
             // bounded page by page: an organization may have any number of members
             Step::SyncMembers => Duration::from_hours(24),
             Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),

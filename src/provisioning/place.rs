@@ -1,8 +1,8 @@
-//! Step 1, place: choose the cluster that is emptiest and has room.
+//! Step 1, place: choose the cluster that is emptiest and has room; undone when the place is free again.
 
 use std::collections::HashMap;
 
-use super::{StepContext, StepError};
+use super::{StepContext, StepError, UndoContext};
 use crate::tenants;
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -41,4 +41,14 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         .await?;
     cx.tenant.lock().await.cluster = Some(placed);
     Ok(())
+}
+
+/// Somebody else may have the place.
+pub(super) async fn undo(cx: &UndoContext<'_>) -> Result<(), StepError> {
+    let give_back = async |tx: &mut sqlx::PgConnection| {
+        crate::queue::assert_held(tx, cx.claim).await?;
+        tenants::mark_unplaced(tx, cx.tenant.id).await?;
+        Ok::<_, StepError>(())
+    };
+    cx.provisioner.db.transaction(give_back).await
 }

@@ -1,6 +1,7 @@
 //! The record of each step: the checkpoint, and the timeline that operators see.
 //!
-//! Guarantees: written only by the attempt that holds the job; a step that is done stays done.
+//! Guarantees: written only by the attempt that holds the job, and only of a tenant that is still to be
+//! made ready; a step that is done stays done until it is undone.
 //!
 //! The commits of [`start`] and [`finish`] do not wait for the disk, but for activation's. The log is written in order, so
 //! a crash of the server can only lose the last of these records together with all that came after
@@ -86,6 +87,54 @@ pub async fn is_done(
     .await
 }
 
+/// A step at the provider begins, ends or fails. The caller's transaction holds the job, and knows that the tenant is wanted.
+pub async fn note_at_provider(
+    tx: &mut PgConnection,
+    tenant: TenantId,
+    step: &'static str,
+    went: Went<'_>,
+) -> sqlx::Result<()> {
+    let (state, took, failure) = match went {
+        Went::Begun => ("running", None, None),
+        Went::Done(took) => ("done", Some(took.as_secs_f64() * 1000.0), None),
+        Went::Failed(failure) => ("failed", None, Some(failure)),
+    };
+    sqlx::query(
+        "insert into provisioning_steps as step
+             (tenant_id, step, state, duration_ms, error_code, error, finished_at)
+         values ($1, $2, $3, $4, $5, $6, case when $3 <> 'running' then now() end)
+         on conflict (tenant_id, step) do update
+         set state = excluded.state,
+             attempts = step.attempts + (excluded.state = 'running')::integer,
+             started_at = case when excluded.state = 'running' then now() else step.started_at end,
+             finished_at = excluded.finished_at,
+             duration_ms = excluded.duration_ms,
+             error_code = excluded.error_code,
+             error = excluded.error
+         where step.state <> 'done'",
+    )
+    .bind(tenant)
+    .bind(step)
+    .bind(state)
+    .bind(took)
+    .bind(failure.map(|failure| failure.code))
+    .bind(failure.map(|failure| failure.error.as_str()))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// How a step at the provider went.
+#[derive(Debug, Clone, Copy)]
+pub enum Went<'a> {
+    /// It was begun.
+    Begun,
+    /// It is done, and took so long.
+    Done(Duration),
+    /// It failed.
+    Failed(&'a Failure),
+}
+
 /// All steps of a tenant that were begun, in the order in which they were.
 pub async fn list(
     connection: &mut PgConnection,
@@ -104,86 +153,134 @@ pub async fn list(
 
 /// Forgets every step that was done in, or to, a database that is gone.
 pub async fn forget_database(tx: &mut PgConnection, tenant: TenantId) -> sqlx::Result<()> {
+    let in_database = PLAN.map(Step::name);
+    let in_database = in_database
+        .iter()
+        .filter(|step| **step != Step::Place.name());
     sqlx::query("delete from provisioning_steps where tenant_id = $1 and step = any($2)")
         .bind(tenant)
-        .bind(PLAN.map(Step::name).get(1..))
+        .bind(in_database.copied().collect::<Vec<_>>())
         .execute(tx)
         .await?;
     Ok(())
 }
 
-/// The step begins.
-pub async fn start(
+/// Forgets a step that was undone.
+pub(super) async fn forget(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
-    step: &'static str,
+    step: Step,
 ) -> Result<(), queue::Error> {
-    let started = sqlx::query(
-        "insert into provisioning_steps (tenant_id, step, state)
-         select $3, $4, 'running'
-         -- for this transaction, which is this statement: its commit does not wait for the disk
-         from set_config('synchronous_commit', 'off', true), jobs
-         where id = $1
-           and attempt = $2
-           and state = 'running'
-         on conflict (tenant_id, step) do update
-         set state = 'running',
-             attempts = provisioning_steps.attempts + 1,
-             started_at = now(),
-             finished_at = null
-         where provisioning_steps.state <> 'done'",
+    let (is_held,): (bool,) = sqlx::query_as(
+        "with held as (
+             select from jobs where id = $1 and attempt = $2 and state = 'running'
+         ),
+         forgotten as (
+             delete from provisioning_steps
+             using held
+             where tenant_id = $3
+               and step = $4
+         )
+         select exists (select from held)",
     )
     .bind(claim.id)
     .bind(claim.attempt)
     .bind(tenant)
-    .bind(step)
-    .execute(connection)
+    .bind(step.name())
+    .fetch_one(connection)
     .await?;
-    fenced(claim, started.rows_affected())
+    fenced(claim, is_held)
 }
 
-/// The step is done.
-pub async fn finish(
+/// The step begins. False when nobody wants the tenant any more: then it must not.
+pub(super) async fn start(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
-    step: &'static str,
-    took: Duration,
-) -> Result<(), queue::Error> {
-    let finished = sqlx::query(
-        "update provisioning_steps
-         set state = 'done',
-             finished_at = now(),
-             duration_ms = $5,
-             error_code = null,
-             error = null
-         -- for this transaction only
-         from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
-              jobs
-         where jobs.id = $1
-           and jobs.attempt = $2
-           and jobs.state = 'running'
-           and tenant_id = $3
-           and step = $4",
+    step: Step,
+) -> Result<bool, queue::Error> {
+    let (is_held, is_started): (bool, bool) = sqlx::query_as(
+        "with held as (
+             select from jobs where id = $1 and attempt = $2 and state = 'running'
+         ),
+         started as (
+             insert into provisioning_steps (tenant_id, step, state)
+             select tenants.id, $4, 'running'
+             -- for this transaction, which is this statement: its commit does not wait for the disk
+             from set_config('synchronous_commit', 'off', true), held, tenants
+             where tenants.id = $3
+               -- neither suspended nor abandoned meanwhile
+               and tenants.state = 'provisioning'
+             on conflict (tenant_id, step) do update
+             set state = 'running',
+                 attempts = provisioning_steps.attempts + 1,
+                 started_at = now(),
+                 finished_at = null
+             where provisioning_steps.state <> 'done'
+             returning 1
+         )
+         select exists (select from held), exists (select from started)",
     )
     .bind(claim.id)
     .bind(claim.attempt)
     .bind(tenant)
-    .bind(step)
+    .bind(step.name())
+    .fetch_one(connection)
+    .await?;
+    fenced(claim, is_held)?;
+    Ok(is_started)
+}
+
+/// The step is done. False when the tenant was abandoned meanwhile: then it is not recorded.
+pub(super) async fn finish(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    tenant: TenantId,
+    step: Step,
+    took: Duration,
+) -> Result<bool, queue::Error> {
+    let (is_held, is_finished): (bool, bool) = sqlx::query_as(
+        "with held as (
+             select from jobs where id = $1 and attempt = $2 and state = 'running'
+         ),
+         finished as (
+             update provisioning_steps
+             set state = 'done',
+                 finished_at = now(),
+                 duration_ms = $5,
+                 error_code = null,
+                 error = null
+             -- for this transaction only
+             from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
+                  held,
+                  tenants
+             where tenants.id = $3
+               and tenants.state <> 'archived'
+               and tenant_id = $3
+               and step = $4
+             returning 1
+         )
+         select exists (select from held), exists (select from finished)",
+    )
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(tenant)
+    .bind(step.name())
     .bind(took.as_secs_f64() * 1000.0)
     // the record of activation is part of the transaction that opens the tenant, and as durable
-    .bind((step != Step::Activate.name()).then_some("off"))
-    .execute(connection)
+    .bind((step != Step::Activate).then_some("off"))
+    .fetch_one(connection)
     .await?;
-    fenced(claim, finished.rows_affected())
+    fenced(claim, is_held)?;
+    Ok(is_finished)
 }
 
 /// The step failed; the caller's transaction settles the job and with it checks the fence.
 pub async fn fail(
     tx: &mut PgConnection,
     tenant: TenantId,
-    step: &'static str,
+    step: Step,
     failure: &Failure,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -197,7 +294,7 @@ pub async fn fail(
          where provisioning_steps.state <> 'done'",
     )
     .bind(tenant)
-    .bind(step)
+    .bind(step.name())
     .bind(failure.code)
     .bind(&failure.error)
     .execute(tx)
@@ -205,8 +302,8 @@ pub async fn fail(
     Ok(())
 }
 
-fn fenced(claim: &Claim, rows: u64) -> Result<(), queue::Error> {
-    if rows == 1 {
+fn fenced(claim: &Claim, is_held: bool) -> Result<(), queue::Error> {
+    if is_held {
         Ok(())
     } else {
         Err(queue::Error::LostClaim {

@@ -6,13 +6,14 @@
 //! schema; values reach them as settings, set as parameters; what was told is recorded afterwards, and
 //! that something is about to be told before: after a crash in between it is told again.
 //!
-//! Does not: undo. Scripts are written to bear being run again.
+//! Does not: take back what scripts did in a tenant's database that stays. They are written to bear being
+//! run again.
 
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
-use super::{Provisioner, StepContext, StepError, seed, teller::Teller};
+use super::{Provisioner, StepContext, StepError, UndoContext, seed, teller::Teller};
 use crate::{
     causes::chain,
     db::Db,
@@ -67,6 +68,15 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         );
     }
     Ok(())
+}
+
+/// What the database was told goes with it; that it was told is forgotten.
+pub(super) async fn undo(cx: &UndoContext<'_>) -> Result<(), StepError> {
+    let forget = async |tx: &mut PgConnection| {
+        queue::assert_held(tx, cx.claim).await?;
+        Ok::<_, StepError>(members::forget_syncs(tx, cx.tenant.key()).await?)
+    };
+    cx.provisioner.db.transaction(forget).await
 }
 
 /// Tells a ready tenant's database of its members, and completes the job when there is nobody left.
@@ -211,6 +221,7 @@ async fn tell_page(
     // the last member's statements have limits of their own; this is for a server that does not answer
     let limit = time + 4 * Duration::from_millis(settings.statement_timeout_ms.into());
     let Ok(told) = tokio::time::timeout(limit, telling).await else {
+        cx.end_sessions().await;
         let step = "sync_members";
         return Err(StepError::TimedOut { step, limit });
     };

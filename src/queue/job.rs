@@ -35,6 +35,11 @@ pub enum Job {
         /// The tenant.
         tenant: Uuid,
     },
+    /// Take back what was made of a tenant that was abandoned before it was ready.
+    UndoTenant {
+        /// The tenant.
+        tenant: Uuid,
+    },
     /// Tell a tenant's database about its members.
     SyncMembers {
         /// The tenant.
@@ -78,9 +83,10 @@ pub enum Job {
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 9] = [
+    pub const KINDS: [&'static str; 10] = [
         "process_event",
         "provision_tenant",
+        "undo_tenant",
         "sync_members",
         "fetch_parent",
         "send_invitation",
@@ -95,6 +101,7 @@ impl Job {
         match self {
             Self::ProcessEvent { .. } => "process_event",
             Self::ProvisionTenant { .. } => "provision_tenant",
+            Self::UndoTenant { .. } => "undo_tenant",
             Self::SyncMembers { .. } => "sync_members",
             Self::FetchParent { .. } => "fetch_parent",
             Self::SendInvitation { .. } => "send_invitation",
@@ -111,6 +118,11 @@ impl Job {
 /// [`StoredJob::organization`](super::StoredJob::organization) reads it. A name of a source has no colon.
 pub fn organization_key((source, org_id): (&str, &str)) -> String {
     format!("{source}:{org_id}")
+}
+
+/// The unique key of the job that makes a tenant ready.
+pub fn provision_key(tenant: Uuid) -> String {
+    format!("provision:{tenant}")
 }
 
 impl NewJob {

@@ -31,7 +31,7 @@ use std::time::Duration;
 use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
-pub use job::{Job, JobId, organization_key};
+pub use job::{Job, JobId, organization_key, provision_key};
 pub use look::{
     Attempt, Filter, JobState, StoredJob, find_job, find_next_attempt, list_attempts, list_page,
 };
@@ -197,6 +197,41 @@ pub async fn withdraw(tx: &mut PgConnection, unique_key: &str) -> Result<bool, E
     .fetch_optional(tx)
     .await?;
     Ok(attempts == Some(0))
+}
+
+/// Cancels the jobs of the unique key that wait or were given up: nobody wants what they were to do.
+///
+/// One that runs is left to notice it.
+pub async fn call_off(tx: &mut PgConnection, unique_key: &str) -> Result<(), Error> {
+    sqlx::query(
+        "update jobs
+         set state = 'cancelled',
+             finished_at = now()
+         -- the words of two indexes
+         where (unique_key = $1 and state = 'available')
+            or (unique_key = $1 and state = 'dead')",
+    )
+    .bind(unique_key)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The concurrency key of the live job of the unique key.
+pub async fn find_concurrency_key(
+    connection: &mut PgConnection,
+    unique_key: &str,
+) -> Result<Option<String>, Error> {
+    let key: Option<Option<String>> = sqlx::query_scalar(
+        "select concurrency_key
+         from jobs
+         where unique_key = $1
+           and state in ('available', 'running')",
+    )
+    .bind(unique_key)
+    .fetch_optional(connection)
+    .await?;
+    Ok(key.flatten())
 }
 
 /// Brings the newest dead or cancelled job of the unique key back, with as many further attempts as a new one has.

@@ -87,7 +87,10 @@ impl Watcher {
                 self.begun.notified().await;
                 continue;
             }
-            match db.run(async |connection| newest(connection, &ids).await).await {
+            match db
+                .run(async |connection| newest(connection, &ids).await)
+                .await
+            {
                 Ok(newest) => {
                     self.tell(&newest);
                     tokio::time::sleep(PAUSE).await;

@@ -134,8 +134,7 @@ pub fn read(asked: &Asked) -> Result<Form, Vec<FieldProblem>> {
     let email = fields.required("#/user/email", user.email.as_ref(), email);
     let person_name = short(MAX_PERSON_NAME);
     let given_name = fields.optional("#/user/given_name", user.given_name.as_ref(), &person_name);
-    let family_name =
-        fields.optional("#/user/family_name", user.family_name.as_ref(), person_name);
+    let family_name = fields.optional("#/user/family_name", user.family_name.as_ref(), person_name);
     let source = fields.optional("#/source", asked.source.as_ref(), short(40));
     match (name, email) {
         (Some(name), Some((email, email_key))) if fields.0.is_empty() => Ok(Form {
@@ -287,7 +286,8 @@ mod tests {
     }
 
     fn acme(changed: &Value) -> Value {
-        let mut body = json!({"organization": {"name": "Acme"}, "user": {"email": "ada@acme.example"}});
+        let mut body =
+            json!({"organization": {"name": "Acme"}, "user": {"email": "ada@acme.example"}});
         for part in ["organization", "user"] {
             for (name, value) in changed[part].as_object().into_iter().flatten() {
                 body[part][name] = value.clone();
@@ -316,28 +316,50 @@ mod tests {
         assert_eq!(problems.unwrap_err(), expected);
         assert_eq!(
             form(json!({})).unwrap_err(),
-            [("#/organization/name", "required"), ("#/user/email", "required")]
+            [
+                ("#/organization/name", "required"),
+                ("#/user/email", "required")
+            ]
         );
     }
 
     #[test]
     fn a_name_has_1_to_200_characters_after_trimming() {
         let named = |name: String| form(acme(&json!({"organization": {"name": name}})));
-        assert_eq!(named(format!("  {}\n", "é".repeat(200))).unwrap().name, "é".repeat(200));
-        assert_eq!(named("é".repeat(201)).unwrap_err(), [("#/organization/name", "too_long")]);
+        assert_eq!(
+            named(format!("  {}\n", "é".repeat(200))).unwrap().name,
+            "é".repeat(200)
+        );
+        assert_eq!(
+            named("é".repeat(201)).unwrap_err(),
+            [("#/organization/name", "too_long")]
+        );
     }
 
     #[test]
     fn an_address_is_compared_without_case_and_in_ascii() {
-        let key = |email: &str| form(acme(&json!({"user": {"email": email}}))).map(|form| form.email_key);
+        let key =
+            |email: &str| form(acme(&json!({"user": {"email": email}}))).map(|form| form.email_key);
         for same in ["Ada@Bücher.Example", " ada@xn--bcher-kva.example "] {
             assert_eq!(key(same).unwrap(), "ada@xn--bcher-kva.example");
         }
         for none in [
-            "ada", "@acme.example", "ada@", "ada@acme", "ada@[127.0.0.1]", "Ada <ada@acme.example>",
-            "ada@acme.example, eve@evil.example", "ada@acme..example", "a da@acme.example", "ada@acme.example\u{200b}",
+            "ada",
+            "@acme.example",
+            "ada@",
+            "ada@acme",
+            "ada@[127.0.0.1]",
+            "Ada <ada@acme.example>",
+            "ada@acme.example, eve@evil.example",
+            "ada@acme..example",
+            "a da@acme.example",
+            "ada@acme.example\u{200b}",
         ] {
-            assert_eq!(key(none).unwrap_err(), [("#/user/email", "email_invalid")], "{none}");
+            assert_eq!(
+                key(none).unwrap_err(),
+                [("#/user/email", "email_invalid")],
+                "{none}"
+            );
         }
         assert!(key(&format!("{}@acme.example", "a".repeat(300))).is_err());
     }
@@ -347,11 +369,33 @@ mod tests {
         let slug = |slug: &str| form(acme(&json!({"organization": {"slug": slug}})));
         assert_eq!(slug("acme-2").unwrap().slug.unwrap(), "acme-2");
         for reserved in ["admin", "www", "biliing", "1ogin", "rnail"] {
-            let expected = if reserved == "biliing" { None } else { Some(("#/organization/slug", "slug_reserved")) };
-            assert_eq!(slug(reserved).err().map(|problems| problems[0]), expected, "{reserved}");
+            let expected = if reserved == "biliing" {
+                None
+            } else {
+                Some(("#/organization/slug", "slug_reserved"))
+            };
+            assert_eq!(
+                slug(reserved).err().map(|problems| problems[0]),
+                expected,
+                "{reserved}"
+            );
         }
-        for illegal in ["a", "-a", "a-", "a--b", "xn--a", "a.b", "аcme", "ACME", &"a".repeat(33)] {
-            assert_eq!(slug(illegal).unwrap_err(), [("#/organization/slug", "slug_invalid")], "{illegal}");
+        for illegal in [
+            "a",
+            "-a",
+            "a-",
+            "a--b",
+            "xn--a",
+            "a.b",
+            "аcme",
+            "ACME",
+            &"a".repeat(33),
+        ] {
+            assert_eq!(
+                slug(illegal).unwrap_err(),
+                [("#/organization/slug", "slug_invalid")],
+                "{illegal}"
+            );
         }
     }
 

@@ -25,7 +25,7 @@ use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
 pub use events::{Event, Seen, Watcher, list_events};
-pub use status::{Progress, RegisteredTenant, Registration, Viewer, Waiting, find, read};
+pub use status::{Registration, Row, Viewer, find, read};
 
 use crate::{
     causes::chain,
@@ -156,11 +156,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::R
 }
 
 /// Nobody else registers this person, until the transaction ends. Taken before any lock of an external id or host.
-pub async fn lock_person(
-    tx: &mut PgConnection,
-    source: &str,
-    email_key: &str,
-) -> sqlx::Result<()> {
+pub async fn lock_person(tx: &mut PgConnection, source: &str, email_key: &str) -> sqlx::Result<()> {
     lock(tx, &format!("person {source} {email_key}")).await
 }
 
@@ -176,10 +172,12 @@ pub async fn lock_external_id(
 }
 
 async fn lock(tx: &mut PgConnection, what: &str) -> sqlx::Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('tenantry registration ' || $1, 0))")
-        .bind(what)
-        .execute(tx)
-        .await?;
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended('tenantry registration ' || $1, 0))",
+    )
+    .bind(what)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
@@ -279,10 +277,7 @@ macro_rules! select_stored {
 }
 
 /// A registration by its id.
-pub async fn find_stored(
-    connection: &mut PgConnection,
-    id: Uuid,
-) -> sqlx::Result<Option<Stored>> {
+pub async fn find_stored(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Stored>> {
     sqlx::query_as(select_stored!("where id = $1"))
         .bind(id)
         .fetch_optional(connection)

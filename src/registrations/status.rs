@@ -244,9 +244,18 @@ impl Row {
     }
 
     fn progress(&self) -> Progress {
-        let of = PLAN.len() + if self.at_provider { PROVIDER_STEPS.len() } else { 0 };
+        let of = PLAN.len()
+            + if self.at_provider {
+                PROVIDER_STEPS.len()
+            } else {
+                0
+            };
         let of = i32::try_from(of).unwrap_or(i32::MAX);
-        let done = if self.state == State::Ready { of } else { self.steps_done.min(of) };
+        let done = if self.state == State::Ready {
+            of
+        } else {
+            self.steps_done.min(of)
+        };
         Progress {
             step: self.step.clone(),
             done,

@@ -4,7 +4,7 @@
 //! does not carry our mark for this very tenant (owner and comment, see [`databases`]); a tenant's
 //! database never exists under its own name without its mark and its revoked PUBLIC rights, because
 //! all of it appears in one commit; sessions of an attempt that lost its claim are ended before the
-//! next attempt begins.
+//! next attempt begins, and those of one that was cut off before it is called failed.
 //!
 //! Does not: decide when. `provisioning` does.
 
@@ -37,11 +37,8 @@ const SPARE_MAINTENANCE_CONNECTIONS: u32 = 4;
 /// A clone may take long; whoever waits for a connection waits for other clones.
 const MAINTENANCE_ACQUIRE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// By our own clock: a little more than the server allows a statement.
-const MAINTENANCE_DEADLINE: Duration = Duration::from_secs(310);
-
-/// `create database` may take long on a slow disk; nothing else here does.
-const MAINTENANCE_STATEMENT_TIMEOUT: &str = "300s";
+/// How much more than the server allows a statement it may take by our own clock.
+const MAINTENANCE_MARGIN: Duration = Duration::from_secs(10);
 
 /// How long a session that holds an advisory lock may be idle.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(12);
@@ -84,8 +81,8 @@ pub enum Error {
         /// What it says of itself.
         found: String,
     },
-    /// Sessions of an earlier attempt did not end.
-    #[error("{count} sessions of an earlier attempt on tenant {tenant} do not end")]
+    /// Sessions of an attempt did not end.
+    #[error("{count} sessions of an attempt on tenant {tenant} do not end")]
     StaleSessions {
         /// How many.
         count: i64,
@@ -157,6 +154,7 @@ pub struct Cluster {
     /// Beginning of every name.
     pub prefix: String,
     maintenance: Db,
+    statement_timeout: Duration,
     options: PgConnectOptions,
 }
 
@@ -180,7 +178,9 @@ impl Clusters {
         let jobs = u32::try_from(config.queue.concurrency).unwrap_or(u32::MAX);
         let connections = jobs.min(64) + SPARE_MAINTENANCE_CONNECTIONS;
         let cluster = |at: config::Cluster| {
-            Cluster::new(&at, &config.tenants.prefix, connections).map(|cluster| (at.name, cluster))
+            // cloning may take long on a slow disk; nothing else there does
+            let limits = (connections, config.provisioning.clone_timeout());
+            Cluster::new(&at, &config.tenants.prefix, limits).map(|cluster| (at.name, cluster))
         };
         Ok(Self(Arc::new(
             config
@@ -212,7 +212,11 @@ impl Clusters {
 }
 
 impl Cluster {
-    fn new(cluster: &config::Cluster, prefix: &str, connections: u32) -> Result<Self, Error> {
+    fn new(
+        cluster: &config::Cluster,
+        prefix: &str,
+        (connections, statement_timeout): (u32, Duration),
+    ) -> Result<Self, Error> {
         let options = db::connect_options(&cluster.url)
             .map_err(|source| Error::Url {
                 cluster: cluster.name.clone(),
@@ -221,7 +225,7 @@ impl Cluster {
             .statement_cache_capacity(32);
         let maintenance = options
             .clone()
-            .options([("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT)]);
+            .options([("statement_timeout", milliseconds(statement_timeout))]);
         Ok(Self {
             name: cluster.name.clone(),
             capacity: cluster.capacity,
@@ -232,8 +236,9 @@ impl Cluster {
                 maintenance,
                 connections,
                 MAINTENANCE_ACQUIRE_TIMEOUT,
-                MAINTENANCE_DEADLINE,
+                statement_timeout + MAINTENANCE_MARGIN,
             ),
+            statement_timeout,
             options,
         })
     }
@@ -274,10 +279,9 @@ impl Cluster {
     /// The server ends it when it is idle for [`IDLE_LIMIT`]: its user must show a sign of life, and a
     /// process that was stopped holds no lock for longer.
     pub async fn connect_for_maintenance(&self) -> Result<PgConnection, Error> {
-        let idle_limit = format!("{}ms", IDLE_LIMIT.as_millis());
         let options = self.options.clone().options([
-            ("statement_timeout", MAINTENANCE_STATEMENT_TIMEOUT),
-            ("idle_session_timeout", idle_limit.as_str()),
+            ("statement_timeout", milliseconds(self.statement_timeout)),
+            ("idle_session_timeout", milliseconds(IDLE_LIMIT)),
         ]);
         connect(options).await.map_err(Error::sql(
             "connecting to the cluster's maintenance database",
@@ -352,6 +356,11 @@ impl Cluster {
             self.options.get_port()
         )
     }
+}
+
+/// A duration as the server's settings take it.
+fn milliseconds(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 async fn connect(options: PgConnectOptions) -> sqlx::Result<PgConnection> {

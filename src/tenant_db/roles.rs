@@ -5,6 +5,8 @@
 //! in; a role that carries no mark of this very tenant is never changed or dropped; only the SCRAM
 //! verifier of a password is sent.
 
+use std::time::{Duration, Instant};
+
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -180,5 +182,79 @@ pub async fn ensure_tenant_role(
         .execute(connection)
         .await
         .map_err(Error::sql(format!("creating role {}", name.as_str())))?;
+    Ok(())
+}
+
+/// What became of a role that is not wanted any more.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RoleEnd {
+    /// There is none of this name.
+    Gone,
+    /// There is one that is not this tenant's: it was left as it is. What it says of itself.
+    Foreign(String),
+}
+
+/// How long the sessions of a tenant's role may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Drops the role if it is this tenant's: first nobody can log in any more, then its sessions end.
+///
+/// Where it has rights on something else than its database, the server refuses (2BP01): nothing of it
+/// is lost, and nobody can use it. `database` is `None` where there is none of the tenant's.
+pub async fn drop_tenant_role(
+    connection: &mut PgConnection,
+    tenant: Uuid,
+    name: &Ident,
+    database: Option<&Ident>,
+) -> Result<RoleEnd, Error> {
+    match find(connection, name.as_str()).await? {
+        None => return Ok(RoleEnd::Gone),
+        Some(facts) if facts.comment.as_deref() == Some(mark(tenant).as_str()) => {}
+        Some(facts) => {
+            let found = facts.comment.unwrap_or_else(|| "no comment".to_owned());
+            return Ok(RoleEnd::Foreign(found));
+        }
+    }
+    let failed = || Error::sql(format!("dropping role {}", name.as_str()));
+    sqlx::raw_sql(AssertSqlSafe(format!("alter role {name} nologin")))
+        .execute(&mut *connection)
+        .await
+        .map_err(failed())?;
+    end_sessions_of(connection, name).await?;
+    let revoke = database.map(|database| format!("revoke all on database {database} from {name};"));
+    let drop = format!("{} drop role {name}", revoke.unwrap_or_default());
+    sqlx::raw_sql(AssertSqlSafe(drop))
+        .execute(connection)
+        .await
+        .map_err(failed())?;
+    Ok(RoleEnd::Gone)
+}
+
+/// Ends every session of a role that cannot log in any more, and waits until they are gone.
+async fn end_sessions_of(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
+    let failed = || Error::sql(format!("ending the sessions of role {}", name.as_str()));
+    let sessions = async |connection: &mut PgConnection, sql: &'static str| {
+        let count: i64 = sqlx::query_scalar(sql)
+            .bind(name.as_str())
+            .fetch_one(connection)
+            .await
+            .map_err(failed())?;
+        Ok::<_, Error>(count)
+    };
+    let left = "select count(*) from pg_stat_activity where usename = $1";
+    if sessions(connection, left).await? == 0 {
+        return Ok(());
+    }
+    // who is no superuser ends only sessions of roles that it is a member of
+    grant_to_us(connection, name).await?;
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = $1";
+    let started = Instant::now();
+    while sessions(connection, end).await? > 0 {
+        if started.elapsed() > PATIENCE {
+            let timed_out = std::io::ErrorKind::TimedOut.into();
+            return Err(failed()(sqlx::Error::Io(timed_out)));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }

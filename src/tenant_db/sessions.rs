@@ -2,8 +2,9 @@
 //!
 //! Guarantees: when [`Cluster::end_stale_sessions`] returns, no session of another attempt on the
 //! tenant is left: not a stopped process's, and not the server's end of a `create database` whose
-//! client was killed, which would otherwise finish seconds later. Does not end sessions of the
-//! tenant's own role: they change nothing, and only a superuser may.
+//! client was killed, which would otherwise finish seconds later. When [`Cluster::end_own_sessions`]
+//! returns, the same is true of this attempt. Neither ends sessions of the tenant's own role: an attempt
+//! only looks with them, and only a superuser may.
 
 use std::time::{Duration, Instant};
 
@@ -22,13 +23,30 @@ pub(super) async fn set_name(connection: &mut PgConnection, name: &str) -> Resul
     Ok(())
 }
 
+/// Whose sessions are ended.
+#[derive(Clone, Copy, PartialEq)]
+enum Whose {
+    OtherAttempts,
+    ThisAttempt,
+}
+
 impl Cluster {
     /// Ends every session of other attempts on the tag's tenant, and waits until they are gone.
     pub async fn end_stale_sessions(&self, tag: &Tag) -> Result<(), Error> {
+        self.end_sessions(tag, Whose::OtherAttempts).await
+    }
+
+    /// Ends every session that carries the tag, and waits until they are gone: the server may be busy
+    /// still with what its client was cut off from.
+    pub async fn end_own_sessions(&self, tag: &Tag) -> Result<(), Error> {
+        self.end_sessions(tag, Whose::ThisAttempt).await
+    }
+
+    async fn end_sessions(&self, tag: &Tag, whose: Whose) -> Result<(), Error> {
         let started = Instant::now();
         loop {
             let left = self
-                .run(async |connection| terminate(connection, tag).await)
+                .run(async |connection| terminate(connection, tag, whose).await)
                 .await?;
             if left == 0 {
                 return Ok(());
@@ -44,12 +62,12 @@ impl Cluster {
     }
 }
 
-async fn terminate(connection: &mut PgConnection, tag: &Tag) -> Result<i64, Error> {
+async fn terminate(connection: &mut PgConnection, tag: &Tag, whose: Whose) -> Result<i64, Error> {
     sqlx::query_scalar(
         "select count(pg_terminate_backend(pid))
          from pg_stat_activity
          where starts_with(application_name, $1)
-           and application_name <> $2
+           and (application_name = $2) = $4
            and pid <> pg_backend_pid()
            -- the tenant's own role only looks (verify), and who is no superuser may not end its sessions
            and shobj_description(usesysid, 'pg_authid') is distinct from $3",
@@ -57,10 +75,11 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag) -> Result<i64, Erro
     .bind(format!("tenantry {} ", tag.tenant))
     .bind(&tag.text)
     .bind(super::roles::mark(tag.tenant))
+    .bind(whose == Whose::ThisAttempt)
     .fetch_one(connection)
     .await
     .map_err(Error::sql(format!(
-        "ending sessions of earlier attempts on tenant {}",
+        "ending sessions of attempts on tenant {}",
         tag.tenant
     )))
 }

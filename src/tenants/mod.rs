@@ -5,11 +5,14 @@
 //!                  │  ▲
 //!                  ▼  │ retry
 //!                 failed
+//!
+//!  abandoned: pending, provisioning, failed ─▶ archived (never ready) ─▶ no row any more
 //! ```
 //!
 //! Guarantees: one tenant per `(source, organization)`, by a unique constraint; a state changes only
 //! along the arrows, by guarded updates; `initialize` is true only from activation on; names given
-//! once stay; a deleted organization never comes back, and its tenant is suspended, never dropped.
+//! once stay; a deleted organization never comes back, and its tenant is suspended, never dropped; only a
+//! tenant that never was ready loses its row.
 //!
 //! Does not: touch a tenant's database. `provisioning` does.
 
@@ -40,9 +43,9 @@ pub use hosts::{
 };
 pub use look::{TenantFilter, list_page};
 pub use transitions::{
-    is_of_deleted_organization, mark_cloned, mark_failed, mark_pending, mark_placed,
-    mark_provisioning, mark_ready, mark_resumed, mark_suspended, mark_suspended_by_operator,
-    note_failure,
+    delete_abandoned, is_of_deleted_organization, mark_abandoned, mark_cloned, mark_failed,
+    mark_pending, mark_placed, mark_provisioning, mark_ready, mark_resumed, mark_suspended,
+    mark_suspended_by_operator, mark_unplaced, note_failure, note_undo_failure,
 };
 
 use crate::{config, secrets};
@@ -78,7 +81,7 @@ pub enum TenantState {
     Failed,
     /// Kept, not routed.
     Suspended,
-    /// Kept for the record, not migrated any more.
+    /// Kept for the record, not migrated any more; or, where it never was ready, being taken back.
     Archived,
     /// Its database is gone.
     Deleted,
@@ -158,6 +161,17 @@ impl Tenant {
     /// The organization whose tenant it is: name of the source, and the provider's id.
     pub fn key(&self) -> (&str, &str) {
         (&self.source, &self.org_id)
+    }
+
+    /// Whether it is still to be made ready.
+    pub fn is_unfinished(&self) -> bool {
+        use TenantState::{Failed, Pending, Provisioning};
+        matches!(self.state, Pending | Provisioning | Failed)
+    }
+
+    /// Whether it was given up before it was ready, so that what was made of it is to be taken back.
+    pub fn is_abandoned(&self) -> bool {
+        self.state == TenantState::Archived && !self.initialize
     }
 }
 

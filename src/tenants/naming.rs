@@ -130,8 +130,12 @@ pub fn slug(name: &str) -> String {
 ///
 /// Two hyphens in a row are refused because `xn--` begins a name in another script.
 pub fn is_slug(text: &str) -> bool {
-    let is_part =
-        |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+    };
     (2..=MAX_SLUG).contains(&text.len()) && text.split('-').all(is_part)
 }
 

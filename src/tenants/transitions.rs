@@ -134,6 +134,80 @@ pub async fn note_failure(
         == 1)
 }
 
+/// pending, provisioning, failed → archived: given up before it was ready, to be taken back.
+pub async fn mark_abandoned(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set state = 'archived',
+             failure = null,
+             updated_at = now()
+         where id = $1
+           and state in ('pending', 'provisioning', 'failed')
+           and not initialize",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// Stays abandoned, and says why it is not gone yet.
+pub async fn note_undo_failure(
+    tx: &mut PgConnection,
+    id: TenantId,
+    failure: &TenantFailure,
+) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set failure = $2,
+             updated_at = now()
+         where id = $1
+           and state = 'archived'
+           and not initialize",
+    );
+    Ok(marked
+        .bind(id)
+        .bind(stored(failure))
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
+}
+
+/// An abandoned tenant that has no database any more gives its place back.
+pub async fn mark_unplaced(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "update tenants
+         set cluster = null,
+             blueprint_hash = null,
+             updated_at = now()
+         where id = $1
+           and state = 'archived'
+           and not initialize",
+    );
+    Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
+/// Deletes an abandoned tenant that has no place any more, and with it its hosts and its steps.
+pub async fn delete_abandoned(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
+    // the audit log asks for the tenant of a deleted host: the hosts go first
+    let hosts = sqlx::query(
+        "delete from tenant_hosts
+         using tenants
+         where tenant_id = $1
+           and tenants.id = tenant_id
+           and tenants.state = 'archived'
+           and not tenants.initialize
+           and tenants.cluster is null",
+    );
+    hosts.bind(id).execute(&mut *tx).await?;
+    let deleted = sqlx::query(
+        "delete from tenants
+         where id = $1
+           and state = 'archived'
+           and not initialize
+           and cluster is null",
+    );
+    Ok(deleted.bind(id).execute(tx).await?.rows_affected() == 1)
+}
+
 /// failed → pending, for a retry.
 pub async fn mark_pending(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<bool> {
     let marked = sqlx::query(

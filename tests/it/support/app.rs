@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tenantry::{
     audit::Actor,
     config::{Config, Environment},
+    db::Db,
     jobs,
     provisioning::{BlueprintSource, steps},
     replica::{Replica, Sources},
@@ -141,6 +142,19 @@ impl Deployment {
         let mut this = self.clone();
         this.set("TENANTRY_FAULTS", plan);
         this
+    }
+
+    /// Gives the organization's tenant up before it is ready, as whoever asked for it does.
+    pub async fn abandon(&self, org: &str) -> Result<(), jobs::Refusal> {
+        let db = Db::new(&self.config().database.url, 1).unwrap();
+        let tenant = async |connection: &mut _| {
+            tenants::find_of_organization(connection, "workos", org).await
+        };
+        let tenant = db.run(tenant).await.unwrap().unwrap();
+        let abandon = async |tx: &mut _| jobs::abandon_tenant(tx, &tenant, 25, &operator()).await;
+        let abandoned = db.transaction(abandon).await;
+        db.close().await;
+        abandoned
     }
 
     /// How many login roles carry the prefix.
