@@ -152,7 +152,9 @@ impl Client {
             Err(error) => return Err(error),
         };
         let left = || unreadable(&doing, "a member of whom nothing is known".to_owned());
-        let membership = events.iter().rev().find_map(as_membership);
+        // whoever else is listed, should the provider not filter, keeps the role he has
+        let of_user = |event| membership_of(event, new.user_id);
+        let membership = events.iter().rev().find_map(of_user);
         let membership = membership.ok_or_else(left)?;
         let described = membership.described.as_ref();
         let role = described.and_then(|described| described.content.role.as_deref());
@@ -247,9 +249,15 @@ fn is_of(events: &[IdentityEvent], external_id: &str) -> bool {
     })
 }
 
-fn as_membership(event: &IdentityEvent) -> Option<&Said<Membership>> {
+/// The user's membership, if that is what the event speaks of.
+fn membership_of<'a>(event: &'a IdentityEvent, user_id: &str) -> Option<&'a Said<Membership>> {
     match event {
-        IdentityEvent::Membership(said) => Some(said),
+        IdentityEvent::Membership(said) => {
+            let described = said.described.as_ref();
+            described
+                .is_some_and(|described| described.content.user_id == user_id)
+                .then_some(said)
+        }
         _ => None,
     }
 }

@@ -53,6 +53,7 @@ mod pages;
 mod path;
 mod private_postgres;
 mod provider_api;
+mod provider_registration;
 mod provisioning;
 mod proxies;
 mod queue;

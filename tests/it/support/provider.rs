@@ -2,6 +2,7 @@
 //! provider's own shapes, and misbehaves when told to.
 
 mod clerk;
+mod organizations;
 mod workos;
 
 use std::{
@@ -105,6 +106,7 @@ struct State {
     memberships: Vec<Value>,
     invitations: Vec<Value>,
     roles: Vec<String>,
+    has_no_slugs: bool,
     requests: Vec<Request>,
     faults: Vec<Planned>,
     changes: i64,
@@ -120,6 +122,16 @@ impl State {
     /// A new id with this prefix.
     fn new_id(&self, prefix: &str) -> String {
         format!("{prefix}_{:026}", self.changes)
+    }
+
+    /// Takes an organization away with everything in it; whether it was there.
+    fn forget_organization(&mut self, id: &str) -> bool {
+        let known = position(&self.organizations, id);
+        self.organizations.retain(|object| object["id"] != id);
+        self.memberships.retain(|object| org_of(object) != id);
+        self.invitations
+            .retain(|object| object["organization_id"] != id);
+        known.is_some()
     }
 
     fn knows_role(&self, slug: &str) -> bool {
@@ -203,12 +215,7 @@ impl Provider {
 
     /// Forgets an organization with everything in it.
     pub fn forgets_organization(&self, id: &str) {
-        let mut state = self.state();
-        state.organizations.retain(|object| object["id"] != id);
-        state.memberships.retain(|object| org_of(object) != id);
-        state
-            .invitations
-            .retain(|object| object["organization_id"] != id);
+        self.state().forget_organization(id);
     }
 
     /// A user. One of the same id is replaced.
@@ -451,7 +458,10 @@ async fn answer(
     if matches!(fault, Some(Fault::CutAfter)) {
         return Err("cut");
     }
-    let body = answer.body.to_string().into_bytes();
+    let body = match answer.body {
+        Value::Null => Vec::new(),
+        body => body.to_string().into_bytes(),
+    };
     Ok(response(answer.status, &answer.headers, body))
 }
 

@@ -78,7 +78,23 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
     let segments = request.segments();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (request.method.as_str(), &segments[..]) {
-        ("GET", ["v1", "organizations", id]) => get(&state.organizations, id),
+        ("GET", ["v1", "organizations"]) => list_organizations(state, request),
+        ("POST", ["v1", "organizations"]) => create_organization(state, &request.body),
+        ("GET", ["v1", "organizations", id]) => {
+            let of_slug = |object: &&Value| object["slug"] == *id;
+            match state.organizations.iter().find(of_slug) {
+                Some(object) => Answer::new(200, object.clone()),
+                None => get(&state.organizations, id),
+            }
+        }
+        ("DELETE", ["v1", "organizations", id]) => match state.forget_organization(id) {
+            true => Answer::new(
+                200,
+                json!({ "object": "organization", "id": id, "deleted": true }),
+            ),
+            false => not_found(),
+        },
+        ("GET", ["v1", "users"]) => list_users(state, request),
         ("GET", ["v1", "users", id]) => get(&state.users, id),
         ("GET", ["v1", "organizations", org, "memberships"]) => {
             let found = state.memberships.iter().filter(|object| {
@@ -143,6 +159,71 @@ fn page(objects: &[Value], request: &Request) -> Answer {
     let data: Vec<&Value> = objects.iter().skip(offset).take(limit).collect();
     let body = json!({ "data": data, "total_count": objects.len() });
     Answer::new(200, body)
+}
+
+/// The newest first; a query is a part of a name or slug.
+fn list_organizations(state: &State, request: &Request) -> Answer {
+    let query = request.query("query").map(str::to_lowercase);
+    let has = |object: &Value, key: &str, query: &str| {
+        let text = object[key].as_str().unwrap_or_default();
+        text.to_lowercase().contains(query)
+    };
+    let found = state.organizations.iter().rev().filter(|object| {
+        query
+            .as_ref()
+            .is_none_or(|query| has(object, "name", query) || has(object, "slug", query))
+    });
+    page(&found.cloned().collect::<Vec<_>>(), request)
+}
+
+fn create_organization(state: &mut State, body: &Value) -> Answer {
+    let name = body["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        return about(error(422, "form_param_missing", "is missing"), "name");
+    }
+    if name.len() > 256 || name.contains("://") {
+        let answer = error(422, "form_param_value_invalid", "is invalid");
+        return about(answer, "name");
+    }
+    if !body["slug"].is_null() && state.has_no_slugs {
+        let message = "Organization slugs are not enabled for this instance.";
+        return error(403, "organization_slugs_disabled", message);
+    }
+    let is_taken = |object: &Value| object["slug"] == body["slug"];
+    if !body["slug"].is_null() && state.organizations.iter().any(is_taken) {
+        let answer = error(422, "form_identifier_exists", "That slug is taken.");
+        return about(answer, "slug");
+    }
+    let now = state.tick();
+    let mut object = organization(&state.new_id("org"), name, now);
+    object["created_at"] = time(now);
+    object["slug"] = body["slug"].clone();
+    object["created_by"] = body["created_by"].clone();
+    for place in ["public_metadata", "private_metadata"] {
+        if body[place].is_object() {
+            object[place] = body[place].clone();
+        }
+    }
+    state.organizations.push(object.clone());
+    Answer::new(200, object)
+}
+
+/// A bare list, the newest first unless asked otherwise. Addresses are kept in small letters, and compared as they are.
+fn list_users(state: &State, request: &Request) -> Answer {
+    let email = request.query("email_address");
+    let has = |user: &Value, email: &str| {
+        let mut addresses = user["email_addresses"].as_array().unwrap().iter();
+        addresses.any(|address| address["email_address"] == email)
+    };
+    let users = state.users.iter();
+    let found = users.filter(|user| email.is_none_or(|email| has(user, email)));
+    let mut found: Vec<Value> = found.cloned().collect();
+    if request.query("order_by") != Some("+created_at") {
+        found.reverse();
+    }
+    let mut answer = page(&found, request);
+    answer.body = answer.body["data"].take();
+    answer
 }
 
 fn role_of(state: &State, body: &Value) -> Result<String, Answer> {

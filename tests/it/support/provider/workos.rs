@@ -83,6 +83,20 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
     let segments = request.segments();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (request.method.as_str(), &segments[..]) {
+        ("POST", ["organizations"]) => create_organization(state, &request.body),
+        ("GET", ["organizations", "external_id", external_id]) => {
+            let of_id = |object: &&Value| object["external_id"] == *external_id;
+            match state.organizations.iter().find(of_id) {
+                Some(object) => Answer::new(200, object.clone()),
+                None => not_found("Organization", external_id),
+            }
+        }
+        ("DELETE", ["organizations", id]) => match state.forget_organization(id) {
+            // without a body
+            true => Answer::new(202, Value::Null),
+            false => not_found("Organization", id),
+        },
+        ("GET", ["user_management", "users"]) => list_users(state, request),
         ("GET", ["organizations", id]) => get("Organization", &state.organizations, id),
         ("GET", ["user_management", "users", id]) => get("User", &state.users, id),
         ("GET", ["user_management", "organization_memberships"]) => {
@@ -139,6 +153,74 @@ fn page(objects: &[Value], request: &Request) -> Answer {
         "list_metadata": { "before": null, "after": after },
     });
     Answer::new(200, body)
+}
+
+fn invalid(field: &str) -> Answer {
+    let code = "invalid_request_parameters";
+    let mut answer = error(422, Some(code), "Validation failed.");
+    answer.body["errors"] = json!([{ "code": "invalid", "field": field }]);
+    answer
+}
+
+fn create_organization(state: &mut State, body: &Value) -> Answer {
+    let (name, external_id) = (text(body, "name"), text(body, "external_id"));
+    if name.is_empty() {
+        return invalid("name");
+    }
+    if !external_id.is_ascii() || external_id.len() > 128 {
+        return invalid("external_id");
+    }
+    let is_taken = |object: &Value| text(object, "external_id") == external_id;
+    if !external_id.is_empty() && state.organizations.iter().any(is_taken) {
+        let message = "Request could not be processed.";
+        return error(400, Some("external_id_already_used"), message);
+    }
+    let wanted = body["domain_data"].as_array().cloned().unwrap_or_default();
+    for domain in &wanted {
+        let domain = text(domain, "domain");
+        if !domain.contains('.') {
+            return invalid("domain_data");
+        }
+        let mut known = state.organizations.iter().flat_map(domains_of);
+        if known.any(|known| known["domain"] == domain) {
+            let message = "The domain is used by another organization.";
+            return error(422, Some("organization_domain_already_used"), message);
+        }
+    }
+    let now = state.tick();
+    let id = state.new_id("org");
+    let mut object = organization(&id, name, now);
+    object["created_at"] = time(now);
+    if !external_id.is_empty() {
+        object["external_id"] = json!(external_id);
+    }
+    let domain = |(at, domain): (usize, &Value)| {
+        json!({
+            "object": "organization_domain", "id": format!("org_domain_{id}_{at}"), "organization_id": id,
+            "domain": domain["domain"], "state": domain["state"], "created_at": time(now), "updated_at": time(now),
+        })
+    };
+    object["domains"] = wanted.iter().enumerate().map(domain).collect();
+    state.organizations.push(object.clone());
+    Answer::new(201, object)
+}
+
+fn domains_of(organization: &Value) -> &[Value] {
+    organization["domains"].as_array().unwrap()
+}
+
+/// The newest first, unless asked otherwise.
+fn list_users(state: &State, request: &Request) -> Answer {
+    let email = request.query("email");
+    let found = state
+        .users
+        .iter()
+        .filter(|user| email.is_none_or(|email| text(user, "email").eq_ignore_ascii_case(email)));
+    let mut found: Vec<Value> = found.cloned().collect();
+    if request.query("order") != Some("asc") {
+        found.reverse();
+    }
+    page(&found, request)
 }
 
 fn list_memberships(state: &State, request: &Request) -> Answer {
