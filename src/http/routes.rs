@@ -10,7 +10,7 @@ use axum::{
 
 use super::{
     AppState, access::Access, audit, connection, docs, events, forward_auth, health, hosts,
-    invitations, jobs, members, openapi, resolve, staff, tenants, webhooks,
+    invitations, jobs, members, openapi, registrations, resolve, staff, tenants, webhooks,
 };
 use crate::api_keys::Scope;
 
@@ -24,6 +24,22 @@ pub(super) fn routes() -> Vec<Route> {
             "/api/clerk/webhooks",
             Signature,
             webhooks::receive_from_clerk,
+        ),
+        // sign-up forms
+        post(
+            "/v1/registrations",
+            Access::Registrant,
+            registrations::register,
+        ),
+        get(
+            "/v1/registrations/{id}",
+            Access::RegistrationReader,
+            registrations::get,
+        ),
+        get(
+            "/v1/registrations/{id}/events",
+            Access::RegistrationReader,
+            registrations::events,
         ),
         // applications and the proxies before them
         get("/v1/auth/verify", ForwardAuth, forward_auth::verify),

@@ -65,6 +65,7 @@ impl Office {
         let new = NewKey {
             name: "ci".to_owned(),
             scopes: scopes.iter().map(|it| Scopes::parse(it).unwrap()).collect(),
+            origins: Vec::new(),
             expires_at,
         };
         self.change(async |tx| api_keys::create(tx, &new, &operator()).await)
@@ -170,6 +171,7 @@ async fn a_key_that_cannot_be_used_is_not_made() {
         let new = NewKey {
             name: name.to_owned(),
             scopes: scopes.iter().copied().collect(),
+            origins: Vec::new(),
             expires_at,
         };
         let made = office.change(async |tx| api_keys::create(tx, &new, &operator()).await);

@@ -32,6 +32,7 @@ impl App {
         let new = NewKey {
             name: "test".to_owned(),
             scopes: scopes.iter().copied().collect(),
+            origins: Vec::new(),
             expires_at: None,
         };
         let made = self

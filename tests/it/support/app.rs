@@ -69,6 +69,8 @@ impl Deployment {
         // tests ask faster than anybody should; those about limits set their own
         this.set("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0");
         this.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
+        this.set("TENANTRY__LIMITS__PER_FORM_ADDRESS_PER_MINUTE", "0");
+        this.set("TENANTRY__LIMITS__PER_FORM_KEY_PER_MINUTE", "0");
         this.set("TENANTRY__QUEUE__LEASE_MS", "1500");
         this.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "200");
         this
