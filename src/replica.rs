@@ -87,6 +87,15 @@ fn providers(config: &Config) -> Result<BTreeMap<String, Client>, Error> {
     callable.map(client).collect()
 }
 
+fn requests_per_minute(limits: &config::Limits) -> http::RequestsPerMinute {
+    http::RequestsPerMinute {
+        principal: limits.per_principal_per_minute,
+        address: limits.per_address_per_minute,
+        form_address: limits.per_form_address_per_minute,
+        form_key: limits.per_form_key_per_minute,
+    }
+}
+
 fn connection_limits(server: &config::Server) -> http::ConnectionLimits {
     http::ConnectionLimits {
         idle: Duration::from_secs(server.idle_timeout_s),
@@ -220,10 +229,7 @@ impl Replica {
             sources: Arc::new(routed),
             source_names: Arc::new(config.sources.keys().cloned().collect()),
             connections: connection_limits(&config.server),
-            limits: Arc::new(http::Limits::new(
-                config.limits.per_principal_per_minute,
-                config.limits.per_address_per_minute,
-            )),
+            limits: Arc::new(http::Limits::new(requests_per_minute(&config.limits))),
             cors_origins: config.server.cors_origins.clone().into(),
             large_bodies: http::large_bodies(),
             member_reads: http::member_reads(),

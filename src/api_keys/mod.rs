@@ -3,7 +3,8 @@
 //! Guarantees: the text of a key is shown once, by whoever makes it, and kept nowhere: the table has
 //! its SHA-256; a rotation keeps id, name and scopes, and the old text works exactly as long as the
 //! overlap says; a revocation ends all texts of a key at once and for good; every change is in the
-//! audit log and told to the other replicas.
+//! audit log and told to the other replicas; a *form key*, which is public because it stands in a web
+//! page, is bound to the origins of such pages and has the one scope that no other key can have.
 //!
 //! Does not: decide what a scope is needed for. Whoever asks does.
 
@@ -24,7 +25,7 @@ pub use text::{ApiKeyText, looks_like_key};
 
 use crate::{
     audit::{self, Actor},
-    secrets,
+    config, secrets,
 };
 
 /// A key, without anything that opens something.
@@ -37,6 +38,8 @@ pub struct ApiKey {
     /// What it may do.
     #[sqlx(try_from = "Vec<String>")]
     pub scopes: Scopes,
+    /// Of a form key: origins of the pages that may use it. `None` for every other key.
+    pub origins: Option<Vec<String>>,
     /// Name or id of whoever made it.
     pub created_by: String,
     /// When it was made; a rotation leaves it.
@@ -63,6 +66,17 @@ pub enum Standing {
 }
 
 impl ApiKey {
+    /// Whether it is public: anybody can read it in a page, and register with it from there.
+    pub fn is_form(&self) -> bool {
+        self.origins.is_some()
+    }
+
+    /// Whether a page of this origin may use it, as a browser writes it.
+    pub fn is_for_pages_of(&self, origin: &[u8]) -> bool {
+        let mut origins = self.origins.iter().flatten();
+        origins.any(|known| known.as_bytes() == origin)
+    }
+
     /// Whether it opens anything at `now`.
     pub fn standing(&self, now: DateTime<Utc>) -> Standing {
         if self.revoked_at.is_some() {
@@ -82,6 +96,8 @@ pub struct NewKey {
     pub name: String,
     /// What it may do: at least one.
     pub scopes: Scopes,
+    /// Of a form key: origins of the pages that may use it, as browsers write them. Empty for every other key.
+    pub origins: Vec<String>,
     /// From when on it is refused; `None` for never.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -113,6 +129,15 @@ pub enum Error {
     /// It would be expired from the start.
     #[error("an API key cannot expire in the past")]
     ExpiryPassed,
+    /// A public key that any page could use.
+    #[error("only a form key can have the scope registrations:submit, and it needs an origin")]
+    OriginsMissing,
+    /// No browser would ever send it.
+    #[error("{0:?} is no origin as browsers write it")]
+    OriginInvalid(String),
+    /// A public key that could do more.
+    #[error("a form key has the scope registrations:submit and no other")]
+    FormScopes,
 }
 
 impl Error {
@@ -127,6 +152,9 @@ impl Error {
             Self::BadName => "api_key_name_invalid",
             Self::NoScope => "api_key_scopes_missing",
             Self::ExpiryPassed => "api_key_expiry_passed",
+            Self::OriginsMissing => "api_key_origins_missing",
+            Self::OriginInvalid(_) => "api_key_origin_invalid",
+            Self::FormScopes => "api_key_form_scopes",
         }
     }
 }
@@ -136,7 +164,7 @@ macro_rules! with_columns {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
-            " id, name, scopes, created_by, created_at, expires_at, last_used_at, revoked_at, previous_until ",
+            " id, name, scopes, origins, created_by, created_at, expires_at, last_used_at, revoked_at, previous_until ",
             $after
         )
     };
@@ -156,11 +184,12 @@ pub async fn create(
     if new.scopes.is_empty() {
         return Err(Error::NoScope);
     }
+    check_form(new)?;
     let text = ApiKeyText::generate()?;
     audit::by(tx, actor).await?;
     let created = sqlx::query_as(with_columns!(
-        "insert into api_keys (id, name, scopes, hash, created_by, expires_at)
-         select $1, $2, $3, $4, $5, $6
+        "insert into api_keys (id, name, scopes, hash, created_by, expires_at, origins)
+         select $1, $2, $3, $4, $5, $6, $7
          where $6 is null or $6 > now()
          returning",
         ""
@@ -171,10 +200,31 @@ pub async fn create(
     .bind(text.hash())
     .bind(actor.name())
     .bind(new.expires_at)
+    .bind((!new.origins.is_empty()).then_some(&*new.origins))
     .fetch_optional(tx)
     .await?;
     let created = created.ok_or(Error::ExpiryPassed)?;
     Ok((created, text.into_secret()))
+}
+
+/// A form key has origins and the scope for it; a key without origins does not have that scope.
+fn check_form(new: &NewKey) -> Result<(), Error> {
+    let submit = Scope::RegistrationsSubmit;
+    if new.origins.is_empty() {
+        let is_missing = new.scopes.contains(submit);
+        return if is_missing {
+            Err(Error::OriginsMissing)
+        } else {
+            Ok(())
+        };
+    }
+    if new.scopes != Scopes::from_iter([submit]) {
+        return Err(Error::FormScopes);
+    }
+    match new.origins.iter().find(|text| !config::is_origin(text)) {
+        Some(wrong) => Err(Error::OriginInvalid(wrong.clone())),
+        None => Ok(()),
+    }
 }
 
 /// Every key, newest first, also what is revoked or expired.

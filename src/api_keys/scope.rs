@@ -26,19 +26,21 @@ pub enum Scope {
     EventsWrite,
     /// Ask for registrations.
     RegistrationsWrite,
+    /// Ask for registrations from a web page: what a form key may do, and no other key.
+    RegistrationsSubmit,
     /// Read the audit log.
     AuditRead,
     /// Everything.
     Admin,
 }
 
-/// The scopes as they may be typed, for messages.
+/// The scopes as they may be typed, for messages; not that of form keys, which comes with `--form`.
 pub const CHOICES: &str = "tenants:read, tenants:write, tenants:connect, tenants:* (without connect), members:read, \
      members:write, members:*, events:read, events:write, events:*, registrations:write, audit:read, admin";
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TenantsRead,
         Self::TenantsWrite,
         Self::TenantsConnect,
@@ -47,6 +49,7 @@ impl Scope {
         Self::EventsRead,
         Self::EventsWrite,
         Self::RegistrationsWrite,
+        Self::RegistrationsSubmit,
         Self::AuditRead,
         Self::Admin,
     ];
@@ -62,6 +65,7 @@ impl Scope {
             Self::EventsRead => "events:read",
             Self::EventsWrite => "events:write",
             Self::RegistrationsWrite => "registrations:write",
+            Self::RegistrationsSubmit => "registrations:submit",
             Self::AuditRead => "audit:read",
             Self::Admin => "admin",
         }
@@ -98,6 +102,11 @@ impl Scopes {
     /// Whether a key with these may do it.
     pub fn allows(&self, scope: Scope) -> bool {
         self.0.contains(&Scope::Admin) || self.0.contains(&scope)
+    }
+
+    /// Whether it is named, whatever `admin` stands for.
+    pub fn contains(&self, scope: Scope) -> bool {
+        self.0.contains(&scope)
     }
 
     /// Whether there is none.

@@ -157,6 +157,7 @@ async fn key(server: &Server) -> Result<String, Error> {
     let new = NewKey {
         name: "bench".to_owned(),
         scopes: Scopes::from_iter([Scope::TenantsRead]),
+        origins: Vec::new(),
         expires_at: None,
     };
     let actor = Actor::Operator("bench".to_owned());

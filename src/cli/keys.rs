@@ -28,26 +28,15 @@ const SCOPES: &str = "What a key may do:
   audit:read           read the audit log
   admin                everything
 members:* and events:* stand for reading and writing, and so does tenants:*:
-it does not include tenants:connect, which has to be named.";
+it does not include tenants:connect, which has to be named.
+A form key (--form) is public: it stands in a web page, works from pages of its
+origins alone, and can post registrations and nothing else.";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Make a key; its text is shown once
     #[command(after_help = SCOPES)]
-    Create {
-        /// What the key is for
-        #[arg(long)]
-        name: String,
-        /// What it may do; may be given several times
-        #[arg(long = "scope", value_name = "SCOPE", required = true, value_delimiter = ',', value_parser = Scopes::parse)]
-        scopes: Vec<Scopes>,
-        /// Refuse it after so long, such as 90d [default: never]
-        #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-        expires: Option<Duration>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Create(Wanted),
     /// List the keys, newest first
     Ls {
         /// As JSON
@@ -76,6 +65,28 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Wanted {
+    /// What the key is for
+    #[arg(long)]
+    name: String,
+    /// What it may do; may be given several times
+    #[arg(long = "scope", value_name = "SCOPE", required_unless_present = "form", conflicts_with = "form", value_delimiter = ',', value_parser = Scopes::parse)]
+    scopes: Vec<Scopes>,
+    /// Make a form key, which may stand in a web page
+    #[arg(long, requires = "origins")]
+    form: bool,
+    /// Origin of pages that may use the form key, such as `https://app.example.com`; may be given several times
+    #[arg(long = "origin", value_name = "ORIGIN", requires = "form")]
+    origins: Vec<String>,
+    /// Refuse it after so long, such as 90d [default: never]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    expires: Option<Duration>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct OfKey {
     /// Id of the key: what stands between `tnt_` and the next `_`
     #[arg(value_name = "ID", value_parser = parse_id)]
@@ -96,15 +107,7 @@ fn parse_id(text: &str) -> Result<String, String> {
 pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
     let db = access::open(globals)?.db;
     match command {
-        Command::Create {
-            name,
-            scopes,
-            expires,
-            json,
-        } => {
-            let scopes = scopes.into_iter().collect();
-            create(globals, &db, (name, scopes, expires), json).await
-        }
+        Command::Create(wanted) => create(globals, &db, wanted).await,
         Command::Ls { json } => list(globals, &db, json).await,
         Command::Rotate { key, overlap, json } => {
             rotate(globals, &db, (&key.id, overlap), json).await
@@ -113,19 +116,18 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
     }
 }
 
-async fn create(
-    globals: &Globals,
-    db: &Db,
-    (name, scopes, expires): (String, Scopes, Option<Duration>),
-    json: bool,
-) -> Result<(), Failure> {
-    let expires_at = match expires {
+async fn create(globals: &Globals, db: &Db, wanted: Wanted) -> Result<(), Failure> {
+    let expires_at = match wanted.expires {
         Some(after) => Some(db.server_clock().await? + delta(after)),
         None => None,
     };
+    let of_form = wanted
+        .form
+        .then(|| Scopes::from_iter([Scope::RegistrationsSubmit]));
     let new = NewKey {
-        name,
-        scopes,
+        name: wanted.name,
+        scopes: wanted.scopes.into_iter().chain(of_form).collect(),
+        origins: wanted.origins,
         expires_at,
     };
     let actor = globals.operator();
@@ -137,8 +139,16 @@ async fn create(
         Some(at) => format!("until {} UTC", time(at)),
         None => "until it is revoked".to_owned(),
     };
-    let talk = format!("key {} ({}) may: {}, {until}", key.id, key.name, key.scopes);
-    show(globals, (&key, &text), &talk, json)
+    let talk = match &key.origins {
+        Some(origins) => format!(
+            "form key {} ({}) may stand in pages of {}, {until}",
+            key.id,
+            key.name,
+            origins.join(" ")
+        ),
+        None => format!("key {} ({}) may: {}, {until}", key.id, key.name, key.scopes),
+    };
+    show(globals, (&key, &text), &talk, wanted.json)
 }
 
 async fn list(globals: &Globals, db: &Db, json: bool) -> Result<(), Failure> {
@@ -160,6 +170,8 @@ async fn list(globals: &Globals, db: &Db, json: bool) -> Result<(), Failure> {
             standing(&key, now),
             key.name.chars().take(30).collect(),
             key.scopes.to_string(),
+            key.origins
+                .map_or_else(|| "—".to_owned(), |origins| origins.join(" ")),
             time(key.created_at),
             at(key.expires_at),
             at(key.last_used_at),
@@ -171,6 +183,7 @@ async fn list(globals: &Globals, db: &Db, json: bool) -> Result<(), Failure> {
         "STATE",
         "NAME",
         "SCOPES",
+        "ORIGINS",
         "CREATED (UTC)",
         "EXPIRES",
         "LAST USED",
@@ -245,6 +258,7 @@ pub(super) async fn create_first(
         name: "dev".to_owned(),
         // both, so that the list says it
         scopes: [Scope::Admin, Scope::TenantsConnect].into_iter().collect(),
+        origins: Vec::new(),
         expires_at: None,
     };
     let actor = globals.operator();
@@ -292,6 +306,14 @@ fn refused(error: Error) -> Failure {
         Error::BadName => (Exit::Usage, "give a short one, such as --name ci"),
         Error::NoScope => (Exit::Usage, "give one, such as --scope tenants:read"),
         Error::ExpiryPassed => (Exit::Usage, "give a time to come, such as --expires 90d"),
+        Error::OriginsMissing | Error::FormScopes => (
+            Exit::Usage,
+            "tenantry keys create --name NAME --form --origin https://app.example.com",
+        ),
+        Error::OriginInvalid(_) => (
+            Exit::Usage,
+            "give scheme and host, no path, no *, such as --origin https://app.example.com",
+        ),
     };
     let message = format!("{} [{}]", chain(&error), error.code());
     Failure::new(exit, message, hint)

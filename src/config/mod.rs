@@ -101,6 +101,10 @@ pub struct Limits {
     pub per_principal_per_minute: u32,
     /// Requests a minute from one address without accepted credentials; 0 for any number.
     pub per_address_per_minute: u32,
+    /// Requests a minute with form keys from one address; 0 for any number.
+    pub per_form_address_per_minute: u32,
+    /// Requests a minute with one form key; 0 for any number.
+    pub per_form_key_per_minute: u32,
     /// How long an idempotency key and its answer are kept, in days.
     pub idempotency_keys_days: u32,
 }
@@ -324,6 +328,15 @@ fn empty_secret() -> SecretString {
     SecretString::from("")
 }
 
+/// Whether browsers write an origin so: lower-case, no path, no port that the scheme implies.
+pub fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.origin().ascii_serialization() == text
+            && !text.contains('*')
+    })
+}
+
 /// Whether a section can have this name: it is a label of metrics, and a part of addresses.
 fn is_legal_name(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
@@ -342,14 +355,6 @@ impl Server {
         if let Some((key, value)) = timeouts.into_iter().find(wrong) {
             return Err(Error::value(key, &value.to_string(), "1 to 86400"));
         }
-        // as browsers write it: lower-case, no path, no port that the scheme implies
-        let is_origin = |text: &str| {
-            url::Url::parse(text).is_ok_and(|url| {
-                matches!(url.scheme(), "http" | "https")
-                    && url.origin().ascii_serialization() == text
-                    && !text.contains('*')
-            })
-        };
         if let Some(origin) = self.cors_origins.iter().find(|text| !is_origin(text)) {
             let expected =
                 "origins such as https://app.example.com: scheme and host, no path, no *";

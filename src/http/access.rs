@@ -4,7 +4,7 @@
 //! lets in, and not more often than they may; of an organization in the path only its own active administrators and keys with the scope
 //! get through, and to all others it does not exist.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
@@ -15,7 +15,12 @@ use axum::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{AppState, Problem, forward_auth, origin};
+use super::{
+    AppState, Problem, forward_auth,
+    limits::Allowance,
+    origin,
+    registrants::{self, StatusToken},
+};
 use crate::{
     api_keys::{self, ApiKey, Scope},
     audit::Actor,
@@ -44,31 +49,43 @@ pub enum Access {
     KeyOrUser(Scope),
     /// An API key with this scope, or an administrator of the organization in the path.
     KeyOrAdmin(Scope),
+    /// An API key with `registrations:write`, or a form key from a page of its origins.
+    Registrant,
+    /// An API key with `registrations:write` or `tenants:read`, or whoever has a registration's status token;
+    /// the handler judges which registrations they may see.
+    RegistrationReader,
 }
 
 /// Who calls.
 #[derive(Debug, Clone)]
 pub(super) enum Caller {
-    /// The holder of an API key.
+    /// The holder of an API key that is no form key.
     Key(Arc<ApiKey>),
     /// An end user.
     User(Arc<EndUser>),
+    /// Anybody, in a page that a form key is for.
+    Form(Arc<ApiKey>),
+    /// Whoever has what may be a registration's status token; the handler compares it.
+    Registrant(StatusToken),
 }
 
 impl Caller {
     /// For the audit log.
     pub(super) fn actor(&self) -> Actor {
         match self {
-            Self::Key(key) => Actor::Key(key.id.clone()),
+            Self::Key(key) | Self::Form(key) => Actor::Key(key.id.clone()),
             Self::User(user) => Actor::User(user.user_id.clone()),
+            // who only looks is in no audit log
+            Self::Registrant(_) => Actor::Key(self.principal()),
         }
     }
 
     /// Whose idempotency keys and limits these are; a rotated key is the same one.
     pub(super) fn principal(&self) -> String {
         match self {
-            Self::Key(key) => format!("key:{}", key.id),
+            Self::Key(key) | Self::Form(key) => format!("key:{}", key.id),
             Self::User(user) => format!("user:{}:{}", user.source, user.user_id),
+            Self::Registrant(token) => format!("registrant:{}", token.fingerprint()),
         }
     }
 }
@@ -99,13 +116,35 @@ pub(super) async fn still_administers(
     caller: &Caller,
     of: &OfOrganization,
 ) -> Result<(), Problem> {
-    let Caller::User(user) = caller else {
-        return Ok(());
+    let user = match caller {
+        Caller::Key(_) => return Ok(()),
+        Caller::User(user) => user,
+        Caller::Form(_) | Caller::Registrant(_) => return Err(registrants::form_key_refused()),
     };
     let of = of.organization();
     let (tenant, standing) = standing::read_now(tx, of, &user.user_id).await?;
     administers((tenant.as_ref(), standing.as_ref()), of.admin_role)
 }
+
+/// What a request says of its caller.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking<'r> {
+    pub(super) headers: &'r HeaderMap,
+    pub(super) query: Option<&'r str>,
+    pub(super) address: IpAddr,
+}
+
+/// A caller whom the rule lets in.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    /// On a route about an organization's members.
+    pub(super) of: Option<OfOrganization>,
+    pub(super) allowance: Allowance,
+}
+
+/// An answer instead of the handler's.
+pub(super) type Refused = Box<Response>;
 
 /// Lets a request through to its handler, or answers why not.
 pub(super) async fn check(
@@ -114,42 +153,80 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let scope = match access {
+    let address = origin::address(&request, &state.trusted_proxies);
+    let asking = Asking {
+        headers: request.headers(),
+        query: request.uri().query(),
+        address,
+    };
+    let admitted = match access {
         Access::Public | Access::Signature | Access::ForwardAuth => {
             return run(&state, request, next).await;
         }
-        Access::Visitor => return visit(&state, request, next).await,
-        Access::Key(scope) | Access::KeyOrUser(scope) | Access::KeyOrAdmin(scope) => scope,
-    };
-    let caller = match identify(&state, request.headers()).await {
-        Ok(caller) => caller,
-        // who guesses does so only so often
-        Err(problem) if problem.is_unauthorized() => {
-            let address = origin::address(&request, &state.trusted_proxies);
-            return state.limits.refuse(address, problem);
+        Access::Visitor => return visit(&state, address, request, next).await,
+        Access::Registrant => registrants::admit(&state, asking).await,
+        Access::RegistrationReader => registrants::admit_reader(&state, asking).await,
+        Access::Key(scope) | Access::KeyOrUser(scope) | Access::KeyOrAdmin(scope) => {
+            let path = path.as_ref().ok();
+            let org = path.map(|path| {
+                let org = path.iter().find(|(name, _)| *name == "org");
+                org.map_or("", |(_, org)| org)
+            });
+            admit(&state, asking, (access, scope), org).await
         }
-        Err(problem) => return problem.into_response(),
     };
-    let allowance = match state.limits.count_principal(&caller.principal()) {
-        Ok(allowance) => allowance,
-        Err(limited) => return limited.into_response(),
-    };
-    let Ok(path) = path else {
-        return Problem::invalid("the path cannot be read").into_response();
-    };
-    let org = path.iter().find(|(name, _)| *name == "org");
-    let org = org.map_or("", |(_, org)| org);
-    let response = match authorize(&state, &caller, (access, scope), org).await {
-        Ok(of) => {
-            request.extensions_mut().insert(caller);
-            if let Some(of) = of {
+    match admitted {
+        Ok(admitted) => {
+            request.extensions_mut().insert(admitted.caller);
+            if let Some(of) = admitted.of {
                 request.extensions_mut().insert(of);
             }
-            run(&state, request, next).await
+            admitted.allowance.tell(run(&state, request, next).await)
         }
-        Err(problem) => problem.into_response(),
+        Err(refused) => *refused,
+    }
+}
+
+/// Somebody known, where the rule lets them in; `org` is in the path, `None` where that cannot be read.
+async fn admit(
+    state: &AppState,
+    asking: Asking<'_>,
+    rule: (Access, Scope),
+    org: Option<&str>,
+) -> Result<Admitted, Refused> {
+    let caller = match known(state, asking).await? {
+        // it is no secret: whoever comes with it is anybody
+        Caller::Form(_) => return Err(refuse(state, asking, registrants::form_key_refused())),
+        caller => caller,
     };
-    allowance.tell(response)
+    let counted = state.limits.count_principal(&caller.principal());
+    let allowance = counted.map_err(|limited| Box::new(limited.into_response()))?;
+    let authorized = match org {
+        Some(org) => authorize(state, &caller, rule, org).await,
+        None => Err(Problem::invalid("the path cannot be read")),
+    };
+    match authorized {
+        Ok(of) => Ok(Admitted {
+            caller,
+            of,
+            allowance,
+        }),
+        Err(problem) => Err(Box::new(allowance.tell(problem.into_response()))),
+    }
+}
+
+/// Whoever has credentials that are accepted; who guesses does so only so often.
+pub(super) async fn known(state: &AppState, asking: Asking<'_>) -> Result<Caller, Refused> {
+    match identify(state, asking.headers).await {
+        Ok(caller) => Ok(caller),
+        Err(problem) if problem.is_unauthorized() => Err(refuse(state, asking, problem)),
+        Err(problem) => Err(Box::new(problem.into_response())),
+    }
+}
+
+/// Answers somebody unknown, whose address is counted.
+pub(super) fn refuse(state: &AppState, asking: Asking<'_>, problem: Problem) -> Refused {
+    Box::new(state.limits.refuse(asking.address, problem))
 }
 
 /// Runs the handler.
@@ -161,8 +238,7 @@ async fn run(state: &AppState, request: Request, next: Next) -> Response {
 }
 
 /// Runs the handler for anybody whose address has not asked too often.
-async fn visit(state: &AppState, request: Request, next: Next) -> Response {
-    let address = origin::address(&request, &state.trusted_proxies);
+async fn visit(state: &AppState, address: IpAddr, request: Request, next: Next) -> Response {
     match state.limits.count_address(address) {
         Ok(allowance) => allowance.tell(run(state, request, next).await),
         Err(limited) => limited.into_response(),
@@ -175,7 +251,15 @@ async fn identify(state: &AppState, headers: &HeaderMap) -> Result<Caller, Probl
     let now = DateTime::<Utc>::from(std::time::SystemTime::now());
     if api_keys::looks_like_key(text) {
         let key = state.api_keys.authenticate(text, now).await?;
-        return Ok(Caller::Key(key));
+        let caller = if key.is_form() {
+            Caller::Form
+        } else {
+            Caller::Key
+        };
+        return Ok(caller(key));
+    }
+    if registrants::looks_like_status_token(text) {
+        return Err(registrants::status_token_refused());
     }
     let user = state.issuers.authenticate(text, now).await?;
     Ok(Caller::User(user))
@@ -189,19 +273,9 @@ async fn authorize(
     org: &str,
 ) -> Result<Option<OfOrganization>, Problem> {
     match (caller, access) {
-        (Caller::Key(key), _) if !key.scopes.allows(scope) => {
-            let scope = scope.name();
-            Err(Problem::forbidden(
-                "scope_missing",
-                format!("the API key does not have the scope {scope}"),
-                format!("make one: tenantry keys create --scope {scope}"),
-            ))
-        }
-        (Caller::User(_), Access::Key(_)) => Err(Problem::forbidden(
-            "api_key_required",
-            "this route takes an operator's API key, not the token of an end user",
-            "make one: tenantry keys create",
-        )),
+        (Caller::Form(_) | Caller::Registrant(_), _) => Err(registrants::form_key_refused()),
+        (Caller::Key(key), _) if !key.scopes.allows(scope) => Err(scope_missing(scope)),
+        (Caller::User(_), Access::Key(_)) => Err(api_key_required()),
         // whoever looks over a user's shoulder may look, and nothing else: the audit log has one name
         (Caller::User(user), Access::KeyOrAdmin(_))
             if user.actor.is_some() && scope == Scope::MembersWrite =>
@@ -215,6 +289,23 @@ async fn authorize(
         (_, Access::KeyOrAdmin(_)) => of_organization(state, caller, org).await.map(Some),
         _ => Ok(None),
     }
+}
+
+pub(super) fn scope_missing(scope: Scope) -> Problem {
+    let scope = scope.name();
+    Problem::forbidden(
+        "scope_missing",
+        format!("the API key does not have the scope {scope}"),
+        format!("make one: tenantry keys create --scope {scope}"),
+    )
+}
+
+pub(super) fn api_key_required() -> Problem {
+    Problem::forbidden(
+        "api_key_required",
+        "this route takes an operator's API key, not the token of an end user",
+        "make one: tenantry keys create",
+    )
 }
 
 /// The credentials of RFC 6750, section 2.1; `None` where there are none.
@@ -250,6 +341,7 @@ async fn of_organization(
             must_administer(state, user, org).await?;
             (user.source.clone(), org.to_owned())
         }
+        Caller::Form(_) | Caller::Registrant(_) => return Err(registrants::form_key_refused()),
     };
     Ok(OfOrganization {
         source,

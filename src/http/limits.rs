@@ -1,4 +1,5 @@
-//! How often somebody may ask: a caller who is known by who they are, all others by their address.
+//! How often somebody may ask: a caller who is known by who they are, all others by their address, and who
+//! comes with a form key by both.
 //!
 //! Guarantees: whoever asks too often is answered 429 and told when to come again; a caller with good
 //! credentials is never held up by others at the same address; whoever stopped asking is forgotten, so
@@ -15,7 +16,7 @@ use std::{
 };
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
 use governor::{
@@ -36,36 +37,63 @@ const BURST_PART: u32 = 10;
 /// So many requests after which whoever stopped asking is forgotten.
 const SWEEP_EVERY: u32 = 10_000;
 
+/// How many requests a minute; 0 for any number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestsPerMinute {
+    /// Of one principal.
+    pub principal: u32,
+    /// From one address, of whoever is not known.
+    pub address: u32,
+    /// From one address, with form keys.
+    pub form_address: u32,
+    /// With one form key.
+    pub form_key: u32,
+}
+
 /// The limits of a process; another replica has its own.
 #[derive(Debug)]
 pub struct Limits {
     principals: Option<Limit<String>>,
     addresses: Option<Limit<IpAddr>>,
+    form_addresses: Option<Limit<IpAddr>>,
+    form_keys: Option<Limit<String>>,
 }
 
 impl Limits {
-    /// Requests a minute, of one principal and from one address; 0 for any number.
-    pub fn new(per_principal: u32, per_address: u32) -> Self {
+    /// Nobody has asked yet.
+    pub fn new(per_minute: RequestsPerMinute) -> Self {
+        let RequestsPerMinute {
+            form_address,
+            form_key,
+            ..
+        } = per_minute;
         Self {
-            principals: Limit::new("principal", per_principal),
-            addresses: Limit::new("address", per_address),
+            principals: Limit::new("principal", per_minute.principal),
+            addresses: Limit::new("address", per_minute.address),
+            // a form is sent a few times in a row, or not at all: a tenth would be one
+            form_addresses: Limit::with_burst("form_address", form_address, form_address),
+            form_keys: Limit::new("form_key", form_key),
         }
     }
 
     /// Counts a request of a known caller.
     pub(super) fn count_principal(&self, principal: &str) -> Result<Allowance, Problem> {
-        let limit = self.principals.as_ref();
-        limit.map_or(Ok(Allowance(None)), |limit| {
-            limit.count(&principal.to_owned())
-        })
+        count(self.principals.as_ref(), &principal.to_owned())
     }
 
     /// Counts a request of somebody unknown.
     pub(super) fn count_address(&self, address: IpAddr) -> Result<Allowance, Problem> {
-        let limit = self.addresses.as_ref();
-        limit.map_or(Ok(Allowance(None)), |limit| {
-            limit.count(&origin::site(address))
-        })
+        count(self.addresses.as_ref(), &origin::site(address))
+    }
+
+    /// Counts a request with a form key, by where it comes from.
+    pub(super) fn count_form_address(&self, address: IpAddr) -> Result<Allowance, Problem> {
+        count(self.form_addresses.as_ref(), &origin::site(address))
+    }
+
+    /// Counts a request with a form key, by the key.
+    pub(super) fn count_form_key(&self, id: &str) -> Result<Allowance, Problem> {
+        count(self.form_keys.as_ref(), &id.to_owned())
     }
 
     /// Answers somebody whose credentials are not accepted, who may not try that often.
@@ -77,16 +105,26 @@ impl Limits {
     }
 }
 
+fn count<K: Hash + Eq + Clone>(limit: Option<&Limit<K>>, key: &K) -> Result<Allowance, Problem> {
+    limit.map_or_else(|| Ok(Allowance::default()), |limit| limit.count(key))
+}
+
 /// What is left after a request that was counted; nothing where there is no limit.
-#[derive(Debug)]
-pub(super) struct Allowance(Option<[(HeaderName, HeaderValue); 2]>);
+#[derive(Debug, Default)]
+pub(super) struct Allowance(Vec<(HeaderName, HeaderValue)>);
 
 impl Allowance {
-    /// Tells the client, as draft-ietf-httpapi-ratelimit-headers says.
+    /// Of two limits that both count.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// Tells the client, as draft-ietf-httpapi-ratelimit-headers says: a line for each limit.
     pub(super) fn tell(self, mut response: Response) -> Response {
-        response
-            .headers_mut()
-            .extend(self.0.into_iter().flatten().collect::<HeaderMap>());
+        for (name, value) in self.0 {
+            response.headers_mut().append(name, value);
+        }
         response
     }
 }
@@ -103,8 +141,12 @@ struct Limit<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> Limit<K> {
     fn new(name: &'static str, per_minute: u32) -> Option<Self> {
+        Self::with_burst(name, per_minute, per_minute / BURST_PART)
+    }
+
+    fn with_burst(name: &'static str, per_minute: u32, burst: u32) -> Option<Self> {
         let rate = NonZeroU32::new(per_minute)?;
-        let burst = NonZeroU32::new(per_minute / BURST_PART).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_minute(rate).allow_burst(burst);
         Some(Self {
             name,
@@ -127,7 +169,8 @@ impl<K: Hash + Eq + Clone> Limit<K> {
                 let left = state.remaining_burst_capacity();
                 let used = self.quota.burst_size().get().saturating_sub(left);
                 let full_in = self.quota.replenish_interval() * used;
-                Ok(Allowance(self.headers(left, whole_seconds(full_in))))
+                let headers = self.headers(left, whole_seconds(full_in));
+                Ok(Allowance(headers.into_iter().flatten().collect()))
             }
             Err(until) => {
                 let wait = whole_seconds(until.wait_time_from(self.buckets.clock().now()));
@@ -177,7 +220,10 @@ mod tests {
 
     #[test]
     fn a_principal_has_a_tenth_at_once_and_holds_up_nobody_else() {
-        let limits = Limits::new(30, 0);
+        let limits = Limits::new(RequestsPerMinute {
+            principal: 30,
+            ..RequestsPerMinute::default()
+        });
         let ask = |principal: &str| limits.count_principal(principal);
         assert_eq!(rest(ask("key:a").unwrap()), "\"principal\";r=2;t=2");
         assert_eq!(rest(ask("key:a").unwrap()), "\"principal\";r=1;t=4");
@@ -195,7 +241,10 @@ mod tests {
 
     #[test]
     fn addresses_of_one_site_are_one() {
-        let limits = Limits::new(0, 10);
+        let limits = Limits::new(RequestsPerMinute {
+            address: 10,
+            ..RequestsPerMinute::default()
+        });
         let ask = |address: &str| limits.count_address(address.parse().unwrap()).is_ok();
         assert!(ask("2001:db8::1") && !ask("2001:db8::2") && ask("2001:db8:0:1::1"));
         assert!(ask("192.0.2.1") && !ask("::ffff:192.0.2.1") && ask("192.0.2.2"));
@@ -203,8 +252,8 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_said() {
-        let allowance = Limits::new(0, 0).count_principal("key:a");
-        assert!(allowance.unwrap().0.is_none());
+        let allowance = Limits::new(RequestsPerMinute::default()).count_principal("key:a");
+        assert!(allowance.unwrap().0.is_empty());
     }
 
     #[test]

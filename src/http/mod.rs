@@ -26,6 +26,7 @@ mod openapi;
 mod operator;
 mod origin;
 mod problem;
+mod registrants;
 mod registration_events;
 mod registrations;
 mod resolve;
@@ -62,7 +63,7 @@ use crate::{
 };
 
 pub use access::Access;
-pub use limits::Limits;
+pub use limits::{Limits, RequestsPerMinute};
 pub use openapi::document;
 pub use origin::PublicPath;
 pub use problem::Problem;
@@ -150,13 +151,16 @@ pub fn access_table() -> Vec<(&'static str, &'static str, Access)> {
 /// Every route, behind the layers that all of them share.
 pub fn router(state: AppState) -> Router {
     let is_api = |route: &Route| security_headers::is_api(route.path);
-    let (api, others): (Vec<_>, Vec<_>) = routes().into_iter().partition(is_api);
+    let is_for_forms = |route: &Route| cors::is_for_forms(route.path);
+    let (forms, routes): (Vec<_>, Vec<_>) = routes().into_iter().partition(is_for_forms);
+    let (api, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(is_api);
     let mut api = behind_layers(&state, api);
     if let Some(cors) = cors::layer(&state.cors_origins) {
         api = api.layer(cors);
     }
     behind_layers(&state, others)
         .merge(api)
+        .merge(behind_layers(&state, forms).layer(cors::for_forms()))
         .fallback(problem::not_found)
         .layer(middleware::from_fn_with_state(
             state.clone(),

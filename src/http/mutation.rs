@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const REPLAYED: &str = "idempotency-replayed";
+pub(super) const REPLAYED: &str = "idempotency-replayed";
 
 /// The body of a request that has none.
 #[derive(Debug, Clone, Copy, serde::Deserialize)]

@@ -103,6 +103,16 @@ impl Modify for Credentials {
         let components = document.components.get_or_insert_default();
         let key = bearer("An API key of an operator: `tenantry keys create`");
         components.add_security_scheme("key", SecurityScheme::Http(key));
+        let form_key =
+            bearer("A form key, from a page of its origins: `tenantry keys create --form`");
+        components.add_security_scheme("form_key", SecurityScheme::Http(form_key));
+        let status_token = bearer("The `status_token` of a registration");
+        components.add_security_scheme("status_token", SecurityScheme::Http(status_token));
+        let in_query = ApiKey::Query(ApiKeyValue::with_description(
+            "status_token",
+            "The same, for `EventSource`, which sends no header",
+        ));
+        components.add_security_scheme("status_token_in_query", SecurityScheme::ApiKey(in_query));
         let token = bearer("A token of an end user, by a configured issuer");
         components.add_security_scheme("token", SecurityScheme::Http(token));
         let session = ApiKey::Cookie(ApiKeyValue::new("__session"));

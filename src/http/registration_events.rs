@@ -59,7 +59,7 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
         (status = 404, description = "There is none of this id that the caller may see", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
-    security(("key" = []), ("status" = []))
+    security(("key" = []), ("status_token" = []), ("status_token_in_query" = []))
 )]
 pub(super) async fn follow(
     State(state): State<AppState>,

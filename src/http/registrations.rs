@@ -81,7 +81,7 @@ struct Links {
         (status = 202, description = "It is being made: follow Location", body = Registered),
         Changing
     ),
-    security(("key" = []))
+    security(("key" = []), ("form_key" = []))
 )]
 pub(super) async fn register(
     State(state): State<AppState>,
@@ -92,6 +92,7 @@ pub(super) async fn register(
     mutation.require_key()?;
     let form = form::read(&mutation.body).map_err(NotRegistered::Fields)?;
     let wait = preferred_wait(&headers);
+    let viewer = viewer(mutation.caller());
     let ends = if wait.is_some() {
         Ends::Later
     } else {
@@ -102,17 +103,17 @@ pub(super) async fn register(
             form: &form,
             made_by: mutation.principal(),
             actor: &mutation.actor,
-            may_name_organization: true,
+            may_name_organization: viewer == Viewer::Operator,
         };
-        let id = state.registrations.register(tx, asking).await?;
-        describe(tx, id, viewer(mutation.caller())).await
+        let id = state.registrations.register(tx, asking).await;
+        describe(tx, id.map_err(|error| told(error, viewer))?, viewer).await
     };
     let mut answer = mutation.once(&state, ends, act).await?;
     if let Some(wait) = wait.filter(|_| answer.is_open) {
         let id = answer.body["id"].as_str().and_then(|id| id.parse().ok());
         let id =
             id.ok_or_else(|| Problem::internal(&std::io::Error::other("the answer has no id")))?;
-        let better = wait_until_ready(&state, id, wait, viewer(mutation.caller())).await?;
+        let better = wait_until_ready(&state, id, wait, viewer).await?;
         answer = mutation.conclude(&state, answer, better).await?;
     }
     let mut response = answer.located(&uri);
@@ -213,7 +214,7 @@ async fn wait_until_ready(
         (status = 404, description = "There is none of this id that the caller may see", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
-    security(("key" = []), ("status" = []))
+    security(("key" = []), ("status_token" = []), ("status_token_in_query" = []))
 )]
 pub(super) async fn find(
     State(state): State<AppState>,
@@ -281,7 +282,9 @@ fn may_see(row: &Row, caller: &Caller) -> bool {
         Caller::Key(key) => {
             row.made_by == caller.principal() || key.scopes.allows(Scope::TenantsRead)
         }
-        Caller::User(_) => false,
+        Caller::Registrant(token) => token.matches(&row.credential.0),
+        // everybody has a form's key
+        Caller::User(_) | Caller::Form(_) => false,
     }
 }
 
@@ -289,7 +292,7 @@ fn may_see(row: &Row, caller: &Caller) -> bool {
 pub(super) fn viewer(caller: &Caller) -> Viewer {
     match caller {
         Caller::Key(_) => Viewer::Operator,
-        Caller::User(_) => Viewer::Public,
+        Caller::User(_) | Caller::Form(_) | Caller::Registrant(_) => Viewer::Public,
     }
 }
 
@@ -300,6 +303,16 @@ fn unknown() -> Problem {
         "there is no such registration",
         "check the id, and that the key or status token is the registration's own",
     )
+}
+
+/// Where somebody works is not told to whoever types their address into a form.
+fn told(error: NotRegistered, viewer: Viewer) -> Problem {
+    match (error, viewer) {
+        (NotRegistered::AlreadyMember { .. }, Viewer::Public) => {
+            Problem::from(NotRegistered::AlreadyMember { url: String::new() })
+        }
+        (error, _) => error.into(),
+    }
 }
 
 impl From<NotRegistered> for Problem {
@@ -343,7 +356,7 @@ impl From<NotRegistered> for Problem {
                 "sign in there",
             )
             .more(More {
-                url: Some(url),
+                url: Some(url).filter(|url| !url.is_empty()),
                 ..More::default()
             }),
             E::TenantUnavailable { .. } => Self::new(

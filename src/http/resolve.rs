@@ -16,6 +16,7 @@ use super::{
     access::Caller,
     extract::Query,
     forward_auth::{Owner, elsewhere, no_organization, owner_of, refused, tenant_headers},
+    registrants,
 };
 use crate::{
     auth::{
@@ -83,6 +84,7 @@ pub(super) async fn resolve(
     match caller {
         Caller::User(user) => of_user(&state, &user, host).await,
         Caller::Key(_) => of_host(&state, host).await,
+        Caller::Form(_) | Caller::Registrant(_) => Err(registrants::form_key_refused()),
     }
 }
 

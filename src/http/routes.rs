@@ -51,14 +51,22 @@ pub(super) fn routes() -> Vec<Route> {
 
 /// What sign-up forms may do.
 fn registration_routes() -> Vec<Route> {
-    let write = Access::Key(Scope::RegistrationsWrite);
+    use Access::{Key, Registrant, RegistrationReader};
     vec![
-        post("/v1/registrations", write, registrations::register),
-        get("/v1/registrations/{id}", write, registrations::find),
-        delete("/v1/registrations/{id}", write, registrations::abandon),
+        post("/v1/registrations", Registrant, registrations::register),
+        get(
+            "/v1/registrations/{id}",
+            RegistrationReader,
+            registrations::find,
+        ),
+        delete(
+            "/v1/registrations/{id}",
+            Key(Scope::RegistrationsWrite),
+            registrations::abandon,
+        ),
         get(
             "/v1/registrations/{id}/events",
-            write,
+            RegistrationReader,
             registration_events::follow,
         ),
     ]

@@ -15,7 +15,7 @@ use tenantry::{
 use crate::support::{
     Deployment,
     app::{now, operator, wait_until},
-    cluster::{ask, execute, hold, rows},
+    cluster::{ask, execute, hold, rows, try_execute},
 };
 
 /// A control database with API keys, and one replica that looks at them.
@@ -65,6 +65,7 @@ impl Office {
         let new = NewKey {
             name: "ci".to_owned(),
             scopes: scopes.iter().map(|it| Scopes::parse(it).unwrap()).collect(),
+            origins: Vec::new(),
             expires_at,
         };
         self.change(async |tx| api_keys::create(tx, &new, &operator()).await)
@@ -170,6 +171,7 @@ async fn a_key_that_cannot_be_used_is_not_made() {
         let new = NewKey {
             name: name.to_owned(),
             scopes: scopes.iter().copied().collect(),
+            origins: Vec::new(),
             expires_at,
         };
         let made = office.change(async |tx| api_keys::create(tx, &new, &operator()).await);
@@ -187,6 +189,70 @@ async fn a_key_that_cannot_be_used_is_not_made() {
     let refused = make("ci", &read, past).await.unwrap_err();
     assert_eq!(refused, "api_key_expiry_passed");
     assert!(office.lists().await.is_empty());
+    office.closes().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_key_has_origins_and_one_scope_and_no_other_key_has_that() {
+    let office = Office::open().await;
+    let make = async |scopes: &[&str], origins: &[&str]| {
+        let new = NewKey {
+            name: "signup".to_owned(),
+            scopes: scopes.iter().map(|it| Scopes::parse(it).unwrap()).collect(),
+            origins: origins.iter().map(|it| (*it).to_owned()).collect(),
+            expires_at: None,
+        };
+        let made = office.change(async |tx| api_keys::create(tx, &new, &operator()).await);
+        made.await.map_err(|error| error.code())
+    };
+    let (submit, page) = ("registrations:submit", "https://app.example.com");
+    let (key, text) = make(&[submit], &[page, "http://localhost:3000"])
+        .await
+        .unwrap();
+    assert!(key.is_form() && key.is_for_pages_of(page.as_bytes()));
+    let opened = office.keys.authenticate(text.expose_secret(), now()).await;
+    let origins = opened.unwrap().origins.clone().unwrap();
+    assert_eq!(origins, [page, "http://localhost:3000"]);
+    let (ordinary, _) = office.has(&["admin"]).await;
+    assert!(!ordinary.is_form() && !ordinary.is_for_pages_of(page.as_bytes()));
+
+    let refused: [(&[&str], &[&str], &str); 7] = [
+        (&[submit], &[], "api_key_origins_missing"),
+        (&["admin", submit], &[], "api_key_origins_missing"),
+        (
+            &[submit, "registrations:write"],
+            &[page],
+            "api_key_form_scopes",
+        ),
+        (&["admin"], &[page], "api_key_form_scopes"),
+        (&[], &[page], "api_key_scopes_missing"),
+        (&[submit], &[page, "*"], "api_key_origin_invalid"),
+        (
+            &[submit],
+            &["https://app.example.com/"],
+            "api_key_origin_invalid",
+        ),
+    ];
+    for (scopes, origins, code) in refused {
+        let told = make(scopes, origins).await.unwrap_err();
+        assert_eq!(told, code, "{scopes:?} {origins:?}");
+    }
+    // nor does anybody get there by hand
+    let url = &office.deployment.control_url;
+    for (id, change) in [
+        (&ordinary.id, "scopes = '{registrations:submit}'"),
+        (&ordinary.id, "scopes = '{admin,registrations:submit}'"),
+        (&ordinary.id, "origins = '{https://app.example.com}'"),
+        (&key.id, "origins = null"),
+        (&key.id, "origins = '{}'"),
+        (&key.id, "origins = array['https://app.example.com', null]"),
+        (&key.id, "scopes = '{registrations:submit,audit:read}'"),
+        (&key.id, "scopes = '{registrations:write}'"),
+    ] {
+        let sql = format!("update api_keys set {change} where id = '{id}'");
+        let refused = try_execute(url, &sql).await.expect_err(change).to_string();
+        assert!(refused.contains("api_keys_form_check"), "{refused}");
+    }
     office.closes().await;
 }
 

@@ -48,7 +48,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
-    ("api_keys", &["audit", "db", "secrets", "shutdown"]),
+    (
+        "api_keys",
+        &["audit", "config", "db", "secrets", "shutdown"],
+    ),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
     ("tenants", &["config", "page", "secrets"]),

@@ -12,6 +12,9 @@ use crate::support::{
     tokens,
 };
 
+/// Origin of a page with a sign-up form.
+const PAGE: &str = "https://app.example.com";
+
 /// Credentials that work, and texts that look like some.
 struct Planted(Vec<String>);
 
@@ -49,16 +52,22 @@ async fn plant(
             .replace("{source}", "workos")
             .replace("{*file}", secret);
         let inside = fill(&inside, secret);
-        let target = format!("{inside}?host={secret}&require={secret}&{secret}={secret}");
-        for credentials in [key, token, secret] {
-            let headers = [
-                ("authorization", format!("Bearer {credentials}")),
+        let target = format!(
+            "{inside}?host={secret}&require={secret}&status_token={secret}&{secret}={secret}"
+        );
+        for credentials in [key, token, secret].map(Some).into_iter().chain([None]) {
+            let mut headers = vec![
                 ("cookie", format!("__session={secret}; {secret}={secret}")),
                 ("content-type", "application/json".to_owned()),
                 ("x-forwarded-host", secret.clone()),
                 ("x-request-id", secret.clone()),
                 ("workos-signature", format!("t={secret}, v1={secret}")),
+                ("origin", PAGE.to_owned()),
+                ("last-event-id", secret.clone()),
+                ("prefer", secret.clone()),
             ];
+            // without any, what the query says counts
+            headers.extend(credentials.map(|text| ("authorization", format!("Bearer {text}"))));
             for target in [&target, &inside] {
                 let body = if target == &inside {
                     body_of(method, secret)
@@ -101,11 +110,24 @@ async fn what_is_planted_in_any_input_comes_out_nowhere() {
     app.is_idle().await;
     let key = app.key(&[Scope::Admin]).await;
     let token = tokens::token(&admin, &org);
+    // public, and yet nobody's business in a log; the second looks like what only its registration knows
+    let form_key = app.form_key(&[PAGE]).await;
+    let status_token = format!(
+        "rst_{}",
+        &format!("{:x}{0:x}", rand::random::<u128>())[..43]
+    );
     let (made_up, password) = (
         format!("{}x", &key[..key.len() - 1]),
         format!("canary-password-{:032x}", rand::random::<u128>()),
     );
-    let planted = Planted(vec![key.clone(), token.clone(), made_up, password]);
+    let planted = Planted(vec![
+        key.clone(),
+        token.clone(),
+        made_up,
+        password,
+        form_key,
+        status_token,
+    ]);
 
     // the log is that of a process of its own
     let replica = Process::with_roles(&deployment, "api").await;

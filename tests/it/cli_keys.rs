@@ -95,6 +95,54 @@ async fn a_key_is_made_shown_once_rotated_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_form_key_is_made_for_its_origins_and_listed_with_them() {
+    let deployment = Deployment::new().await;
+    let db = Db::new(&deployment.config().database.url, 4).unwrap();
+    db.migrate().await.unwrap();
+    let create = "keys create --name signup --form --origin https://app.example.com --origin http://localhost:3000";
+    let arguments: Vec<_> = create.split(' ').collect();
+    let (code, stdout, stderr) = run(&deployment, &arguments).await;
+    assert_eq!(code, 0, "{stderr}");
+    let origins = "https://app.example.com http://localhost:3000";
+    assert!(
+        stderr.contains("form key") && stderr.contains(origins),
+        "{stderr}"
+    );
+    let keys = ApiKeys::new(&db, &Tasks::new());
+    let key = keys.authenticate(stdout.trim_end(), now()).await.unwrap();
+    assert_eq!(key.scopes.to_string(), "registrations:submit");
+    assert!(key.is_for_pages_of(b"http://localhost:3000"));
+
+    let (_, stdout, _) = run(&deployment, &["keys", "ls"]).await;
+    assert!(
+        stdout.contains("ORIGINS") && stdout.contains(origins),
+        "{stdout}"
+    );
+    let (_, stdout, _) = run(&deployment, &["keys", "ls", "--json"]).await;
+    let listed: Vec<Value> = serde_json::from_str(&stdout).unwrap();
+    let expected = ["https://app.example.com", "http://localhost:3000"];
+    assert_eq!(listed[0]["origins"], serde_json::json!(expected));
+
+    let page = "--origin https://app.example.com";
+    for (rest, expected) in [
+        ("--form".to_owned(), "--origin"),
+        (format!("--scope admin {page}"), "--form"),
+        (format!("--scope admin --form {page}"), "--form"),
+        (
+            "--scope registrations:submit".to_owned(),
+            "[api_key_origins_missing]",
+        ),
+        (format!("--form {page}/signup"), "[api_key_origin_invalid]"),
+    ] {
+        let create = format!("keys create --name signup {rest}");
+        let arguments: Vec<_> = create.split(' ').collect();
+        let (code, stdout, stderr) = run(&deployment, &arguments).await;
+        assert_eq!((code, &*stdout), (64, ""), "{rest}: {stderr}");
+        assert!(stderr.contains(expected), "{rest}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_with_a_hint_and_without_the_text() {
     let deployment = Deployment::new().await;
     let db = Db::new(&deployment.config().database.url, 4).unwrap();

@@ -54,6 +54,7 @@ impl Town {
         let new = NewKey {
             name: "application".to_owned(),
             scopes: Scopes::parse("tenants:connect").into_iter().collect(),
+            origins: Vec::new(),
             expires_at: None,
         };
         let made = app

@@ -368,7 +368,11 @@ async fn the_whole_table_of_routes_is_behind_its_rules() {
         let path = path.replace(['{', '}'], "");
         let answer = office.app.api().call(method, &path, None).await;
         match access {
-            Access::Key(_) | Access::KeyOrUser(_) | Access::KeyOrAdmin(_) => {
+            Access::Key(_)
+            | Access::KeyOrUser(_)
+            | Access::KeyOrAdmin(_)
+            | Access::Registrant
+            | Access::RegistrationReader => {
                 assert_eq!(
                     answer.refusal(),
                     (401, "credentials_missing"),

@@ -31,6 +31,7 @@ mod docs;
 mod edge;
 mod edge_limits;
 mod example_apps;
+mod form_keys;
 mod forward_auth;
 mod idempotency;
 mod inbox;

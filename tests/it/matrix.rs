@@ -19,6 +19,9 @@ use crate::support::{
 
 const ORGANIZATIONS: usize = 20;
 
+/// Origin of a page with a sign-up form.
+const PAGE: &str = "https://app.example.com";
+
 /// Who calls, as seen from the organization in the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -33,9 +36,11 @@ enum Kind {
     KeyThatReads,
     KeyThatWrites,
     Forger,
+    FormKey,
+    StatusToken,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 13] = [
     Kind::Admin,
     Kind::Member,
     Kind::Removed,
@@ -47,6 +52,8 @@ const KINDS: [Kind; 11] = [
     Kind::KeyThatReads,
     Kind::KeyThatWrites,
     Kind::Forger,
+    Kind::FormKey,
+    Kind::StatusToken,
 ];
 
 impl Kind {
@@ -101,6 +108,7 @@ impl Town {
         ] {
             keys.insert(name, app.key(&scopes).await);
         }
+        keys.insert("form", app.form_key(&[PAGE]).await);
         Self {
             app,
             homes,
@@ -132,6 +140,11 @@ impl Town {
                 self.app
                     .as_bearer(&format!("{signed}.{first}{}", &signature[1..]))
             }
+            Kind::FormKey => self
+                .app
+                .as_bearer(&self.keys["form"])
+                .header("origin", PAGE),
+            Kind::StatusToken => self.app.as_bearer(&format!("rst_{}", "a".repeat(43))),
         }
     }
 
@@ -251,6 +264,8 @@ fn refusal(kind: Kind, errand: &Errand, is_own: bool) -> Option<(u16, &'static s
     match (kind, is_own) {
         (Kind::Anonymous, _) => Some((401, "credentials_missing")),
         (Kind::Forger, _) => Some((401, "token_refused")),
+        (Kind::FormKey, _) => Some((403, "form_key_refused")),
+        (Kind::StatusToken, _) => Some((401, "status_token_refused")),
         (Kind::KeyWithoutScope, _) => Some((403, "scope_missing")),
         (Kind::KeyThatReads, _) if errand.scope == Scope::MembersWrite => {
             Some((403, "scope_missing"))

@@ -39,6 +39,8 @@ fn schemes(access: Access) -> BTreeSet<&'static str> {
         Access::ForwardAuth => &["session", "token"],
         Access::Key(_) => &["key"],
         Access::KeyOrUser(_) | Access::KeyOrAdmin(_) => &["key", "token"],
+        Access::Registrant => &["form_key", "key"],
+        Access::RegistrationReader => &["key", "status_token", "status_token_in_query"],
     };
     schemes.iter().copied().collect()
 }

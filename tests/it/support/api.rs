@@ -29,9 +29,19 @@ impl App {
 
     /// The text of a new API key with these scopes.
     pub async fn key(&self, scopes: &[Scope]) -> String {
+        self.makes(scopes, &[]).await
+    }
+
+    /// The text of a new form key for pages of these origins.
+    pub async fn form_key(&self, origins: &[&str]) -> String {
+        self.makes(&[Scope::RegistrationsSubmit], origins).await
+    }
+
+    async fn makes(&self, scopes: &[Scope], origins: &[&str]) -> String {
         let new = NewKey {
             name: "test".to_owned(),
             scopes: scopes.iter().copied().collect(),
+            origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
             expires_at: None,
         };
         let made = self

@@ -70,6 +70,8 @@ impl Deployment {
         // tests ask faster than anybody should; those about limits set their own
         this.set("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0");
         this.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
+        this.set("TENANTRY__LIMITS__PER_FORM_ADDRESS_PER_MINUTE", "0");
+        this.set("TENANTRY__LIMITS__PER_FORM_KEY_PER_MINUTE", "0");
         this.set("TENANTRY__QUEUE__LEASE_MS", "1500");
         this.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "200");
         this
@@ -192,6 +194,8 @@ pub struct Answer {
     pub retry_after: Option<String>,
     pub headers: hyper::HeaderMap,
     pub body: Value,
+    /// The body to the byte.
+    pub text: String,
 }
 
 impl Answer {
@@ -408,11 +412,13 @@ pub async fn exchange(
         let headers = response.headers().clone();
         let bytes = response.into_body().collect().await?.to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Answer {
             status,
             retry_after,
             headers,
             body,
+            text,
         })
     };
     tokio::pin!(answer);
