@@ -30,7 +30,7 @@ create table registrations (
     deadline_at timestamptz not null,
     delayed_at timestamptz,
     ended_at timestamptz,
-    last_event integer not null default 0
+    last_event integer not null default 1
 ) with (
     -- every step changes the row: leave room on the page, so that no index is touched
     fillfactor = 60
