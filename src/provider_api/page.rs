@@ -39,7 +39,7 @@ pub(super) struct Pages<'a> {
     call: Call,
     last: Option<Next>,
     is_over: bool,
-    pages: usize,
+    read: usize,
     items: usize,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Pages<'a> {
             call,
             last: None,
             is_over: false,
-            pages: 0,
+            read: 0,
             items: 0,
         }
     }
@@ -62,7 +62,7 @@ impl<'a> Pages<'a> {
         if self.is_over {
             return Ok(None);
         }
-        if self.pages == MAX_PAGES {
+        if self.read == MAX_PAGES {
             return Err(self.unreadable("the list does not end"));
         }
         let body = self.connection.exchange(&self.call).await?.body;
@@ -71,7 +71,7 @@ impl<'a> Pages<'a> {
             Api::Clerk => clerk::page(body, self.items),
         };
         let page = page.map_err(|problem| self.unreadable(problem))?;
-        self.pages += 1;
+        self.read += 1;
         self.items += page.items.len();
         match page.next {
             None => self.is_over = true,

@@ -87,13 +87,10 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
                 None => get(&state.organizations, id),
             }
         }
-        ("DELETE", ["v1", "organizations", id]) => match state.forget_organization(id) {
-            true => Answer::new(
-                200,
-                json!({ "object": "organization", "id": id, "deleted": true }),
-            ),
-            false => not_found(),
-        },
+        ("DELETE", ["v1", "organizations", id]) if state.forget_organization(id) => Answer::new(
+            200,
+            json!({ "object": "organization", "id": id, "deleted": true }),
+        ),
         ("GET", ["v1", "users"]) => list_users(state, request),
         ("GET", ["v1", "users", id]) => get(&state.users, id),
         ("GET", ["v1", "organizations", org, "memberships"]) => {

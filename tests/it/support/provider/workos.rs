@@ -91,11 +91,11 @@ pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
                 None => not_found("Organization", external_id),
             }
         }
-        ("DELETE", ["organizations", id]) => match state.forget_organization(id) {
-            // without a body
-            true => Answer::new(202, Value::Null),
-            false => not_found("Organization", id),
-        },
+        // without a body
+        ("DELETE", ["organizations", id]) if state.forget_organization(id) => {
+            Answer::new(202, Value::Null)
+        }
+        ("DELETE", ["organizations", id]) => not_found("Organization", id),
         ("GET", ["user_management", "users"]) => list_users(state, request),
         ("GET", ["organizations", id]) => get("Organization", &state.organizations, id),
         ("GET", ["user_management", "users", id]) => get("User", &state.users, id),
