@@ -196,7 +196,13 @@ async fn admit(
 ) -> Result<Admitted, Refused> {
     let caller = match known(state, asking).await? {
         // it is no secret: whoever comes with it is anybody
-        Caller::Form(_) => return Err(refuse(state, asking, registrants::form_key_refused())),
+        Caller::Form(_) => {
+            return Err(Box::new(refuse(
+                state,
+                asking,
+                registrants::form_key_refused(),
+            )));
+        }
         caller => caller,
     };
     let counted = state.limits.count_principal(&caller.principal());
@@ -219,14 +225,14 @@ async fn admit(
 pub(super) async fn known(state: &AppState, asking: Asking<'_>) -> Result<Caller, Refused> {
     match identify(state, asking.headers).await {
         Ok(caller) => Ok(caller),
-        Err(problem) if problem.is_unauthorized() => Err(refuse(state, asking, problem)),
+        Err(problem) if problem.is_unauthorized() => Err(Box::new(refuse(state, asking, problem))),
         Err(problem) => Err(Box::new(problem.into_response())),
     }
 }
 
 /// Answers somebody unknown, whose address is counted.
-pub(super) fn refuse(state: &AppState, asking: Asking<'_>, problem: Problem) -> Refused {
-    Box::new(state.limits.refuse(asking.address, problem))
+pub(super) fn refuse(state: &AppState, asking: Asking<'_>, problem: Problem) -> Response {
+    state.limits.refuse(asking.address, problem)
 }
 
 /// Runs the handler.

@@ -86,7 +86,7 @@ pub(super) async fn admit_reader(
         return admit_status_token(state, asking, &text);
     }
     match access::known(state, asking).await? {
-        Caller::Form(_) => Err(access::refuse(state, asking, form_key_refused())),
+        Caller::Form(_) => Err(Box::new(access::refuse(state, asking, form_key_refused()))),
         caller => {
             let either = [Scope::RegistrationsWrite, Scope::TenantsRead];
             admit_operator(state, caller, &either)
@@ -165,7 +165,7 @@ fn admit_status_token(
             "status_token_malformed",
             "this is no well-formed status token",
         );
-        return Err(access::refuse(state, asking, problem));
+        return Err(Box::new(access::refuse(state, asking, problem)));
     };
     match state.limits.count_address(asking.address) {
         Ok(allowance) => Ok(Admitted {

@@ -38,7 +38,9 @@ impl House {
     /// A client with a key of this scope.
     async fn with(&self, scope: &str) -> Api {
         let parsed = Scopes::parse(scope).unwrap();
-        let is_meant = |one: &Scope| *one != Scope::Admin && parsed.allows(*one);
+        let is_for_operators =
+            |one: &Scope| !matches!(one, Scope::Admin | Scope::RegistrationsSubmit);
+        let is_meant = |one: &Scope| is_for_operators(one) && parsed.allows(*one);
         let scopes: Vec<Scope> = Scope::ALL.into_iter().filter(is_meant).collect();
         self.app.as_bearer(&self.app.key(&scopes).await)
     }
