@@ -55,7 +55,13 @@ async fn nothing_is_left(deployment: &Deployment, what: &str) {
         assert_eq!(ask::<i64>(control, &count).await, 0, "{what}: {left}");
     }
     assert_eq!(deployment.tenant_databases().await, 0, "{what}: databases");
-    assert_eq!(deployment.tenant_roles().await, 0, "{what}: roles");
+    // also those that cannot log in any more
+    let roles = format!(
+        "select count(*) from pg_roles
+         where starts_with(rolname, '{0}') and rolname not in ('{0}owner', '{0}app')",
+        deployment.prefix
+    );
+    assert_eq!(ask::<i64>(control, &roles).await, 0, "{what}: roles");
     let told = "select count(*) from audit_log where action = 'tenant.deleted'";
     assert_eq!(ask::<i64>(control, told).await, 1, "{what}: audit");
     let opened = "select count(*) from audit_log where after ->> 'state' = 'ready'";
