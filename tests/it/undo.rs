@@ -218,6 +218,16 @@ async fn writes_nothing_any_more(zombie: &Process, deployment: &Deployment, what
         lines.any(|line| line.starts_with("tenantry_fenced_writes_total") && !line.ends_with(" 0"))
     };
     wait_until(&format!("{what}: the zombie notices"), fenced).await;
+    // what it began in spite of that would still be under way
+    let busy = format!(
+        "select count(*) from pg_stat_activity
+         where state = 'active' and pid <> pg_backend_pid() and strpos(query, '\"{}') > 0",
+        deployment.prefix
+    );
+    wait_until(&format!("{what}: nothing is under way"), async || {
+        ask::<i64>(&deployment.control_url, &busy).await == 0
+    })
+    .await;
     assert_eq!(everything(deployment).await, before, "{what}");
 }
 
