@@ -123,6 +123,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                     .map(|count| (count.state, count.jobs))
                     .collect(),
                 tenants: tenants::count_by_state(connection).await?,
+                last_pruned: queue::last_pruned(connection).await?,
             })
         })
         .await

@@ -69,11 +69,13 @@ pub enum Job {
         /// Our id of the invitation.
         invitation: Uuid,
     },
+    /// Delete what has been kept for its time. Comes back by itself.
+    Prune,
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 8] = [
+    pub const KINDS: [&'static str; 9] = [
         "process_event",
         "provision_tenant",
         "sync_members",
@@ -82,6 +84,7 @@ impl Job {
         "push_membership",
         "revoke_invitation",
         "resend_invitation",
+        "prune",
     ];
 
     /// The kind as it is stored, logged and counted.
@@ -95,6 +98,7 @@ impl Job {
             Self::PushMembership { .. } => "push_membership",
             Self::RevokeInvitation { .. } => "revoke_invitation",
             Self::ResendInvitation { .. } => "resend_invitation",
+            Self::Prune => "prune",
         }
     }
 }
@@ -107,6 +111,17 @@ pub fn organization_key((source, org_id): (&str, &str)) -> String {
 }
 
 impl NewJob {
+    /// Delete what has been kept for its time, so long from now.
+    pub fn prune(delay: Duration, max_attempts: i32) -> Self {
+        Self {
+            job: Job::Prune,
+            concurrency_key: None,
+            unique_key: Some("prune".to_owned()),
+            max_attempts,
+            delay,
+        }
+    }
+
     /// Tell the database of an organization's tenant about its members.
     pub fn sync_members(tenant: Uuid, organization: (&str, &str), max_attempts: i32) -> Self {
         Self {
