@@ -29,8 +29,13 @@ create index jobs_finished on jobs (finished_at) where state in ('completed', 'c
 -- When the scheduled job succeeded last, for its metric.
 create index jobs_pruned on jobs (finished_at) where kind = 'prune' and state = 'completed';
 
--- Live jobs are a vanishing part of the table, so that its figures are stale when a thousandth has changed.
-alter table jobs set (autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
+-- How many jobs are available or running changes within a second, and figures from a quiet moment say that none
+-- are: then every index of live jobs looks equally good, and a claim reads all of them for each of its
+-- candidates. Without figures of this column the planner expects many, whatever happens: it takes the index
+-- that fits. Changing the type to what it is forgets the figures that are there.
+alter table jobs
+    alter column state type text,
+    alter column state set statistics 0;
 
 -- Each attempt is updated once, when it ends: room on the page, so that no index is touched; and what goes
 -- with its job is cleaned up in small pieces.

@@ -57,6 +57,7 @@ mod provisioning;
 mod proxies;
 mod queue;
 mod queue_model;
+mod retention;
 mod sources;
 mod tokens;
 mod waiting;
