@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// A run takes no longer: a worker's slot is for more urgent things.
-const RUN_LIMIT: Duration = Duration::from_mins(1);
+const RUN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The next run begins after this when there is more to do.
-const SHORT_PAUSE: Duration = Duration::from_secs(30);
+const SHORT_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(
     cx: &JobContext,
