@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-/// The events meant, in the words of webhook_events_with_body; a macro because statements are literals.
+/// The events meant, in the words of `webhook_events_with_body`; a macro because statements are literals.
 macro_rules! with_old_bodies {
     ($select:literal, $rest:literal) => {
         concat!(

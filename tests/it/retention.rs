@@ -484,7 +484,7 @@ async fn nobody_reads_a_whole_table_however_much_is_kept() {
     assert_eq!(prune(&replica, &plan).await, 1_800);
     let work = async |connection: &mut PgConnection| {
         for _ in 0..10 {
-            let lease = Duration::from_secs(60);
+            let lease = Duration::from_mins(1);
             let claims = queue::claim(connection, "me", lease, 4).await?;
             assert_eq!(claims.len(), 4);
             let held: Vec<_> = claims.iter().map(|of| (of.id, of.attempt)).collect();
