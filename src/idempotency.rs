@@ -4,28 +4,19 @@
 //! moment at which the change is made and the answer unknown. Of requests with one key, on any number of
 //! replicas, one is carried out; the others wait for it and get its answer. Only successes are saved:
 //! an error rolls the key back with everything else, and the request may be sent again. A key is kept
-//! for its time at least, and is then deleted.
+//! for its time at least.
 //!
-//! Does not: know what a request means, nor keep an answer's headers.
+//! Does not: know what a request means, nor keep an answer's headers, nor delete keys by itself: that is
+//! [`retention`](crate::retention)'s.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
 
-use crate::{
-    causes::chain,
-    db::{self, Db},
-    secrets,
-};
+use crate::{db, secrets};
 
 const MAX_LENGTH: usize = 255;
-
-/// Pause between two looks for keys that are too old.
-const PRUNE_PAUSE: Duration = Duration::from_hours(1);
-
-/// So many keys are deleted in one transaction.
-const PRUNE_BATCH: i64 = 1_000;
 
 /// What is to be done about a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -290,36 +281,20 @@ async fn find_answer(
     Ok(found.map(|(status, body)| (u16::try_from(status).unwrap_or_default(), body)))
 }
 
-/// Deletes what is older than `age`, at once and then every hour; does not end.
-///
-/// Any number of replicas do so at the same time: none waits for another.
-pub async fn keep_pruned(db: Db, age: Duration) {
-    loop {
-        match prune(&db, age).await {
-            Ok(0) => {}
-            Ok(keys) => tracing::debug!(keys, "deleted old idempotency keys"),
-            Err(error) => tracing::warn!(
-                error = chain(&error),
-                "old idempotency keys were not deleted; the next look is in an hour"
-            ),
-        }
-        tokio::time::sleep(PRUNE_PAUSE).await;
-    }
+/// How many keys are older than `age`.
+pub async fn count_old(connection: &mut PgConnection, age: Duration) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*)
+         from idempotency_keys
+         where created_at < now() - make_interval(secs => $1)",
+    )
+    .bind(age.as_secs_f64())
+    .fetch_one(connection)
+    .await
 }
 
-/// Deletes every key that is older than `age`, batch by batch; returns how many.
-pub async fn prune(db: &Db, age: Duration) -> sqlx::Result<u64> {
-    let mut pruned = 0;
-    loop {
-        let batch = db.run(async |connection| prune_batch(connection, age).await);
-        match batch.await? {
-            0 => return Ok(pruned),
-            keys => pruned += keys,
-        }
-    }
-}
-
-async fn prune_batch(connection: &mut PgConnection, age: Duration) -> sqlx::Result<u64> {
+/// Deletes at most `limit` of them, the oldest first; returns how many.
+pub async fn prune(connection: &mut PgConnection, age: Duration, limit: i64) -> sqlx::Result<u64> {
     let deleted = sqlx::query(
         "with old as (
              select principal, key
@@ -336,7 +311,7 @@ async fn prune_batch(connection: &mut PgConnection, age: Duration) -> sqlx::Resu
            and idempotency_keys.key = old.key",
     )
     .bind(age.as_secs_f64())
-    .bind(PRUNE_BATCH)
+    .bind(limit)
     .execute(connection)
     .await?;
     Ok(deleted.rows_affected())

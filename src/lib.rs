@@ -16,7 +16,7 @@
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
 //! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and
-//! [`api_keys`], who asks and what they may; and [`audit`], who changed what.
+//! [`api_keys`], who asks and what they may; [`audit`], who changed what; and [`retention`], what goes when it is old.
 //!
 //! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
@@ -46,6 +46,7 @@ pub mod provisioning;
 pub mod queue;
 pub mod registrations;
 pub mod replica;
+pub mod retention;
 pub mod secrets;
 pub mod shutdown;
 pub mod telemetry;

@@ -96,6 +96,8 @@ pub struct Backlog {
     pub tenants: Vec<(String, i64)>,
     /// Registrations that have not ended, by state.
     pub registrations: Vec<(String, i64)>,
+    /// When old rows were pruned last by themselves, in seconds since 1970.
+    pub last_pruned: Option<f64>,
 }
 
 /// The metrics of this process.
@@ -124,6 +126,8 @@ pub struct Metrics {
     pub registrations_delayed: Counter,
     dead_letters: Family<KindLabel, Gauge>,
     pool: Family<StateLabel, Gauge>,
+    pruned_rows: Family<KindLabel, Counter>,
+    last_pruned: Family<NoLabels, FloatGauge>,
     jwks_refreshes: Family<RefreshLabels, Counter>,
     jwks_age: Family<IssuerLabel, FloatGauge>,
     /// When each issuer's keys were fetched last.
@@ -160,6 +164,8 @@ impl Metrics {
             registrations_delayed: Counter::default(),
             dead_letters: Family::default(),
             pool: Family::default(),
+            pruned_rows: Family::default(),
+            last_pruned: Family::default(),
             jwks_refreshes: Family::default(),
             jwks_age: Family::default(),
             jwks_fetched: Arc::default(),
@@ -274,6 +280,16 @@ impl Metrics {
             self.dead_letters.clone(),
         );
         registry.register(
+            "pruned_rows",
+            "Rows that went because they were old",
+            self.pruned_rows.clone(),
+        );
+        registry.register(
+            "prune_last_success_timestamp_seconds",
+            "When the scheduled job that prunes succeeded last",
+            self.last_pruned.clone(),
+        );
+        registry.register(
             "db_pool_connections",
             "Connections to the control database",
             self.pool.clone(),
@@ -312,6 +328,13 @@ impl Metrics {
         self.attempts
             .get_or_create(&AttemptLabels { kind, outcome })
             .inc();
+    }
+
+    /// Old rows of this kind went.
+    pub fn pruned(&self, kind: &'static str, rows: u64) {
+        self.pruned_rows
+            .get_or_create(&KindLabel { kind })
+            .inc_by(rows);
     }
 
     /// A step of provisioning was done.
@@ -390,6 +413,7 @@ impl Metrics {
         self.tenants.clear();
         self.registrations.clear();
         self.dead_letters.clear();
+        self.last_pruned.clear();
         let Some(backlog) = backlog else { return };
         self.inbox_pending
             .get_or_create(&NoLabels {})
@@ -406,6 +430,9 @@ impl Metrics {
         self.oldest_due
             .get_or_create(&NoLabels {})
             .set(backlog.oldest_due_s);
+        if let Some(at) = backlog.last_pruned {
+            self.last_pruned.get_or_create(&NoLabels {}).set(at);
+        }
         let mut dead_jobs = 0;
         for (state, jobs) in backlog.jobs {
             dead_jobs += if state == "dead" { jobs } else { 0 };

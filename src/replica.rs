@@ -11,7 +11,7 @@ use crate::{
     causes::chain,
     config::{self, Config},
     db::{self, Db},
-    http, idempotency,
+    http,
     inbox::Inbox,
     jobs::{self, JobContext, MemberDesk, RegistrationDesk},
     members,
@@ -20,6 +20,7 @@ use crate::{
     provisioning::{BlueprintSource, Provisioner, StepError, template},
     queue::{Waker, worker},
     registrations::{self, Watcher},
+    retention::{self, Plan},
     secrets::{self, Keyring},
     shutdown::Tasks,
     tenant_db::{self, Clusters},
@@ -312,18 +313,22 @@ impl Replica {
             providers: Arc::clone(&self.providers),
             max_attempts: self.config.queue.max_attempts,
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
+            retention: Arc::new(Plan::new(&self.config)),
             worker: worker::worker_name().into(),
         }
     }
 
-    /// Deletes what has been kept for its time, and marks registrations that are late, from now on. The
-    /// control database is migrated.
+    /// Marks registrations that are late, and sees to it that what has been kept for its time is deleted, by
+    /// whichever worker comes to it. The control database is migrated.
     pub fn tidy(&self) {
         let marking = registrations::keep_marking_delayed(self.db.clone(), self.metrics.clone());
         self.tasks.spawn_ground(marking);
-        let keep = self.config.limits.keep_idempotency_keys();
-        let pruning = idempotency::keep_pruned(self.db.clone(), keep);
-        self.tasks.spawn_ground(pruning);
+        let Some(pause) = Plan::new(&self.config).pause else {
+            return;
+        };
+        let (db, max_attempts) = (self.db.clone(), self.config.queue.max_attempts);
+        let kept = retention::keep_scheduled(db, pause, max_attempts);
+        self.tasks.spawn_ground(kept);
     }
 
     /// Starts the worker.

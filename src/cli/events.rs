@@ -201,6 +201,10 @@ fn get(globals: &Globals, events: &[Event], json: bool) -> Result<(), Failure> {
             ("occurred", time(event.occurred_at)),
             ("received", time(Some(event.received_at))),
             ("settled", time(event.settled_at)),
+            (
+                "body",
+                if event.has_body { "kept" } else { "pruned" }.to_owned(),
+            ),
         ];
         for (label, value) in rows {
             globals.printer.data(format!("{label:<14}{value}"));

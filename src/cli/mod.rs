@@ -18,6 +18,7 @@ mod jobs;
 mod keys;
 mod members;
 mod printer;
+mod prune;
 mod sample;
 mod serve;
 mod tenants;
@@ -83,6 +84,8 @@ enum Command {
     /// Look at jobs; retry or cancel one
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// Delete what has been kept for its time
+    Prune(prune::Options),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
@@ -149,6 +152,7 @@ pub async fn run(
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Jobs(command) => jobs::run(&globals, command).await,
+        Command::Prune(options) => prune::run(&globals, options).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
         Command::Openapi => print_openapi(&globals),

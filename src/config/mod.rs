@@ -10,6 +10,7 @@
 mod issuers;
 mod layers;
 mod redact;
+mod retention;
 mod secret_files;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -25,6 +26,7 @@ use crate::{
 
 pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
+pub use retention::{Retention, days};
 
 /// The default file: every setting, explained.
 pub const DEFAULT_TOML: &str = include_str!("../../tenantry.default.toml");
@@ -62,6 +64,8 @@ pub struct Config {
     pub provisioning: Provisioning,
     /// Job queue.
     pub queue: Queue,
+    /// How long what is over is kept.
+    pub retention: Retention,
     /// Keys for secrets at rest.
     pub secrets: Secrets,
     /// Postgres clusters that hold tenant databases.
@@ -380,11 +384,6 @@ impl Registrations {
 }
 
 impl Limits {
-    /// How long an idempotency key and its answer are kept.
-    pub fn keep_idempotency_keys(&self) -> Duration {
-        Duration::from_hours(24) * self.idempotency_keys_days
-    }
-
     /// Refuses what cannot work.
     fn check(&self) -> Result<(), Error> {
         // more than ten years is a mistake
@@ -546,6 +545,7 @@ impl Config {
         self.server.check()?;
         self.limits.check()?;
         self.registrations.check()?;
+        self.retention.check()?;
         if prefix.starts_with("pg_") {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));

@@ -124,6 +124,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                     .collect(),
                 tenants: tenants::count_by_state(connection).await?,
                 registrations: registrations::count_open(connection).await?,
+                last_pruned: queue::last_pruned(connection).await?,
             })
         })
         .await

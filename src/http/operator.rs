@@ -42,7 +42,8 @@ impl From<Refusal> for Problem {
             | Refusal::RegistrationReady(_)
             | Refusal::OrganizationLives(_)
             | Refusal::EventIsPending(_)
-            | Refusal::EventInConflict(_) => StatusCode::CONFLICT,
+            | Refusal::EventInConflict(_)
+            | Refusal::EventBodyPruned(_) => StatusCode::CONFLICT,
         };
         Self::new(status, error.code(), error.to_string(), error.fix())
     }

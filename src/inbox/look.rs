@@ -71,6 +71,8 @@ pub struct Event {
     pub received_at: DateTime<Utc>,
     /// When it was settled.
     pub settled_at: Option<DateTime<Utc>>,
+    /// Whether its body is still kept; without it the event cannot be replayed.
+    pub has_body: bool,
 }
 
 /// Which events to list.
@@ -91,7 +93,7 @@ macro_rules! select_event {
     ($rest:literal) => {
         concat!(
             "select id, source, event_id, event_type, organization_id, state, reason, waiting_for, deliveries,
-                    occurred_at, received_at, settled_at
+                    occurred_at, received_at, settled_at, body is not null as has_body
              from webhook_events ",
             $rest
         )

@@ -2,13 +2,15 @@
 //!
 //! Guarantees: at most one processed row per `(source, event id)`, by a unique index and for ever;
 //! the event and the job that processes it are one statement and one commit; a duplicate is counted
-//! on the row; the same id with another body is kept beside it as `conflict` and never processed.
+//! on the row; the same id with another body is kept beside it as `conflict` and never processed. Both
+//! hold also after the body was pruned: its digest stays.
 //! [`Inbox::record`] returns only after the commit.
 //!
 //! Does not: verify signatures (`webhooks`) or know what an event means (`jobs`).
 
 mod batch;
 mod look;
+mod prune;
 mod record;
 mod settle;
 
@@ -16,9 +18,11 @@ use sqlx::{FromRow, PgConnection};
 
 pub use batch::{FAULT_POINTS, Inbox, Unavailable};
 pub use look::{Event, EventState, Filter, find, find_event, list_page};
+pub use prune::{count_old_bodies, prune_bodies};
 pub use record::record;
 pub use settle::{
-    Settled, State, fail_waiting, lock_event, mark_failed, mark_received, settle, settle_waiting,
+    Locked, Settled, State, fail_waiting, lock_event, mark_failed, mark_received, settle,
+    settle_waiting,
 };
 
 /// An event to be recorded.
@@ -101,7 +105,7 @@ pub async fn count_within(
     Ok(usize::try_from(within).unwrap_or_default().max(1))
 }
 
-/// The bodies of events, in the order of their numbers.
+/// The bodies of events that have one, in the order of their numbers. What is not settled has one.
 pub async fn find_bodies(
     connection: &mut PgConnection,
     ids: &[i64],
@@ -110,6 +114,7 @@ pub async fn find_bodies(
         "select id, source, state, body, received_at
          from webhook_events
          where id = any($1)
+           and body is not null
          order by id",
     )
     .bind(ids)

@@ -3,7 +3,7 @@
 //! Guarantees: an event leaves `received` once, unless it is replayed; one that waits is settled when the last object that
 //! it waits for comes, also if it had failed for want of it.
 
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
 
 use super::EventState;
 
@@ -78,15 +78,29 @@ pub async fn mark_failed(tx: &mut PgConnection, id: i64, reason: &str) -> sqlx::
     Ok(())
 }
 
-/// An event as it is now, and stays until the transaction ends.
-pub async fn lock_event(tx: &mut PgConnection, id: i64) -> sqlx::Result<Option<EventState>> {
-    sqlx::query_scalar("select state from webhook_events where id = $1 for update")
-        .bind(id)
-        .fetch_optional(tx)
-        .await
+/// An event under its lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Locked {
+    /// What became of it.
+    pub state: EventState,
+    /// Whether its body is still kept.
+    pub has_body: bool,
 }
 
-/// A settled event is as if it had just been received; false when it is not settled, or in conflict.
+/// An event as it is now, and stays until the transaction ends.
+pub async fn lock_event(tx: &mut PgConnection, id: i64) -> sqlx::Result<Option<Locked>> {
+    sqlx::query_as(
+        "select state, body is not null as has_body
+         from webhook_events
+         where id = $1
+         for update",
+    )
+    .bind(id)
+    .fetch_optional(tx)
+    .await
+}
+
+/// A settled event is as if it had just been received; false when it is not settled, in conflict, or without its body.
 pub async fn mark_received(tx: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update webhook_events
@@ -95,6 +109,7 @@ pub async fn mark_received(tx: &mut PgConnection, id: i64) -> sqlx::Result<bool>
              waiting_for = null,
              settled_at = null
          where id = $1
+           and body is not null
            and state in ('processed', 'ignored', 'failed')",
     );
     Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)

@@ -66,7 +66,8 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
     match job {
         Job::ProcessEvent { event } => {
             // one that was settled in another way stays settled
-            if inbox::lock_event(tx, *event).await? == Some(EventState::Failed) {
+            let locked = inbox::lock_event(tx, *event).await?;
+            if locked.is_some_and(|event| event.state == EventState::Failed) {
                 inbox::mark_received(tx, *event).await?;
             }
         }
@@ -95,7 +96,8 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
         | Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::FetchParent { .. }
-        | Job::ResendInvitation { .. } => {}
+        | Job::ResendInvitation { .. }
+        | Job::Prune => {}
     }
     Ok(())
 }

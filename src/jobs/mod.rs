@@ -13,6 +13,7 @@ mod manage_members;
 mod manage_tenants;
 mod process_event;
 mod provision_tenant;
+mod prune;
 mod push_membership;
 mod refusal;
 mod register;
@@ -49,6 +50,7 @@ use crate::{
         worker::{Lease, Outcome, Settled},
     },
     registrations,
+    retention::Plan,
     shutdown::Tasks,
     tenants::{self, TenantFailure, TenantId},
 };
@@ -79,6 +81,8 @@ pub struct JobContext {
     pub max_attempts: i32,
     /// How long events wait for an object that they name before the provider is asked.
     pub parent_wait: Duration,
+    /// What goes when it is old.
+    pub retention: Arc<Plan>,
     /// Name of this process's worker, for the record of attempts.
     pub worker: Arc<str>,
 }
@@ -167,6 +171,7 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::RegisterOrganization { registration } => {
             register_organization::run(cx, &claim, &lease, *registration).await
         }
+        Job::Prune => prune::run(cx, &claim, &lease).await,
     };
     match result {
         Ok(outcome) => outcome,
@@ -204,6 +209,7 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
             format!("membership {membership} of {source}")
         }
         Job::RegisterOrganization { registration } => format!("registration {registration}"),
+        Job::Prune => "what is old".to_owned(),
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -232,7 +238,15 @@ async fn give_up(
             }
             queue::assert_held(tx, claim).await?;
             fail_subject(tx, &claim.payload, &failure, told.as_deref()).await?;
-            queue::bury(tx, claim, &failure).await
+            queue::bury(tx, claim, &failure).await?;
+            match (&claim.payload, cx.retention.pause) {
+                // it comes back by itself, also after this
+                (Job::Prune, Some(pause)) => {
+                    let next = NewJob::prune(pause, cx.max_attempts);
+                    queue::keep_scheduled(tx, &next).await
+                }
+                _ => Ok(()),
+            }
         })
         .await;
     match settled {
@@ -274,7 +288,10 @@ async fn fail_subject(
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
-        Job::SyncMembers { .. } | Job::PushMembership { .. } | Job::ResendInvitation { .. } => {}
+        Job::SyncMembers { .. }
+        | Job::PushMembership { .. }
+        | Job::ResendInvitation { .. }
+        | Job::Prune => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;
         }

@@ -50,6 +50,9 @@ pub enum Refusal {
     /// It is another body of an event that was there already.
     #[error("event {0} has the id of another event and another body")]
     EventInConflict(i64),
+    /// What it says is not kept any more.
+    #[error("the body of event {0} was pruned: there is nothing left to process")]
+    EventBodyPruned(i64),
 }
 
 impl From<sqlx::Error> for Refusal {
@@ -73,6 +76,7 @@ impl Refusal {
             Self::EventUnknown(_) => "event_unknown",
             Self::EventIsPending(_) => "event_is_pending",
             Self::EventInConflict(_) => "event_in_conflict",
+            Self::EventBodyPruned(_) => "event_body_pruned",
         }
     }
 
@@ -95,6 +99,9 @@ impl Refusal {
             Self::EventUnknown(_) => "list them: `tenantry events ls`, or GET /v1/events",
             Self::EventIsPending(_) => "wait until it is settled: `tenantry events get`",
             Self::EventInConflict(_) => "look at both: `tenantry events get`",
+            Self::EventBodyPruned(_) => {
+                "change the object at the provider: a new event says how it is now"
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! An event is processed once more.
 //!
 //! Guarantees: the event, its job and the audit row are the caller's one transaction. What an event
-//! says is joined with what is known, so replaying one that was processed changes nothing.
+//! says is joined with what is known, so replaying one that was processed changes nothing. One whose
+//! body was pruned is refused.
 
 use std::time::Duration;
 
@@ -24,13 +25,16 @@ pub async fn replay_event(
     audit::by(tx, actor).await?;
     // before the event: whoever has both locks the job first
     queue::lay_to_rest(tx, id).await?;
-    match inbox::lock_event(tx, id).await? {
-        None => return Err(Refusal::EventUnknown(id)),
-        Some(EventState::Received | EventState::Waiting) => {
-            return Err(Refusal::EventIsPending(id));
-        }
-        Some(EventState::Conflict) => return Err(Refusal::EventInConflict(id)),
-        Some(EventState::Processed | EventState::Ignored | EventState::Failed) => {}
+    let Some(event) = inbox::lock_event(tx, id).await? else {
+        return Err(Refusal::EventUnknown(id));
+    };
+    match event.state {
+        EventState::Received | EventState::Waiting => return Err(Refusal::EventIsPending(id)),
+        EventState::Conflict => return Err(Refusal::EventInConflict(id)),
+        EventState::Processed | EventState::Ignored | EventState::Failed => {}
+    }
+    if !event.has_body {
+        return Err(Refusal::EventBodyPruned(id));
     }
     inbox::mark_received(tx, id).await?;
     let event = inbox::find_event(tx, id).await?;

@@ -79,11 +79,13 @@ pub enum Job {
         /// The registration.
         registration: Uuid,
     },
+    /// Delete what has been kept for its time. Comes back by itself.
+    Prune,
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 11] = [
         "process_event",
         "provision_tenant",
         "undo_tenant",
@@ -94,6 +96,7 @@ impl Job {
         "revoke_invitation",
         "resend_invitation",
         "register_organization",
+        "prune",
     ];
 
     /// The kind as it is stored, logged and counted.
@@ -109,6 +112,7 @@ impl Job {
             Self::RevokeInvitation { .. } => "revoke_invitation",
             Self::ResendInvitation { .. } => "resend_invitation",
             Self::RegisterOrganization { .. } => "register_organization",
+            Self::Prune => "prune",
         }
     }
 }
@@ -126,6 +130,17 @@ pub fn provision_key(tenant: Uuid) -> String {
 }
 
 impl NewJob {
+    /// Delete what has been kept for its time, so long from now.
+    pub fn prune(delay: Duration, max_attempts: i32) -> Self {
+        Self {
+            job: Job::Prune,
+            concurrency_key: None,
+            unique_key: Some("prune".to_owned()),
+            max_attempts,
+            delay,
+        }
+    }
+
     /// Tell the database of an organization's tenant about its members.
     pub fn sync_members(tenant: Uuid, organization: (&str, &str), max_attempts: i32) -> Self {
         Self {

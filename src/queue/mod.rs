@@ -22,6 +22,7 @@ mod batch;
 pub mod job;
 mod look;
 mod manage;
+mod prune;
 mod settle;
 mod wake;
 pub mod worker;
@@ -36,6 +37,7 @@ pub use look::{
     Attempt, Filter, JobState, StoredJob, find_job, find_next_attempt, list_attempts, list_page,
 };
 pub use manage::{Refused, cancel_job, lay_to_rest, retry_job};
+pub use prune::{count_old, count_old_dead, prune, prune_dead};
 pub use settle::{bury, complete, postpone, release, retry};
 pub use wake::Waker;
 
@@ -161,6 +163,28 @@ pub async fn rouse(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
     .bind(&new.concurrency_key)
     .bind(&new.unique_key)
     .bind(new.max_attempts)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Sees to it that a job of the unique key is live and due in `new.delay` at the latest.
+///
+/// For a job that comes back by itself: any number of replicas may say so whenever they start.
+pub async fn keep_scheduled(tx: &mut PgConnection, new: &NewJob) -> Result<(), Error> {
+    sqlx::query(
+        "insert into jobs (kind, payload, unique_key, max_attempts, run_at)
+         values ($1, $2, $3, $4, now() + make_interval(secs => $5))
+         on conflict (unique_key) where unique_key is not null and state in ('available', 'running') do update
+         set run_at = excluded.run_at
+         where jobs.state = 'available'
+           and jobs.run_at > excluded.run_at",
+    )
+    .bind(new.job.kind())
+    .bind(Json(&new.job))
+    .bind(&new.unique_key)
+    .bind(new.max_attempts)
+    .bind(new.delay.as_secs_f64())
     .execute(tx)
     .await?;
     Ok(())
@@ -418,6 +442,8 @@ pub async fn next_due(connection: &mut PgConnection) -> Result<Option<Duration>,
         "select extract(epoch from min(run_at) - now())::float8
          from jobs
          where state = 'available'
+           -- the words of jobs_available; a batch is never due later
+           and not is_batched
            and run_at > now()",
     )
     .fetch_one(connection)
@@ -436,6 +462,17 @@ pub struct StateCount {
     pub past_due: i64,
     /// Age of the oldest that is due, in seconds.
     pub oldest_due_s: f64,
+}
+
+/// When a job of kind `prune` was completed last, in seconds since 1970.
+pub async fn last_pruned(connection: &mut PgConnection) -> Result<Option<f64>, Error> {
+    let at = sqlx::query_scalar(
+        "select extract(epoch from max(finished_at))::float8
+         from jobs
+         where kind = 'prune'
+           and state = 'completed'",
+    );
+    Ok(at.fetch_one(connection).await?)
 }
 
 /// Counts the live and dead jobs. Completed ones are not counted: there may be millions.

@@ -79,7 +79,8 @@ async fn one_tenant_and_nothing_else(deployment: &Deployment, org: &str, what: &
         ask::<i64>(control, &ready).await == 1
     })
     .await;
-    let open = "select count(*) from jobs where state in ('available', 'running')";
+    let open =
+        "select count(*) from jobs where state in ('available', 'running') and kind <> 'prune'";
     wait_until(&format!("{what}: no job is open"), async || {
         ask::<i64>(control, open).await == 0
     })

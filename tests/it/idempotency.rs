@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use tenantry::idempotency::{self, Begun, Error};
-
-use tenantry::provisioning::BlueprintSource;
+use tenantry::{
+    faults::Faults,
+    idempotency::{self, Begun, Error},
+    provisioning::BlueprintSource,
+    retention::{self, Due, Kind},
+};
 
 use crate::support::{App, Deployment, cluster::execute};
 
@@ -156,10 +159,19 @@ async fn a_key_is_deleted_when_its_time_is_over_and_not_before() {
         execute(&app.deployment.control_url, sql).await;
     }
     let week = Duration::from_hours(7 * 24);
-    let prune = || idempotency::prune(&app.replica.db, week);
+    let due = [Due {
+        kind: Kind::IdempotencyKeys,
+        age: week,
+    }];
+    let prune = async || {
+        let (to, mut keys) = ((&app.replica.db, &Faults::default()), 0);
+        let done = retention::prune(to, &due, || true, |_, rows| keys += rows);
+        assert!(done.await.unwrap());
+        keys
+    };
     let (one, other) = tokio::join!(prune(), prune());
-    assert_eq!(one.unwrap() + other.unwrap(), 2501);
-    assert_eq!(prune().await.unwrap(), 0);
+    assert_eq!(one + other, 2501);
+    assert_eq!(prune().await, 0);
 
     // the young one is answered as before, the old one is a new key
     request(&app, ("p", "young"), &body).await.unwrap();

@@ -111,7 +111,7 @@ async fn deliver(places: &[Place; 2], body: Vec<u8>) {
 async fn is_quiet(deployment: &Deployment) {
     let open =
         "select (select count(*) from webhook_events where state not in ('processed', 'ignored'))
-                     + (select count(*) from jobs where state in ('available', 'running'))
+                     + (select count(*) from jobs where state in ('available', 'running') and kind <> 'prune')
                      + (select count(*) from tenants where state <> 'ready')";
     wait_until(
         "everything is processed and every tenant ready",

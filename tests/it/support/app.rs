@@ -297,8 +297,9 @@ impl App {
     pub async fn is_idle(&self) {
         let open = "select (select count(*) from webhook_events where state = 'received')
                          + (select count(*) from jobs where state in ('available', 'running')
-                               -- what is asked only if it does not come is not waited for
-                               and (kind <> 'fetch_parent' or run_at <= now()))";
+                               -- what is asked only if it does not come, and what comes back
+                               -- by itself, is not waited for
+                               and (kind not in ('fetch_parent', 'prune') or run_at <= now()))";
         wait_until("no event and no job is open", async || {
             self.ask::<i64>(open).await == 0
         })
