@@ -59,6 +59,7 @@ mod queue;
 mod queue_model;
 mod sources;
 mod tokens;
+mod upgrade;
 mod waiting;
 mod webhooks;
 mod webhooks_clerk;
