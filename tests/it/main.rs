@@ -27,6 +27,7 @@ mod cli_operator;
 mod cli_webhook;
 mod convergence;
 mod crash;
+mod deploy;
 mod docs;
 mod edge;
 mod edge_limits;
