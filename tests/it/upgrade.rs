@@ -1,4 +1,5 @@
-//! Two versions on one control database: which older one a newer schema serves, and which not.
+//! Two versions on one control database: which older one a newer schema serves, and which not. And a
+//! control database that was restored: what was forgotten, and that nothing is adopted or dropped for it.
 
 use crate::support::{
     app::{Deployment, deliver, get, new_org, wait_until},
@@ -32,9 +33,14 @@ async fn newer_migrates(control: &str, version: i64, serves_since: Option<i64>) 
     execute(control, &migrate).await;
 }
 
-async fn makes_a_tenant(replica: &Process, deployment: &Deployment) {
+async fn makes_a_tenant(replica: &Process, deployment: &Deployment) -> String {
     let org = new_org();
-    let answer = deliver(replica.address, &events::created(&org, "Acme")).await;
+    makes_the_tenant_of(&org, replica, deployment).await;
+    org
+}
+
+async fn makes_the_tenant_of(org: &str, replica: &Process, deployment: &Deployment) {
+    let answer = deliver(replica.address, &events::created(org, "Acme")).await;
     assert_eq!(answer.status, 200);
     let ready = format!("select count(*) from tenants where org_id = '{org}' and state = 'ready'");
     wait_until("its tenant is ready", async || {
@@ -117,5 +123,79 @@ async fn every_migration_says_which_older_binaries_it_serves() {
             "name {version} {description} in SERVES_SINCE of src/db.rs"
         );
     }
+    deployment.discard().await;
+}
+
+/// The statement of docs/operations.md in which this stands.
+fn statement(of: &str) -> String {
+    let document = std::fs::read_to_string("docs/operations.md").unwrap();
+    let mut blocks = document.split("```sql\n").skip(1);
+    let block = blocks.find_map(|rest| rest.split("```").next().filter(|it| it.contains(of)));
+    block.unwrap().trim().trim_end_matches(';').to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_the_forgotten_tenant_is_found_and_left_alone_and_made_anew() {
+    let deployment = Deployment::new().await;
+    let control = &deployment.control_url;
+    let (server, name) = control.rsplit_once('/').unwrap();
+    let server = format!("{server}/postgres");
+    let mut replica = Process::start(&deployment, "").await;
+    replica.is_ready().await;
+    let kept = makes_a_tenant(&replica, &deployment).await;
+    replica.kill();
+    let copy = format!(
+        "create database {name}_backup template {name} owner operator_{}",
+        &name["control_".len()..]
+    );
+    execute(&server, &copy).await;
+
+    let mut replica = Process::start(&deployment, "").await;
+    replica.is_ready().await;
+    let forgotten = makes_a_tenant(&replica, &deployment).await;
+    let database = format!("select database from tenants where org_id = '{forgotten}'");
+    let before: String = ask(control, &database).await;
+    execute(
+        &deployment.url(&before),
+        "create table of_the_customer (x int)",
+    )
+    .await;
+    replica.kill();
+    execute(&server, &format!("drop database {name} with (force)")).await;
+    execute(
+        &server,
+        &format!("alter database {name}_backup rename to {name}"),
+    )
+    .await;
+
+    let missing = statement("marked (tenant_id)");
+    let ours = format!(
+        "select string_agg(datname, ',') from ({missing}) missing where starts_with(datname, '{}')",
+        deployment.prefix
+    );
+    assert_eq!(
+        ask::<String>(control, &ours).await,
+        before,
+        "what docs/operations.md has people look for"
+    );
+    let replica = Process::start(&deployment, "").await;
+    replica.is_ready().await;
+    makes_the_tenant_of(&forgotten, &replica, &deployment).await;
+    let after: String = ask(control, &database).await;
+    assert_ne!(after, before, "it gets another database");
+    let rows = "select count(*) from of_the_customer";
+    assert_eq!(
+        ask::<i64>(&deployment.url(&before), rows).await,
+        0,
+        "the old one is as it was"
+    );
+    let tenants = format!("select count(*) from tenants where org_id in ('{kept}', '{forgotten}')");
+    assert_eq!(ask::<i64>(control, &tenants).await, 2);
+    assert_eq!(
+        deployment.tenant_databases().await,
+        3,
+        "the old one's included"
+    );
+    execute(control, &statement("serves_since")).await;
     deployment.discard().await;
 }
