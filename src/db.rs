@@ -3,8 +3,8 @@
 //! Guarantees: a connection whose use was cut off (a cancelled request, a lost server) is closed,
 //! never returned to the pool: a returned one could sit inside an open transaction or in the
 //! middle of an answer. A transaction commits when its closure succeeds and rolls back otherwise.
-//! Migrations run once, whichever of several replicas starts first; a database that is newer than
-//! this binary is refused.
+//! Migrations run once, whichever of several replicas starts first; a database with newer migrations
+//! is used where all of them say that this binary can, and is refused otherwise.
 
 use std::{str::FromStr, time::Duration};
 
@@ -60,6 +60,25 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     ),
 ];
 
+/// Which older binaries a migration leaves working: those whose own newest migration is at least the
+/// second number. One that only adds what they do not know serves them; one that takes something
+/// away serves those that have ceased to use it. A migration that is not here serves nobody older.
+const SERVES_SINCE: &[(i64, i64)] = &[(10, 9), (11, 9), (12, 9), (13, 9)];
+
+/// What migrations say of older binaries. No migration of its own makes it: it is read and written
+/// by binaries that know different migrations, before any of them runs.
+const CONTROL_SCHEMA: &str = "
+create table if not exists control_schema (
+    version bigint primary key,
+    serves_since bigint not null check (serves_since <= version)
+);
+comment on table control_schema is
+    'Which older versions of tenantry go on working on this database. Written before a migration runs.';
+comment on column control_schema.version is 'A migration: _sqlx_migrations.version.';
+comment on column control_schema.serves_since is
+    'A tenantry whose own newest migration is this one or a later one works with the migration.';
+";
+
 /// Advisory lock under which the control database is migrated: "tenantry" in ASCII.
 const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
 
@@ -81,9 +100,22 @@ pub enum Error {
     /// A migration failed.
     #[error("migrating the control database failed")]
     Migrate(#[source] MigrateError),
-    /// The database was migrated by a newer binary.
-    #[error("the control database has migration {0}, which this version of tenantry does not know")]
+    /// The database was migrated by a newer binary, in a way that this one cannot work with.
+    #[error(
+        "the control database has migration {0}, with which this version of tenantry cannot work"
+    )]
     Newer(i64),
+}
+
+/// How the control schema stands to this binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// It can be used: it is this binary's, or a newer one that serves it.
+    Usable,
+    /// A migration that this binary knows was not run yet.
+    Behind,
+    /// This migration is a newer binary's, and does not serve this one.
+    TooNew(i64),
 }
 
 /// How long a use of the control database may take, by our own clock: the server's timeouts do not
@@ -276,16 +308,10 @@ impl Db {
             .await
     }
 
-    /// Whether the schema is exactly the one that this binary knows.
-    pub async fn is_migrated(&self) -> Result<bool, Error> {
-        self.run(async |connection| {
-            let newest = sqlx::query_scalar::<_, Option<i64>>(
-                "select max(version) from _sqlx_migrations where success",
-            );
-            Ok(newest.fetch_one(connection).await?
-                == MIGRATIONS.last().map(|(version, ..)| *version))
-        })
-        .await
+    /// How the schema stands to this binary.
+    pub async fn schema(&self) -> Result<Schema, Error> {
+        self.run(async |connection| find_schema(connection).await)
+            .await
     }
 }
 
@@ -320,6 +346,46 @@ async fn unlock(connection: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
+async fn find_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
+    let known = MIGRATIONS.map(|(version, ..)| version).to_vec();
+    let query = sqlx::query_as::<_, (bool, Option<i64>)>(
+        "select
+            count(*) filter (where version = any($1)) = cardinality($1),
+            -- a migration that says nothing serves nobody older
+            min(version) filter (where version <> all($1)
+                and coalesce(serves_since, version) > (select max(own) from unnest($1) own))
+        from _sqlx_migrations
+        left join control_schema using (version)
+        where success",
+    );
+    let (is_complete, unusable) = query.bind(known).fetch_one(connection).await?;
+    Ok(match (unusable, is_complete) {
+        (Some(version), _) => Schema::TooNew(version),
+        (None, false) => Schema::Behind,
+        (None, true) => Schema::Usable,
+    })
+}
+
+/// Says which older binaries each migration serves: before it runs, so that no replica ever finds one
+/// that has run and said nothing.
+async fn declare_migrations(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::raw_sql(CONTROL_SCHEMA)
+        .execute(&mut *connection)
+        .await?;
+    let serves = |version| SERVES_SINCE.iter().find(|(of, _)| *of == version);
+    let versions = MIGRATIONS.map(|(version, ..)| version);
+    let since = versions.map(|version| serves(version).map_or(version, |(_, since)| *since));
+    let insert = "insert into control_schema (version, serves_since)
+        select * from unnest($1::bigint[], $2::bigint[])
+        on conflict do nothing";
+    sqlx::query(insert)
+        .bind(versions.to_vec())
+        .bind(since.to_vec())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 async fn run_migrations(connection: &mut PgConnection) -> Result<(), Error> {
     let migrations = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(
@@ -338,18 +404,29 @@ async fn run_migrations(connection: &mut PgConnection) -> Result<(), Error> {
     )
     .execute(&mut *connection)
     .await?;
-    migrator
-        .run_direct(None, connection, false)
-        .await
-        .map_err(|error| match error {
-            MigrateError::VersionMissing(version) => Error::Newer(version),
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
-                if is_unavailable(&error) =>
-            {
-                Error::Sql(error)
+    declare_migrations(connection).await?;
+    match migrator.run_direct(None, &mut *connection, false).await {
+        Err(MigrateError::VersionMissing(_)) => {
+            if let Schema::TooNew(version) = find_schema(connection).await? {
+                return Err(Error::Newer(version));
             }
-            other => Error::Migrate(other),
-        })
+            migrator.set_ignore_missing(true);
+            let run = migrator.run_direct(None, connection, false).await;
+            run.map_err(migration_failed)
+        }
+        run => run.map_err(migration_failed),
+    }
+}
+
+fn migration_failed(error: MigrateError) -> Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if is_unavailable(&error) =>
+        {
+            Error::Sql(error)
+        }
+        other => Error::Migrate(other),
+    }
 }
 
 /// Whether an error says that the server is away or going away, rather than that a statement is wrong.

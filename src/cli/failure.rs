@@ -77,7 +77,7 @@ impl From<db::Error> for Failure {
     fn from(error: db::Error) -> Self {
         let hint = match &error {
             db::Error::Newer(_) => {
-                "run the newer tenantry, or restore the control database from before the upgrade"
+                "run the newer tenantry; docs/operations.md says how to go back: Upgrade and rollback"
             }
             db::Error::Url(_) => {
                 "give DATABASE_URL as postgresql://user:password@host:port/database"
@@ -91,7 +91,11 @@ impl From<db::Error> for Failure {
         } else {
             Exit::Failed
         };
-        Self::new(exit, chain(&error), hint)
+        let mut message = chain(&error);
+        if matches!(error, db::Error::Newer(_)) {
+            message.push_str(" [schema_too_new]");
+        }
+        Self::new(exit, message, hint)
     }
 }
 

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{AppState, Problem};
-use crate::{inbox, metrics::Backlog, queue, registrations, tenants};
+use crate::{db::Schema, inbox, metrics::Backlog, queue, registrations, tenants};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,12 +51,17 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
     if state.tasks.is_draining() {
         return not_ready("draining", "this process is ending", "use another replica");
     }
-    match tokio::time::timeout(PATIENCE, state.db.is_migrated()).await {
-        Ok(Ok(true)) => "ready\n".into_response(),
-        Ok(Ok(false)) => not_ready(
+    match tokio::time::timeout(PATIENCE, state.db.schema()).await {
+        Ok(Ok(Schema::Usable)) => "ready\n".into_response(),
+        Ok(Ok(Schema::Behind)) => not_ready(
             "not_migrated",
             "the control database is being migrated",
             "wait a moment",
+        ),
+        Ok(Ok(Schema::TooNew(_))) => not_ready(
+            "schema_too_new",
+            "a newer tenantry has migrated the control database",
+            "replace this replica by a newer one",
         ),
         Ok(Err(_)) | Err(_) => not_ready(
             "database_unavailable",

@@ -307,7 +307,7 @@ async fn a_drain_finishes_the_running_step_and_gives_the_job_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_replicas_may_start_at_once_and_a_newer_schema_is_refused() {
+async fn two_replicas_may_start_at_once() {
     let deployment = Deployment::new().await;
     let both = tokio::join!(
         Process::start(&deployment, ""),
@@ -322,14 +322,6 @@ async fn two_replicas_may_start_at_once_and_a_newer_schema_is_refused() {
     })
     .await;
     drop(both);
-
-    crate::support::cluster::execute(control, "update _sqlx_migrations set version = 9999 where version = (select max(version) from _sqlx_migrations)").await;
-    let mut third = Process::start(&deployment, "").await;
-    assert_eq!(
-        third.has_ended().await.code(),
-        Some(1),
-        "it ends with a reason, it does not loop"
-    );
     deployment.discard().await;
 }
 

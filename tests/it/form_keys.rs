@@ -43,6 +43,12 @@ fn page(app: &App, key: &str, origin: &str) -> Api {
     app.as_bearer(key).header("origin", origin)
 }
 
+/// A form that was let in, and has no idempotency key.
+const LET_IN: u16 = 400;
+
+/// A reader who was let in, to a registration that nobody made.
+const LOOKED: u16 = 404;
+
 /// Sends the form.
 async fn submit(api: &Api) -> Answer {
     api.post(REGISTRATIONS, &json!({})).await
@@ -60,7 +66,7 @@ async fn a_form_is_accepted_from_pages_of_the_keys_origins_alone() {
     let app = edge(&[]).await;
     let key = app.form_key(&[PAGE, "http://localhost:3000"]).await;
     for origin in [PAGE, "http://localhost:3000"] {
-        assert_eq!(submit(&page(&app, &key, origin)).await.status, 204);
+        assert_eq!(submit(&page(&app, &key, origin)).await.status, LET_IN);
     }
     for origin in [
         "https://evil.example.com",
@@ -108,7 +114,7 @@ async fn operators_need_the_scope_and_no_origin_and_end_users_do_not_register() 
             None => api,
         };
         let told = async |key: &str| submit(&with(app.as_bearer(key))).await;
-        assert_eq!(told(&writes).await.status, 204);
+        assert_eq!(told(&writes).await.status, LET_IN);
         assert_eq!(told(&reads).await.refusal(), (403, "scope_missing"));
         let token = tokens::token("user_ada", "org_acme");
         assert_eq!(told(&token).await.refusal(), (403, "api_key_required"));
@@ -119,8 +125,8 @@ async fn operators_need_the_scope_and_no_origin_and_end_users_do_not_register() 
     }
     for path in [REGISTRATION, EVENTS] {
         let told = async |text: &str| app.as_bearer(text).get(path).await;
-        assert_eq!(told(&writes).await.status, 204);
-        assert_eq!(told(&reads).await.status, 204);
+        assert_eq!(told(&writes).await.status, LET_IN);
+        assert_eq!(told(&reads).await.status, LOOKED);
         assert_eq!(told(&other).await.refusal(), (403, "scope_missing"));
         let token = tokens::token("user_ada", "org_acme");
         assert_eq!(told(&token).await.refusal(), (403, "api_key_required"));
@@ -156,13 +162,13 @@ async fn a_form_key_and_a_status_token_open_no_other_route() {
                 closed += 1;
             }
             Access::Registrant => {
-                assert_eq!(by_form.status, 204, "{place}");
+                assert_eq!(by_form.status, LET_IN, "{place}");
                 assert_eq!(by_token.refusal(), (401, "status_token_refused"));
                 closed += 1;
             }
             Access::RegistrationReader => {
                 assert_eq!(by_form.refusal(), (403, "form_key_refused"), "{place}");
-                assert_eq!(by_token.status, 204, "{place}");
+                assert_eq!(by_token.status, LOOKED, "{place}");
                 closed += 1;
             }
             Access::Key(_) | Access::KeyOrUser(_) | Access::KeyOrAdmin(_) => {
@@ -182,7 +188,7 @@ async fn a_form_key_is_rotated_revoked_and_expires_as_every_key() {
     let first = app.form_key(&[PAGE]).await;
     let id = first[4..12].to_owned();
     let told = async |text: &str| submit(&page(&app, text, PAGE)).await;
-    assert_eq!(told(&first).await.status, 204);
+    assert_eq!(told(&first).await.status, LET_IN);
     let hour = Duration::from_hours(1);
     let db = &app.replica.db;
     let rotated = db.transaction(async |tx| api_keys::rotate(tx, &id, hour, &operator()).await);
@@ -190,10 +196,10 @@ async fn a_form_key_is_rotated_revoked_and_expires_as_every_key() {
     assert_eq!(key.origins.as_deref(), Some(&[PAGE.to_owned()][..]));
     let second = secrecy::ExposeSecret::expose_secret(&second).to_owned();
     wait_until("the new text is heard of", async || {
-        told(&second).await.status == 204
+        told(&second).await.status == LET_IN
     })
     .await;
-    assert_eq!(told(&first).await.status, 204, "during the overlap");
+    assert_eq!(told(&first).await.status, LET_IN, "during the overlap");
 
     let url = &app.deployment.control_url;
     let past = "update api_keys set expires_at = now() - interval '1 second'";
@@ -242,7 +248,7 @@ async fn one_address_sends_a_form_ten_times_and_then_waits() {
             told.contains(&format!("\"form_address\";r={left};")),
             "{told}"
         );
-        let is_accepted = answer.status == 204;
+        let is_accepted = answer.status == LET_IN;
         assert_eq!(told.contains("\"form_key\";r="), is_accepted, "{told}");
         let policy = lines(&answer, "ratelimit-policy");
         assert!(policy.starts_with("\"form_address\";q=10;w=60"), "{policy}");
@@ -255,13 +261,13 @@ async fn one_address_sends_a_form_ten_times_and_then_waits() {
     assert_eq!(answer.header("ratelimit"), Some(&*told));
 
     // nobody else waits: another address, an operator, somebody who polls
-    assert_eq!(from("192.0.2.2", &key, PAGE).await.status, 204);
+    assert_eq!(from("192.0.2.2", &key, PAGE).await.status, LET_IN);
     let operator = app.key(&[Scope::RegistrationsWrite]).await;
-    assert_eq!(from("192.0.2.1", &operator, PAGE).await.status, 204);
+    assert_eq!(from("192.0.2.1", &operator, PAGE).await.status, LET_IN);
     let reader = app
         .as_bearer(&status_token())
         .header("x-forwarded-for", "192.0.2.1");
-    assert_eq!(reader.get(REGISTRATION).await.status, 204);
+    assert_eq!(reader.get(REGISTRATION).await.status, LOOKED);
     app.stop().await;
 }
 
@@ -284,14 +290,14 @@ async fn all_who_use_a_key_share_its_limit_and_nobody_else_uses_it_up() {
         let answer = from(&client, &key, "https://evil.example").await;
         assert_eq!(answer.status, 403);
     }
-    assert_eq!(from("198.51.100.1", &key, PAGE).await.status, 204);
-    assert_eq!(from("198.51.100.1", &key, PAGE).await.status, 204);
+    assert_eq!(from("198.51.100.1", &key, PAGE).await.status, LET_IN);
+    assert_eq!(from("198.51.100.1", &key, PAGE).await.status, LET_IN);
     for _ in 0..5 {
         let refused = from("198.51.100.1", &key, PAGE).await;
         let told = lines(&refused, "ratelimit");
         assert!(told.starts_with("\"form_address\";r=0;"), "{told}");
     }
-    assert_eq!(from("198.51.100.2", &key, PAGE).await.status, 204);
+    assert_eq!(from("198.51.100.2", &key, PAGE).await.status, LET_IN);
     let refused = from("198.51.100.3", &key, PAGE).await;
     assert_eq!(refused.refusal(), (429, "rate_limited"));
     let told = refused.header("ratelimit").unwrap();
@@ -301,7 +307,7 @@ async fn all_who_use_a_key_share_its_limit_and_nobody_else_uses_it_up() {
         refused.header("ratelimit-policy"),
         Some("\"form_key\";q=30;w=60")
     );
-    assert_eq!(from("198.51.100.4", &other, PAGE).await.status, 204);
+    assert_eq!(from("198.51.100.4", &other, PAGE).await.status, LET_IN);
     app.stop().await;
 }
 
@@ -313,7 +319,7 @@ async fn what_a_visitor_says_of_their_address_counts_from_a_trusted_proxy_only()
         let page = page(&app, &key, PAGE).header("x-forwarded-for", client);
         submit(&page).await.status
     };
-    assert_eq!(from("192.0.2.1").await, 204);
+    assert_eq!(from("192.0.2.1").await, LET_IN);
     assert_eq!(from("192.0.2.2").await, 429);
     app.stop().await;
 }
@@ -352,7 +358,7 @@ async fn the_limits_of_a_form_are_those_of_the_default_file() {
     // a minute of a page that asks every second, in no time at all
     let reader = app.as_bearer(&status_token());
     for _ in 0..60 {
-        assert_eq!(reader.get(REGISTRATION).await.status, 204);
+        assert_eq!(reader.get(REGISTRATION).await.status, LOOKED);
     }
     app.stop().await;
 }
@@ -363,11 +369,11 @@ async fn a_status_token_comes_in_a_header_or_in_the_query() {
     let token = status_token();
     for path in [REGISTRATION, EVENTS] {
         let answer = app.as_bearer(&token).get(path).await;
-        assert_eq!(answer.status, 204);
+        assert_eq!(answer.status, LOOKED);
         let told = answer.header("ratelimit").unwrap();
         assert!(told.starts_with("\"address\";"), "{told}");
         let in_query = format!("{path}?status_token={token}");
-        assert_eq!(app.api().get(&in_query).await.status, 204);
+        assert_eq!(app.api().get(&in_query).await.status, LOOKED);
         // a header counts before the query
         let both = app.as_bearer("made-up").get(&in_query).await;
         assert_eq!(both.refusal(), (401, "token_malformed"));
@@ -401,7 +407,7 @@ async fn a_status_token_comes_in_a_header_or_in_the_query() {
 async fn whoever_guesses_status_tokens_does_so_only_so_often() {
     let app = edge(&[("LIMITS__PER_ADDRESS_PER_MINUTE", "20")]).await;
     let reader = app.as_bearer(&status_token());
-    assert_eq!(reader.get(REGISTRATION).await.status, 204);
+    assert_eq!(reader.get(REGISTRATION).await.status, LOOKED);
     let malformed = app.as_bearer("rst_").get(REGISTRATION).await;
     assert_eq!(malformed.status, 401);
     assert_eq!(reader.get(REGISTRATION).await.status, 429);
@@ -446,7 +452,7 @@ async fn any_page_may_ask_about_registrations_and_read_every_answer() {
         let nobody = app.api().get(EVENTS).await;
         let put = reader.call("PUT", REGISTRATION, None).await;
         let statuses = [&evil, &limited, &read, &nobody, &put].map(|answer| answer.status);
-        assert_eq!(statuses, [403, 429, 204, 401, 405]);
+        assert_eq!(statuses, [403, 429, LOOKED, 401, 405]);
         let shown = "x-request-id,ratelimit,ratelimit-policy,retry-after,location,preference-applied,idempotency-replayed";
         for answer in [&evil, &limited, &read, &nobody, &put] {
             let told = |name: &str| answer.header(&format!("access-control-{name}"));

@@ -80,6 +80,8 @@ impl Failed {
     async fn at(faults: &str) -> Self {
         let mut deployment = Deployment::new().await.with_fault(faults);
         deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
+        // nobody is killed here: the one attempt must not be lost to a busy machine
+        deployment.set("TENANTRY__QUEUE__LEASE_MS", "12000");
         let blueprint = TinyBlueprint::with_people();
         // the template is built by the tenant's own job, so that its points are part of it
         let app = App::without_template(deployment, blueprint.source()).await;
@@ -293,7 +295,7 @@ async fn a_zombie_makes_nothing_of_a_tenant_that_is_gone() {
 /// A tenant that is abandoned while an attempt to make it stands still at `point`.
 async fn abandoned_while_it_stalls_at(point: &str, then: &str) {
     // a step that is reached in spite of it all would be noticed
-    let faults = format!("{point}=stall:1000;verify.before=stall:0;{then}");
+    let faults = format!("{point}=stall:5000;verify.before=stall:0;{then}");
     let deployment = Deployment::new().await.with_fault(&faults);
     let blueprint = TinyBlueprint::with_people();
     let app = App::of(deployment, blueprint.source()).await;

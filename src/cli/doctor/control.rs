@@ -7,7 +7,7 @@ use super::Check;
 use crate::{
     causes::chain,
     config::Config,
-    db::{Db, Error},
+    db::{Db, Error, Schema},
 };
 
 /// A clock this far off makes signatures look old or from the future (seconds).
@@ -68,12 +68,17 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
 }
 
 async fn schema(db: &Db) -> Check {
-    match db.is_migrated().await {
-        Ok(true) => Check::pass("control schema", "is this version's"),
-        Ok(false) => Check::warn(
+    match db.schema().await {
+        Ok(Schema::Usable) => Check::pass("control schema", "can be used by this version"),
+        Ok(Schema::Behind) => Check::warn(
             "control schema",
-            "is another version's",
-            "start `tenantry serve`: it migrates, or says that this binary is too old",
+            "is an older version's",
+            "start `tenantry serve`: it migrates",
+        ),
+        Ok(Schema::TooNew(version)) => Check::fail(
+            "control schema",
+            format!("has migration {version}, with which this version cannot work"),
+            "run the newer tenantry: docs/operations.md, \"Upgrade and rollback\"",
         ),
         Err(Error::Sql(error)) if crate::db::sqlstate(&error).as_deref() == Some("42P01") => {
             Check::warn(
