@@ -116,27 +116,6 @@ async fn undo_step(cx: &UndoContext<'_>, step: Step) -> Result<(), StepError> {
     cx.fault(step, FAULT_POINTS[2]).await
 }
 
-<<<<<<< HEAD
-=======
-/// The row goes and the job is completed, in one commit.
-async fn delete_row(cx: &UndoContext<'_>) -> Result<(), StepError> {
-    let faults = &cx.provisioner.faults;
-    faults.hit(UNDO_FAULT_POINTS[1]).await?;
-    let delete = async |tx: &mut PgConnection| {
-        queue::assert_held(tx, cx.claim).await?;
-        // one that failed on its last attempt while the tenant was abandoned; jobs before the tenant
-        queue::call_off(tx, &queue::provision_key(cx.tenant.id.0)).await?;
-        if !tenants::delete_abandoned(tx, cx.tenant.id).await? {
-            // not as this attempt left it a moment ago
-            return Err(StepError::LostClaim);
-        }
-        faults.hit(UNDO_FAULT_POINTS[2]).await?;
-        Ok::<_, StepError>(queue::complete(tx, cx.claim).await?)
-    };
-    cx.provisioner.db.transaction(delete).await
-}
-
->>>>>>> p4-undo
 impl UndoContext<'_> {
     /// Its cluster; `None` for one that was never placed, or has no place any more.
     pub(super) fn cluster(&self) -> Result<Option<&Cluster>, StepError> {

@@ -300,7 +300,7 @@ async fn a_zombie_makes_nothing_of_a_tenant_that_is_gone() {
 /// A tenant that is abandoned while an attempt to make it stands still at `point`.
 async fn abandoned_while_it_stalls_at(point: &str, then: &str) {
     // a step that is reached in spite of it all would be noticed
-    let faults = format!("{point}=stall:1000;verify.before=stall:0;{then}");
+    let faults = format!("{point}=stall:5000;verify.before=stall:0;{then}");
     let deployment = patient().await.with_fault(&faults);
     let blueprint = TinyBlueprint::with_people();
     let app = App::of(deployment, blueprint.source()).await;
