@@ -35,6 +35,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// When a browser comes back after its connection broke.
 const RECONNECT: Duration = Duration::from_secs(1);
 
+/// Pause after the database did not answer.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Proxies of nginx's kind pass on at once what carries it.
@@ -122,18 +125,22 @@ impl Reader {
             }
             // what is written from here on is heard of below
             self.seen.mark_unchanged();
-            if self.read().await {
-                continue;
-            }
+            let look_again = match self.read().await {
+                Ok(true) => continue,
+                Ok(false) => Duration::MAX,
+                // nobody calls for what was told while the database was away
+                Err(_) => PAUSE_AFTER_ERROR,
+            };
             tokio::select! {
                 changed = self.seen.changed() => changed.ok()?,
+                () = tokio::time::sleep(look_again) => {}
                 () = self.state.tasks.draining() => return None,
             }
         }
     }
 
-    /// Reads what is new; false when there is nothing, or the database is away.
-    async fn read(&mut self) -> bool {
+    /// Reads what is new; false when there is nothing.
+    async fn read(&mut self) -> sqlx::Result<bool> {
         let (id, after, viewer) = (self.id, self.after, self.viewer);
         let look = async |connection: &mut PgConnection| {
             let events = registrations::list_events(connection, id, after).await?;
@@ -146,11 +153,9 @@ impl Reader {
             };
             Ok::<_, sqlx::Error>((events, now))
         };
-        let Ok((events, now)) = self.state.db.run(look).await else {
-            return false;
-        };
+        let (events, now) = self.state.db.run(look).await?;
         let Some(newest) = events.last() else {
-            return false;
+            return Ok(false);
         };
         self.after = newest.number;
         self.has_ended = matches!(newest.kind.as_str(), "ready" | "failed" | "abandoned");
@@ -158,7 +163,7 @@ impl Reader {
             .iter()
             .map(|event| shown(event, now.as_ref()))
             .collect();
-        true
+        Ok(true)
     }
 }
 

@@ -109,7 +109,9 @@ pub(super) async fn register(
         describe(tx, id.map_err(|error| told(error, viewer))?, viewer).await
     };
     let mut answer = mutation.once(&state, ends, act).await?;
-    if let Some(wait) = wait.filter(|_| answer.is_open) {
+    // what was answered before is answered at once
+    let wait = wait.filter(|_| answer.is_open);
+    if let Some(wait) = wait {
         let id = answer.body["id"].as_str().and_then(|id| id.parse().ok());
         let id =
             id.ok_or_else(|| Problem::internal(&std::io::Error::other("the answer has no id")))?;

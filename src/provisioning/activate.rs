@@ -32,7 +32,9 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             // one that was suspended or abandoned meanwhile stays so; its job is done all the same
             let is_ready = tenants::mark_ready(tx, tenant.id, &template.version, &hash).await?;
             if is_ready {
-                rouse_if_unsynced(cx, tx, &tenant).await?;
+                // as it is now: it may have been linked with the provider's organization meanwhile
+                let linked = tenants::find(tx, tenant.id).await?;
+                rouse_if_unsynced(cx, tx, linked.as_ref().unwrap_or(&tenant)).await?;
             }
             let step = Step::Activate;
             steps::finish(tx, cx.claim, tenant.id, step, started.elapsed()).await?;

@@ -130,10 +130,15 @@ async fn find_ready(db: &Db, claim: &Claim, id: TenantId) -> Result<Option<Tenan
 ///
 /// The job's row is locked first: whoever rouses the job after that rouses it after its end.
 async fn settle(cx: &StepContext<'_>, hash: &str, failed: &[Failed]) -> Result<bool, StepError> {
-    let tenant = cx.tenant().await;
+    let id = cx.id().await;
     let limit = i64::try_from(failed.len()).unwrap_or(i64::MAX - 1) + 1;
     let look = async |tx: &mut PgConnection| {
         queue::assert_held(tx, cx.claim).await?;
+        // as it is now: it may have been linked with the provider's organization meanwhile
+        if let Some(now) = tenants::find(tx, id).await? {
+            *cx.tenant.lock().await = now;
+        }
+        let tenant = cx.tenant().await;
         let left = members::unsynced(tx, tenant.key(), cx.terms(hash), "", limit).await?;
         if left.is_empty() {
             queue::complete(tx, cx.claim).await?;
