@@ -361,6 +361,35 @@ async fn the_providers_event_and_the_registration_are_one_tenant_whichever_is_fi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_while_the_tenant_is_linked_in_the_middle_of_the_plan_is_in_its_database() {
+    let blueprint = TinyBlueprint::with_people();
+    let deployment = Deployment::new().await;
+    let app = App::of(
+        deployment.with_fault("verify.before=stall:5000"),
+        blueprint.source(),
+    )
+    .await;
+    let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
+    let id = answer.body["id"].as_str().unwrap();
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("members were told of", async || {
+        faults.was_hit("verify.before")
+    })
+    .await;
+    app.accepts(&[
+        &events::user("user_ada", ("Ada", "Lovelace")),
+        &events::member("org_acme", "user_ada", "admin", 0),
+        &created_as("org_acme", "Acme", id),
+    ])
+    .await;
+    is(&app, id, "ready").await;
+    app.is_idle().await;
+    let people = "select count(*) from people";
+    assert_eq!(app.tenant("org_acme").ask::<i64>(people).await, 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn at_the_provider_first_then_here() {
     let provider = Provider::start(SourceKind::Workos).await;
     let blueprint = TinyBlueprint::new();
