@@ -17,7 +17,7 @@ use sqlx::{
 };
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
@@ -43,6 +43,11 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
         include_str!("../migrations/0008_idempotency.sql"),
     ),
     (9, "access", include_str!("../migrations/0009_access.sql")),
+    (
+        12,
+        "notifications",
+        include_str!("../migrations/0012_notifications.sql"),
+    ),
 ];
 
 /// Advisory lock under which the control database is migrated: "tenantry" in ASCII.

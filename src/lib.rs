@@ -22,6 +22,7 @@
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod addresses;
 pub mod api_keys;
 pub mod audit;
 pub mod auth;
@@ -39,6 +40,7 @@ pub mod inbox;
 pub mod jobs;
 pub mod members;
 pub mod metrics;
+pub mod notifications;
 pub mod page;
 pub mod private_postgres;
 pub mod provider_api;

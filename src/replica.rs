@@ -16,6 +16,7 @@ use crate::{
     jobs::{self, JobContext, MemberDesk},
     members,
     metrics::Metrics,
+    notifications::{self, Sender},
     provider_api::{self, Client},
     provisioning::{BlueprintSource, Provisioner, StepError, template},
     queue::{Waker, worker},
@@ -53,6 +54,14 @@ pub enum Error {
         /// Why.
         source: Box<provider_api::Error>,
     },
+    /// An endpoint of notifications.
+    #[error("notifications.{name} cannot be used")]
+    Endpoint {
+        /// The endpoint.
+        name: String,
+        /// Why.
+        source: notifications::SetupError,
+    },
     /// The issuers of tokens.
     #[error(transparent)]
     Issuers(#[from] auth::IssuerError),
@@ -85,6 +94,21 @@ fn providers(config: &Config) -> Result<BTreeMap<String, Client>, Error> {
     };
     callable.map(client).collect()
 }
+
+/// The way to each endpoint of notifications.
+fn senders(config: &Config) -> Result<BTreeMap<String, Sender>, Error> {
+    let sender = |(name, endpoint): (&String, &config::Endpoint)| {
+        let sender = Sender::new(endpoint).map_err(|source| Error::Endpoint {
+            name: name.clone(),
+            source,
+        })?;
+        Ok((name.clone(), sender))
+    };
+    config.notifications.iter().map(sender).collect()
+}
+
+/// How long the start may look at all members, when somebody begins to be told of them.
+const SYNC_LIMIT: Duration = Duration::from_hours(1);
 
 fn connection_limits(server: &config::Server) -> http::ConnectionLimits {
     http::ConnectionLimits {
@@ -122,6 +146,7 @@ pub struct Replica {
     pub tasks: Tasks,
     config: Arc<Config>,
     providers: Arc<BTreeMap<String, Client>>,
+    senders: Arc<BTreeMap<String, Sender>>,
     issuers: Issuers,
 }
 
@@ -161,6 +186,7 @@ impl Replica {
             provisioner: Arc::new(provisioner),
             tasks,
             providers: Arc::new(providers(&config)?),
+            senders: Arc::new(senders(&config)?),
             issuers,
             config: Arc::new(config),
         })
@@ -237,12 +263,12 @@ impl Replica {
         }
     }
 
-    /// Waits for the control database and migrates it.
+    /// Waits for the control database, migrates it, and records who is to be told of what happens.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut told = false;
         loop {
             match self.db.migrate().await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return self.sync_endpoints().await,
                 Err(db::Error::Sql(error)) if db::is_unavailable(&error) => {
                     if !told {
                         tracing::warn!(
@@ -256,6 +282,13 @@ impl Replica {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    async fn sync_endpoints(&self) -> Result<(), Error> {
+        let configured = &self.config.notifications;
+        let sync = async |tx: &mut _| notifications::sync_endpoints(tx, configured).await;
+        let synced = self.db.within(SYNC_LIMIT).transaction(sync).await;
+        Ok(synced.map_err(db::Error::Sql)?)
     }
 
     /// Records what the blueprint lets each role do, and builds the template of every cluster, so that
@@ -296,17 +329,21 @@ impl Replica {
             tasks: self.tasks.clone(),
             sources: Arc::new(self.config.sources.clone()),
             providers: Arc::clone(&self.providers),
+            senders: Arc::clone(&self.senders),
             max_attempts: self.config.queue.max_attempts,
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
             worker: worker::worker_name().into(),
         }
     }
 
-    /// Deletes what has been kept for its time, from now on. The control database is migrated.
+    /// Deletes what has been kept for its time, and begins what was left, from now on. The control database
+    /// is migrated.
     pub fn tidy(&self) {
         let keep = self.config.limits.keep_idempotency_keys();
         let pruning = idempotency::keep_pruned(self.db.clone(), keep);
         self.tasks.spawn_ground(pruning);
+        let going = notifications::keep_going(self.db.clone());
+        self.tasks.spawn_ground(going);
     }
 
     /// Starts the worker.
@@ -314,6 +351,7 @@ impl Replica {
         let queue = &self.config.queue;
         let settings = worker::Settings {
             concurrency: queue.concurrency,
+            outgoing_concurrency: queue.notification_concurrency,
             lease: queue.lease(),
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),

@@ -9,6 +9,7 @@
 
 mod issuers;
 mod layers;
+mod notifications;
 mod redact;
 mod secret_files;
 
@@ -25,6 +26,7 @@ use crate::{
 
 pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
+pub use notifications::{Endpoint, NotificationType};
 
 /// The default file: every setting, explained.
 pub const DEFAULT_TOML: &str = include_str!("../../tenantry.default.toml");
@@ -48,6 +50,8 @@ pub struct Config {
     pub sources: BTreeMap<String, Source>,
     /// Whose tokens are believed, by a name of our own.
     pub issuers: BTreeMap<String, Issuer>,
+    /// Who is told what happened, by a name of our own.
+    pub notifications: BTreeMap<String, Endpoint>,
     /// What the providers say of organizations and people.
     pub identity: Identity,
     /// Who is let in, and how it is found out.
@@ -221,6 +225,8 @@ pub enum NameStyle {
 pub struct Queue {
     /// Jobs that this process runs at once.
     pub concurrency: usize,
+    /// Notifications that this process sends at once, beside the jobs.
+    pub notification_concurrency: usize,
     /// Lease in milliseconds.
     pub lease_ms: u64,
     /// Poll interval in milliseconds.
@@ -488,6 +494,13 @@ impl Config {
                 "1 to 256",
             ));
         }
+        if !(1..=256).contains(&self.queue.notification_concurrency) {
+            return Err(Error::value(
+                "queue.notification_concurrency",
+                &self.queue.notification_concurrency.to_string(),
+                "1 to 256",
+            ));
+        }
         if !(300..=600_000).contains(&self.queue.lease_ms) {
             return Err(Error::value(
                 "queue.lease_ms",
@@ -513,6 +526,9 @@ impl Config {
         self.sources
             .iter()
             .try_for_each(|(name, source)| source.check(name))?;
+        self.notifications
+            .iter()
+            .try_for_each(|(name, endpoint)| endpoint.check(name))?;
         issuers::check_all(&self.issuers, &self.sources)
     }
 }

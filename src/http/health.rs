@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{AppState, Problem};
-use crate::{inbox, metrics::Backlog, queue, tenants};
+use crate::{inbox, metrics::Backlog, notifications, queue, tenants};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -108,6 +108,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
         .run(async |connection| {
             let events = inbox::count(connection).await?;
             let jobs = queue::count(connection).await?;
+            let notifications = notifications::count(connection).await?;
             Ok(Backlog {
                 inbox_pending: events.pending,
                 inbox_oldest_s: events.oldest_pending_s,
@@ -123,6 +124,11 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                     .map(|count| (count.state, count.jobs))
                     .collect(),
                 tenants: tenants::count_by_state(connection).await?,
+                notifications: notifications
+                    .into_iter()
+                    .map(|of| (of.endpoint, of.pending, of.oldest_s))
+                    .collect(),
+                disabled_endpoints: notifications::count_disabled(connection).await?,
             })
         })
         .await

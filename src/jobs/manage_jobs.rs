@@ -84,7 +84,8 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
         Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::FetchParent { .. }
-        | Job::ResendInvitation { .. } => {}
+        | Job::ResendInvitation { .. }
+        | Job::DeliverNotifications { .. } => {}
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //!
 //! Does not: claim, retry or keep leases. The queue does.
 
+mod deliver_notifications;
 mod fetch_parent;
 mod hear;
 mod manage_jobs;
@@ -38,6 +39,7 @@ use crate::{
     db::{self, Db},
     faults::Injected,
     identity, inbox, members,
+    notifications::Sender,
     provider_api::{self, Client},
     provisioning::Provisioner,
     queue::{
@@ -70,6 +72,8 @@ pub struct JobContext {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// The providers' APIs, by the name of the source.
     pub providers: Arc<BTreeMap<String, Client>>,
+    /// The endpoints of notifications, by their names.
+    pub senders: Arc<BTreeMap<String, Sender>>,
     /// Attempts of a new job.
     pub max_attempts: i32,
     /// How long events wait for an object that they name before the provider is asked.
@@ -158,6 +162,9 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::ResendInvitation { invitation } => {
             resend_invitation::run(cx, &claim, &lease, *invitation).await
         }
+        Job::DeliverNotifications { endpoint, tenant } => {
+            deliver_notifications::run(cx, &claim, &lease, (endpoint, *tenant)).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -191,6 +198,9 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         | Job::ResendInvitation { invitation } => format!("invitation {invitation}"),
         Job::PushMembership { source, membership } => {
             format!("membership {membership} of {source}")
+        }
+        Job::DeliverNotifications { endpoint, tenant } => {
+            format!("tenant {tenant} for {endpoint}")
         }
     };
     tracing::warn!(
@@ -263,6 +273,8 @@ async fn fail_subject(
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
         Job::SyncMembers { .. } | Job::PushMembership { .. } | Job::ResendInvitation { .. } => {}
+        // what is outstanding gets another job (`notifications::keep_going`)
+        Job::DeliverNotifications { .. } => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;
         }

@@ -69,11 +69,18 @@ pub enum Job {
         /// Our id of the invitation.
         invitation: Uuid,
     },
+    /// Tell an endpoint what is outstanding of a tenant. Migration 0012 enqueues it.
+    DeliverNotifications {
+        /// Name of the endpoint.
+        endpoint: String,
+        /// The tenant.
+        tenant: Uuid,
+    },
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 8] = [
+    pub const KINDS: [&'static str; 9] = [
         "process_event",
         "provision_tenant",
         "sync_members",
@@ -82,7 +89,11 @@ impl Job {
         "push_membership",
         "revoke_invitation",
         "resend_invitation",
+        "deliver_notifications",
     ];
+
+    /// The kinds that wait for somebody else's server: they run beside the others, and never in their place.
+    pub const OUTGOING: [&'static str; 1] = ["deliver_notifications"];
 
     /// The kind as it is stored, logged and counted.
     pub const fn kind(&self) -> &'static str {
@@ -95,6 +106,7 @@ impl Job {
             Self::PushMembership { .. } => "push_membership",
             Self::RevokeInvitation { .. } => "revoke_invitation",
             Self::ResendInvitation { .. } => "resend_invitation",
+            Self::DeliverNotifications { .. } => "deliver_notifications",
         }
     }
 }
