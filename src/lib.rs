@@ -16,9 +16,10 @@
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
 //! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and
-//! [`api_keys`], who asks and what they may; and [`audit`], who changed what.
+//! [`api_keys`], who asks and what they may; [`audit`], who changed what; and [`notifications`], who is told
+//! of it.
 //!
-//! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
+//! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`addresses`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 

@@ -17,6 +17,7 @@ mod init;
 mod jobs;
 mod keys;
 mod members;
+mod notifications;
 mod printer;
 mod sample;
 mod serve;
@@ -83,6 +84,9 @@ enum Command {
     /// Look at jobs; retry or cancel one
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// Look at what was told to whom, tell it once more, enable who was gone
+    #[command(subcommand)]
+    Notifications(notifications::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
@@ -149,6 +153,7 @@ pub async fn run(
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Jobs(command) => jobs::run(&globals, command).await,
+        Command::Notifications(command) => notifications::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
         Command::Openapi => print_openapi(&globals),

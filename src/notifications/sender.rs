@@ -13,7 +13,11 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use reqwest::{Response, header, redirect};
+use reqwest::{
+    Response,
+    dns::{Name, Resolve},
+    header, redirect,
+};
 use secrecy::SecretString;
 use serde::Serialize;
 use url::{Host, Url};
@@ -120,6 +124,7 @@ pub struct Sender {
     schedule: Vec<Duration>,
     /// A host that is an address already, and not a public one.
     refused_host: Option<IpAddr>,
+    resolver: Resolver,
 }
 
 impl fmt::Debug for Sender {
@@ -135,6 +140,7 @@ impl Sender {
     /// Prepares connections; none is opened yet.
     pub fn new(endpoint: &config::Endpoint) -> Result<Self, SetupError> {
         let allow_private = endpoint.allow_private_addresses;
+        let resolver = Resolver { allow_private };
         let url = endpoint.parsed_url().map_err(SetupError::Url)?;
         let timeout = Duration::from_secs(endpoint.timeout_s);
         let http = reqwest::Client::builder()
@@ -143,7 +149,7 @@ impl Sender {
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver { allow_private }))
+            .dns_resolver(Arc::new(resolver))
             .build()
             .map_err(SetupError::Client)?;
         let address = match url.host() {
@@ -158,12 +164,33 @@ impl Sender {
             url,
             secrets: endpoint.secrets.clone(),
             schedule: endpoint.schedule(),
+            resolver,
         })
     }
 
     /// Waits between attempts.
     pub fn schedule(&self) -> &[Duration] {
         &self.schedule
+    }
+
+    /// Whether the host has an address that may be connected to.
+    pub async fn check_host(&self) -> Result<(), AttemptError> {
+        if let Some(address) = self.refused_host {
+            return Err(AttemptError::AddressRefused(address.to_string()));
+        }
+        let Some(Host::Domain(host)) = self.url.host() else {
+            return Ok(());
+        };
+        let unreachable = |error: String| AttemptError::Unreachable(error);
+        let name = host.parse::<Name>();
+        let name = name.map_err(|error| unreachable(error.to_string()))?;
+        match self.resolver.resolve(name).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is::<NotPublic>() => {
+                Err(AttemptError::AddressRefused(host.to_owned()))
+            }
+            Err(error) => Err(unreachable(format!("{host}: {error}"))),
+        }
     }
 
     /// Makes one attempt.
