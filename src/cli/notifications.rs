@@ -49,7 +49,10 @@ pub(super) enum Command {
     /// Tell once more, under the same id: one notification, or all that were given up since
     Replay {
         /// Its id, as in webhook-id
-        #[arg(required_unless_present = "failed_since", conflicts_with = "failed_since")]
+        #[arg(
+            required_unless_present = "failed_since",
+            conflicts_with = "failed_since"
+        )]
         id: Option<Uuid>,
         /// All that were given up since: a time such as 2026-11-16T09:00:00Z, a day, or how long ago, such as 2h
         #[arg(long, value_name = "WHEN")]
@@ -123,9 +126,8 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             ..
         } => {
             let actor = globals.operator();
-            let replay = async |tx: &mut _| {
-                notifications::replay(tx, id, endpoint.as_deref(), &actor).await
-            };
+            let replay =
+                async |tx: &mut _| notifications::replay(tx, id, endpoint.as_deref(), &actor).await;
             let replayed = access.db.transaction(replay).await?;
             globals.printer.data(replayed.notification.id.to_string());
             globals.printer.talk(format!(
@@ -141,7 +143,8 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let since = failed_since.unwrap_or_default();
             let at = parse_since(&since, std::time::SystemTime::now().into());
             let at = at.ok_or_else(|| {
-                let hint = "give a time such as 2026-11-16T09:00:00Z, a day such as 2026-11-16, or 2h";
+                let hint =
+                    "give a time such as 2026-11-16T09:00:00Z, a day such as 2026-11-16, or 2h";
                 Failure::new(super::Exit::Usage, format!("{since:?} is no time"), hint)
             })?;
             replay_failed(globals, &access, at, endpoint.as_deref()).await
@@ -171,8 +174,7 @@ async fn replay_failed(
     let (lines, actor) = (access.db.run(list).await?, globals.operator());
     let mut replayed = 0;
     for line in &lines {
-        let replay =
-            async |tx: &mut _| notifications::replay_line(tx, line, since, &actor).await;
+        let replay = async |tx: &mut _| notifications::replay_line(tx, line, since, &actor).await;
         replayed += access.db.transaction(replay).await?;
     }
     globals.printer.data(replayed.to_string());
@@ -248,14 +250,18 @@ async fn get(globals: &Globals, access: &Access, id: Uuid, json: bool) -> Result
         globals.printer.data(format!("{label:<14}{value}"));
     }
     for delivery in &notification.deliveries {
-        let due = delivery.due_at.map(|at| format!(", due {}", at.to_rfc3339()));
+        let due = delivery
+            .due_at
+            .map(|at| format!(", due {}", at.to_rfc3339()));
         let due = due.unwrap_or_default();
         globals
             .printer
             .data(format!("{:<14}{}{due}", "told", shown(delivery)));
     }
     for attempt in found.attempts {
-        let status = attempt.status.map_or_else(|| "—".to_owned(), |it| it.to_string());
+        let status = attempt
+            .status
+            .map_or_else(|| "—".to_owned(), |it| it.to_string());
         let code = attempt.error_code.map(|code| format!(" [{code}]"));
         let answer = attempt.answer.map(|answer| format!(": {answer}"));
         globals.printer.data(format!(
@@ -293,7 +299,9 @@ async fn list_endpoints(globals: &Globals, access: &Access, json: bool) -> Resul
         vec![
             endpoint.name,
             standing,
-            endpoint.types.map_or_else(|| "all".to_owned(), |types| types.join(", ")),
+            endpoint
+                .types
+                .map_or_else(|| "all".to_owned(), |types| types.join(", ")),
             endpoint.pending.to_string(),
             endpoint.failed.to_string(),
             endpoint.disabled_reason.unwrap_or_default(),

@@ -129,11 +129,14 @@ impl Endpoint {
             &["https"]
         };
         if !schemes.contains(&url.scheme()) {
-            let problem = "url must begin with https://, or http:// where allow_private_addresses is true";
+            let problem =
+                "url must begin with https://, or http:// where allow_private_addresses is true";
             return Err(problem.to_owned());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("url has a user or password in it; the signature says who sent it".to_owned());
+            return Err(
+                "url has a user or password in it; the signature says who sent it".to_owned(),
+            );
         }
         let address = match url.host() {
             Some(Host::Ipv4(address)) => Some(address.into()),
@@ -213,7 +216,10 @@ mod tests {
 
     #[test]
     fn only_what_is_public_and_encrypted_is_told() {
-        assert_eq!(endpoint("https://app.example.com/hooks").find_problem("app"), None);
+        assert_eq!(
+            endpoint("https://app.example.com/hooks").find_problem("app"),
+            None
+        );
         for (url, problem) in [
             ("app.example.com", "is not one"),
             ("http://app.example.com", "https://"),

@@ -234,7 +234,10 @@ pub async fn count_disabled(connection: &mut PgConnection) -> sqlx::Result<i64> 
 pub async fn keep_going(db: Db) {
     loop {
         if let Err(error) = rouse_stranded(&db).await {
-            tracing::warn!(error = chain(&error), "cannot look for notifications without a job");
+            tracing::warn!(
+                error = chain(&error),
+                "cannot look for notifications without a job"
+            );
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }
@@ -270,11 +273,7 @@ async fn rouse_stranded(db: &Db) -> sqlx::Result<i64> {
 }
 
 /// The line is looked at, at once.
-pub(super) async fn rouse(
-    tx: &mut PgConnection,
-    endpoint: &str,
-    tenant: Uuid,
-) -> sqlx::Result<()> {
+pub(super) async fn rouse(tx: &mut PgConnection, endpoint: &str, tenant: Uuid) -> sqlx::Result<()> {
     sqlx::query("select rouse_delivery($1, $2, true)")
         .bind(endpoint)
         .bind(tenant)

@@ -42,11 +42,7 @@ pub enum Head {
 }
 
 /// What an endpoint is to be told next of a tenant.
-pub async fn find_head(
-    tx: &mut PgConnection,
-    endpoint: &str,
-    tenant: Uuid,
-) -> sqlx::Result<Head> {
+pub async fn find_head(tx: &mut PgConnection, endpoint: &str, tenant: Uuid) -> sqlx::Result<Head> {
     if !endpoints::is_told(tx, endpoint).await? {
         return Ok(Head::Nothing);
     }

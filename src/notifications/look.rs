@@ -176,7 +176,9 @@ async fn add_deliveries(
     .fetch_all(connection)
     .await?;
     for notification in notifications {
-        let of_it = deliveries.iter().filter(|it| it.number == notification.number);
+        let of_it = deliveries
+            .iter()
+            .filter(|it| it.number == notification.number);
         notification.deliveries = of_it.cloned().collect();
     }
     Ok(())

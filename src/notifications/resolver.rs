@@ -26,9 +26,8 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let allow_private = self.allow_private;
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0))
-                .await?
-                .collect();
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let may = |address: &SocketAddr| allow_private || addresses::is_public(address.ip());
             let allowed: Vec<SocketAddr> = found.iter().copied().filter(may).collect();
             if allowed.is_empty() && !found.is_empty() {

@@ -235,7 +235,11 @@ impl Sender {
         for (name, value) in self.sign(&envelope.id, now, &body) {
             request = request.header(name, value);
         }
-        request.body(body).send().await.map_err(|error| lost(&error))
+        request
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| lost(&error))
     }
 
     /// The headers, with a signature of each secret.
@@ -313,5 +317,7 @@ fn lost(error: &reqwest::Error) -> AttemptError {
         return AttemptError::Timeout;
     }
     let cause = std::error::Error::source(error);
-    AttemptError::Unreachable(cause.map_or_else(|| "no connection".to_owned(), |cause| chain(cause)))
+    AttemptError::Unreachable(
+        cause.map_or_else(|| "no connection".to_owned(), |cause| chain(cause)),
+    )
 }

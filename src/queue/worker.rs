@@ -236,12 +236,7 @@ impl Worker {
         }
     }
 
-    async fn claim(
-        &self,
-        kinds: &[&str],
-        slots: &Semaphore,
-        waker: &Waker,
-    ) -> Vec<(Claim, Lease)> {
+    async fn claim(&self, kinds: &[&str], slots: &Semaphore, waker: &Waker) -> Vec<(Claim, Lease)> {
         let free = i64::try_from(slots.available_permits()).unwrap_or(1);
         if free == 0 {
             return Vec::new();

@@ -4,12 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tenantry::{
-    api_keys::Scope,
-    audit::Actor,
-    config::Config,
-    jobs, members, notifications,
-    provisioning::BlueprintSource,
-    tenants::Tenant,
+    api_keys::Scope, audit::Actor, config::Config, jobs, members, notifications,
+    provisioning::BlueprintSource, tenants::Tenant,
 };
 
 use crate::support::{
@@ -111,7 +107,10 @@ async fn what_happens_to_a_tenant_and_its_members_is_told_once_each_and_in_order
         for secret in SECRETS {
             assert_eq!(told.verify(secret), Ok(()), "{secret}");
         }
-        assert!(told.verify("whsec_bm90IHRoZSBzZWNyZXQgb2YgYW55Ym9keQ==").is_err());
+        assert!(
+            told.verify("whsec_bm90IHRoZSBzZWNyZXQgb2YgYW55Ym9keQ==")
+                .is_err()
+        );
         assert_eq!(told.header("content-type"), "application/json");
         let body = told.body();
         let of_tenant = &body["data"]["tenant"];
@@ -120,7 +119,10 @@ async fn what_happens_to_a_tenant_and_its_members_is_told_once_each_and_in_order
         assert_eq!(of_tenant["source"], "workos");
         assert_eq!(of_tenant["url"], tenant.url.as_str());
         let keys: Vec<&String> = of_tenant.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["failure", "id", "name", "org_id", "source", "state", "url"]);
+        assert_eq!(
+            keys,
+            ["failure", "id", "name", "org_id", "source", "state", "url"]
+        );
     }
     let times: Vec<String> = told
         .iter()
@@ -137,7 +139,9 @@ async fn what_happens_to_a_tenant_and_its_members_is_told_once_each_and_in_order
             "organization": { "source": "workos", "org_id": team.org },
         })
     );
-    let states = told.iter().map(|told| told.body()["data"]["tenant"]["state"].clone());
+    let states = told
+        .iter()
+        .map(|told| told.body()["data"]["tenant"]["state"].clone());
     assert_eq!(states.skip(5).collect::<Vec<_>>(), ["suspended", "ready"]);
     assert_eq!(sink.told().len(), 7, "each was sent once");
     team.app.is_idle().await;
@@ -169,7 +173,10 @@ async fn a_deleted_organization_ends_its_members_and_a_failed_tenant_says_why() 
     assert_eq!(told[0].kind(), "tenant.failed");
     let failure = told[0].body()["data"]["tenant"]["failure"].clone();
     assert_eq!(failure["step"], "seed", "{failure}");
-    assert!(failure["code"].is_string() && failure.get("cause").is_none(), "{failure}");
+    assert!(
+        failure["code"].is_string() && failure.get("cause").is_none(),
+        "{failure}"
+    );
     app.stop().await;
 }
 
@@ -184,7 +191,9 @@ async fn what_is_rolled_back_is_not_told() {
     let tenant = team.app.tenant(&team.org).is_ready().await;
     let change_and_fail = async |tx: &mut _| {
         team.desk.remove(tx, of, &bob, &actor).await?;
-        jobs::suspend_tenant(tx, &tenant, &operator()).await.unwrap();
+        jobs::suspend_tenant(tx, &tenant, &operator())
+            .await
+            .unwrap();
         Err::<(), _>(members::Error::Yourself(bob.clone()))
     };
     team.app
@@ -206,11 +215,19 @@ async fn what_is_rolled_back_is_not_told() {
 async fn what_fails_hangs_or_redirects_is_tried_again_and_what_comes_after_it_waits() {
     let (sink, elsewhere) = (Sink::start().await, Sink::start().await);
     let redirect = Answer::With(307, vec![("location", elsewhere.url())]);
-    sink.answers([Answer::Status(500), Answer::Hang, redirect, Answer::Status(404)]);
+    sink.answers([
+        Answer::Status(500),
+        Answer::Hang,
+        redirect,
+        Answer::Status(404),
+    ]);
     let (app, _blueprint) = app_of(Deployment::that_tells(&sink, &[0, 0, 0, 0, 0]).await).await;
     let tenant = app.has_tenant().await;
     app.suspends(&tenant).await;
-    assert_eq!(kinds(&sink.has_taken(2).await), ["tenant.ready", "tenant.suspended"]);
+    assert_eq!(
+        kinds(&sink.has_taken(2).await),
+        ["tenant.ready", "tenant.suspended"]
+    );
     let told = sink.told();
     assert_eq!(told.len(), 6);
     for again in &told[1..5] {
@@ -241,7 +258,7 @@ async fn what_fails_hangs_or_redirects_is_tried_again_and_what_comes_after_it_wa
         "tenantry_notification_attempts_total{endpoint=\"app\",outcome=\"failed\"} 4",
         "tenantry_notification_attempts_total{endpoint=\"app\",outcome=\"delivered\"} 2",
         "tenantry_notifications_pending{endpoint=\"app\"} 0",
-        "tenantry_notification_endpoints_disabled 0",
+        "tenantry_notification_endpoints_disabled{} 0",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
@@ -262,7 +279,10 @@ async fn a_line_waits_for_its_head_until_that_is_given_up() {
     sink.always(Answer::Status(204));
     app.suspends(&tenant).await;
     // a job for the new one would come before this one: the other tenant's line does not wait for it
-    let due = format!("update notification_deliveries set run_at = now() where tenant_id = '{}'", other.id);
+    let due = format!(
+        "update notification_deliveries set run_at = now() where tenant_id = '{}'",
+        other.id
+    );
     execute(&app.deployment.control_url, &due).await;
     let other_id = other.id.to_string();
     execute(
@@ -271,12 +291,22 @@ async fn a_line_waits_for_its_head_until_that_is_given_up() {
     )
     .await;
     let told = sink.has_taken(1).await;
-    assert_eq!((told[0].kind(), told[0].tenant()), ("tenant.ready".to_owned(), other_id));
-    assert_eq!(sink.told().len(), 3, "tenant.suspended waits for tenant.ready");
+    assert_eq!(
+        (told[0].kind(), told[0].tenant()),
+        ("tenant.ready".to_owned(), other_id)
+    );
+    assert_eq!(
+        sink.told().len(),
+        3,
+        "tenant.suspended waits for tenant.ready"
+    );
 
     // its last attempt: it is given up, and the next one follows
     sink.answers([Answer::Status(500)]);
-    let spent = format!("update notification_deliveries set tries = 1, run_at = now() where tenant_id = '{}' and attempts = 1", tenant.id);
+    let spent = format!(
+        "update notification_deliveries set tries = 1, run_at = now() where tenant_id = '{}' and attempts = 1",
+        tenant.id
+    );
     execute(&app.deployment.control_url, &spent).await;
     let rouse = format!("select rouse_delivery('app', '{}', true)", tenant.id);
     execute(&app.deployment.control_url, &rouse).await;
@@ -324,7 +354,10 @@ async fn an_endpoint_that_is_gone_is_told_nothing_until_it_is_enabled() {
     let enabled = notifications::enable(&app.replica.db, "app", &operator()).await;
     assert!(enabled.unwrap());
     let told = sink.has_taken(3).await;
-    assert_eq!(kinds(&told), ["tenant.ready", "tenant.suspended", "tenant.resumed"]);
+    assert_eq!(
+        kinds(&told),
+        ["tenant.ready", "tenant.suspended", "tenant.resumed"]
+    );
     assert_eq!(app.attempts().await[0], "notification_endpoint_gone 410");
     let again = notifications::enable(&app.replica.db, "app", &operator()).await;
     assert!(!again.unwrap());
@@ -351,7 +384,10 @@ async fn what_is_not_public_is_not_connected_to() {
     let mut deployment = Deployment::that_tells(&sink, &[0]).await;
     let by_name = format!("https://localhost:{}/", sink.address.port());
     deployment.tells("APP", &by_name, &[0]);
-    deployment.set("TENANTRY__NOTIFICATIONS__APP__ALLOW_PRIVATE_ADDRESSES", "false");
+    deployment.set(
+        "TENANTRY__NOTIFICATIONS__APP__ALLOW_PRIVATE_ADDRESSES",
+        "false",
+    );
     let (app, _blueprint) = app_of(deployment.clone()).await;
     app.has_tenant().await;
     app.has_deliveries(1, "failed").await;
@@ -361,15 +397,24 @@ async fn what_is_not_public_is_not_connected_to() {
     app.stop().await;
 
     // allowed, it is connected to: the name alone was not the reason
-    deployment.set("TENANTRY__NOTIFICATIONS__APP__ALLOW_PRIVATE_ADDRESSES", "true");
+    deployment.set(
+        "TENANTRY__NOTIFICATIONS__APP__ALLOW_PRIVATE_ADDRESSES",
+        "true",
+    );
     let (app, _blueprint) = app_of(deployment.clone()).await;
     app.has_tenant().await;
     wait_until("it is connected to", async || sink.connections() > 0).await;
     app.stop().await;
 
     // as an address it is refused before anything starts
-    deployment.set("TENANTRY__NOTIFICATIONS__APP__URL", "https://[::ffff:127.0.0.1]/");
-    deployment.set("TENANTRY__NOTIFICATIONS__APP__ALLOW_PRIVATE_ADDRESSES", "false");
+    deployment.set(
+        "TENANTRY__NOTIFICATIONS__APP__URL",
+        "https://[::ffff:127.0.0.1]/",
+    );
+    deployment.set(
+        "TENANTRY__NOTIFICATIONS__APP__ALLOW_PRIVATE_ADDRESSES",
+        "false",
+    );
     let environment = deployment.variables.iter().cloned().collect();
     let refused = Config::load(None, &environment).unwrap_err().to_string();
     assert!(refused.contains("no public address"), "{refused}");
@@ -384,11 +429,18 @@ async fn a_sink_that_died_is_told_everything_when_it_is_back() {
     sink.dies().await;
     app.suspends(&tenant).await;
     app.resumes(&tenant).await;
-    let failed = "select count(*) from notification_attempts where error_code = 'notification_unreachable'";
-    wait_until("it is not reached", async || app.ask::<i64>(failed).await > 0).await;
+    let failed =
+        "select count(*) from notification_attempts where error_code = 'notification_unreachable'";
+    wait_until("it is not reached", async || {
+        app.ask::<i64>(failed).await > 0
+    })
+    .await;
     sink.comes_back().await;
     let told = sink.has_taken(3).await;
-    assert_eq!(kinds(&told), ["tenant.ready", "tenant.suspended", "tenant.resumed"]);
+    assert_eq!(
+        kinds(&told),
+        ["tenant.ready", "tenant.suspended", "tenant.resumed"]
+    );
     app.has_deliveries(3, "delivered").await;
     app.stop().await;
 }
@@ -440,13 +492,21 @@ async fn who_was_a_member_before_anybody_listened_is_not_told_as_added() {
     .await;
     app.tenant(&org).is_ready().await;
     app.is_idle().await;
-    let nothing = "select (select count(*) from notifications) + (select count(*) from announced_members)";
-    assert_eq!(app.ask::<i64>(nothing).await, 0, "nobody listens, nothing is kept");
+    let nothing =
+        "select (select count(*) from notifications) + (select count(*) from announced_members)";
+    assert_eq!(
+        app.ask::<i64>(nothing).await,
+        0,
+        "nobody listens, nothing is kept"
+    );
     app.stop().await;
 
     let sink = Sink::start().await;
     deployment.tells("APP", &sink.url(), &AN_HOUR);
-    deployment.set("TENANTRY__NOTIFICATIONS__APP__TYPES", "member.added,member.removed,member.restored");
+    deployment.set(
+        "TENANTRY__NOTIFICATIONS__APP__TYPES",
+        "member.added,member.removed,member.restored",
+    );
     let app = App::of(deployment.clone(), blueprint.source()).await;
     app.accepts(&[
         &membership("updated", &of(&ada), "inactive", 2),
@@ -454,7 +514,8 @@ async fn who_was_a_member_before_anybody_listened_is_not_told_as_added() {
     ])
     .await;
     app.is_idle().await;
-    app.accepts(&[&membership("updated", &of(&bob), "active", 3)]).await;
+    app.accepts(&[&membership("updated", &of(&bob), "active", 3)])
+        .await;
     app.is_idle().await;
     // heard twice, and invited before
     let joined = membership("updated", &of(&eve), "active", 4);
@@ -464,7 +525,10 @@ async fn who_was_a_member_before_anybody_listened_is_not_told_as_added() {
     let tenant = app.tenant(&org).is_ready().await;
     app.suspends(&tenant).await;
     let told = sink.has_taken(3).await;
-    assert_eq!(kinds(&told), ["member.removed", "member.restored", "member.added"]);
+    assert_eq!(
+        kinds(&told),
+        ["member.removed", "member.restored", "member.added"]
+    );
     assert_eq!(told[2].body()["data"]["member"]["user_id"], eve.as_str());
     app.is_idle().await;
     app.stop().await;
@@ -483,7 +547,11 @@ async fn who_was_a_member_before_anybody_listened_is_not_told_as_added() {
 async fn members_that_come_before_their_organization_are_told_with_its_tenant() {
     let sink = Sink::start().await;
     let blueprint = TinyBlueprint::with_people();
-    let app = App::of(Deployment::that_tells(&sink, &AN_HOUR).await, blueprint.source()).await;
+    let app = App::of(
+        Deployment::that_tells(&sink, &AN_HOUR).await,
+        blueprint.source(),
+    )
+    .await;
     let org = new_org();
     app.accepts(&[
         &events::user("user_1", ("Ada", "Lovelace")),
@@ -507,12 +575,17 @@ async fn a_registration_is_told_when_its_tenant_is_ready() {
     let control = &app.deployment.control_url;
     // a table as registrations are kept in, with the trigger that they have
     for sql in [
-        "create table signups (id uuid primary key, external_id text, tenant_id uuid, state text)".to_owned(),
+        "create table signups (id uuid primary key, external_id text, tenant_id uuid, state text)"
+            .to_owned(),
         "create constraint trigger notify_of_registration after update of state on signups
          deferrable initially deferred
          for each row when (old.state is distinct from new.state and new.state = 'ready')
-         execute function notify_of_registration()".to_owned(),
-        format!("insert into signups values (gen_random_uuid(), 'ext_1', '{}', 'accepted')", tenant.id),
+         execute function notify_of_registration()"
+            .to_owned(),
+        format!(
+            "insert into signups values (gen_random_uuid(), 'ext_1', '{}', 'accepted')",
+            tenant.id
+        ),
         "update signups set state = 'provisioning'".to_owned(),
         "update signups set state = 'ready'".to_owned(),
         "update signups set state = 'ready'".to_owned(),
@@ -523,7 +596,10 @@ async fn a_registration_is_told_when_its_tenant_is_ready() {
     assert_eq!(told[1].kind(), "registration.completed");
     let registration = &told[1].body()["data"]["registration"];
     let id: String = ask(control, "select id::text from signups").await;
-    assert_eq!(*registration, json!({ "id": id, "external_id": "ext_1", "state": "ready" }));
+    assert_eq!(
+        *registration,
+        json!({ "id": id, "external_id": "ext_1", "state": "ready" })
+    );
     assert_eq!(told[1].tenant(), tenant.id.to_string());
     app.stop().await;
 }
@@ -564,24 +640,46 @@ async fn one_is_told_once_more_or_all_that_were_given_up() {
     let found = api.get(&path).await;
     let attempts = found.body["attempts"].as_array().unwrap();
     assert_eq!(attempts.len(), 2, "the key was used: {attempts:?}");
-    assert_eq!((attempts[1]["attempt"].clone(), attempts[1]["status"].clone()), (json!(2), json!(204)));
+    assert_eq!(
+        (
+            attempts[1]["attempt"].clone(),
+            attempts[1]["status"].clone()
+        ),
+        (json!(2), json!(204))
+    );
     let elsewhere = api.post(&replay, &json!({ "endpoint": "nobody" })).await;
     assert_eq!(elsewhere.refusal(), (404, "notification_endpoint_unknown"));
     let unknown = format!("/v1/notifications/{}", uuid::Uuid::now_v7());
-    assert_eq!(api.get(&unknown).await.refusal(), (404, "notification_unknown"));
+    assert_eq!(
+        api.get(&unknown).await.refusal(),
+        (404, "notification_unknown")
+    );
 
-    let (code, stdout, stderr) = command(&app, &["replay", "--failed-since", "1h", "--endpoint", "app"]).await;
+    let (code, stdout, stderr) = command(
+        &app,
+        &["replay", "--failed-since", "1h", "--endpoint", "app"],
+    )
+    .await;
     assert_eq!((code, stdout.as_str()), (0, "2"), "{stderr}");
     app.has_deliveries(3, "delivered").await;
-    assert_eq!(kinds(&sink.told()[4..]), ["tenant.suspended", "tenant.resumed"]);
+    assert_eq!(
+        kinds(&sink.told()[4..]),
+        ["tenant.suspended", "tenant.resumed"]
+    );
     let (_, listed, _) = command(&app, &["ls", "--type", "tenant.resumed", "--json"]).await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["deliveries"][0]["attempts"], 2);
     let id = listed[0]["id"].as_str().unwrap();
     let (_, shown, _) = command(&app, &["get", id]).await;
-    assert!(shown.contains("[notification_refused]: not now") && !shown.contains("s3cr3t"), "{shown}");
+    assert!(
+        shown.contains("[notification_refused]: not now") && !shown.contains("s3cr3t"),
+        "{shown}"
+    );
     let (_, endpoints, _) = command(&app, &["endpoints"]).await;
-    assert!(endpoints.contains("enabled") && !endpoints.contains("s3cr3t"), "{endpoints}");
+    assert!(
+        endpoints.contains("enabled") && !endpoints.contains("s3cr3t"),
+        "{endpoints}"
+    );
     let noted = "select count(*) from audit_log where action = 'notification.replayed'";
     assert_eq!(app.ask::<i64>(noted).await, 3);
     let (code, _, stderr) = command(&app, &["replay", "--failed-since", "soon"]).await;
@@ -619,7 +717,10 @@ async fn a_job_that_was_cancelled_is_begun_anew() {
             returning 1
         )
         select count(*) from cancelled";
-    wait_until("it is cancelled", async || app.ask::<i64>(cancelled).await == 1).await;
+    wait_until("it is cancelled", async || {
+        app.ask::<i64>(cancelled).await == 1
+    })
+    .await;
     app.replica.tidy();
     sink.has_taken(1).await;
     app.stop().await;

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use tenantry::{jobs, tenants::Tenant};
+use tenantry::{jobs, provisioning::BlueprintSource, tenants::Tenant};
 
 use crate::support::{
-    App, Deployment, Sink, TinyBlueprint,
+    App, Deployment, Sink,
     app::{new_org, operator, wait_until},
     events,
     process::Process,
@@ -27,7 +27,11 @@ async fn nothing_is_lost_or_out_of_order(app: &App, told: &[Told]) {
     for told in told {
         let number = outbox[&told.id()];
         let before = last.insert(told.tenant(), number).unwrap_or(0);
-        assert!(before < number, "{number} of {} came after {before}", told.tenant());
+        assert!(
+            before < number,
+            "{number} of {} came after {before}",
+            told.tenant()
+        );
     }
     assert_eq!(told.len(), outbox.len(), "each of the outbox");
 }
@@ -48,13 +52,12 @@ async fn a_replica_killed_between_sending_and_recording_has_it_sent_again() {
     for point in ["notification.sending", "notification.sent"] {
         let sink = Sink::start().await;
         let deployment = Deployment::that_tells(&sink, &[0, 0]).await;
-        let blueprint = TinyBlueprint::new();
-        let app = App::of(deployment.clone(), blueprint.source()).await;
+        let app = App::of(deployment.clone(), BlueprintSource::Bundled).await;
         let tenant = app.tenant_ready_and_told(&sink).await;
 
         // from here on others work
         app.stop().await;
-        let app = App::listening(deployment.clone(), blueprint.source()).await;
+        let app = App::listening(deployment.clone(), BlueprintSource::Bundled).await;
         toggle(&app, &tenant, true).await;
         toggle(&app, &tenant, false).await;
         let mut first = Process::start(&deployment, &format!("{point}=kill")).await;
@@ -62,7 +65,11 @@ async fn a_replica_killed_between_sending_and_recording_has_it_sent_again() {
         let _second = Process::start(&deployment, "").await;
         let told = sink.has_taken(3).await;
         nothing_is_lost_or_out_of_order(&app, &told).await;
-        let of_the_killed = sink.told().iter().filter(|it| it.id() == told[1].id()).count();
+        let of_the_killed = sink
+            .told()
+            .iter()
+            .filter(|it| it.id() == told[1].id())
+            .count();
         let expected = if point == "notification.sent" { 2 } else { 1 };
         assert_eq!(of_the_killed, expected, "{point}");
         app.stop().await;
@@ -87,8 +94,7 @@ async fn through_a_storm_of_kills_and_failures_each_is_told_in_order() {
     let mut sink = Sink::start().await;
     let mut deployment = Deployment::that_tells(&sink, &[1; 50]).await;
     deployment.set("TENANTRY__QUEUE__LEASE_MS", "600");
-    let blueprint = TinyBlueprint::new();
-    let app = App::of(deployment.clone(), blueprint.source()).await;
+    let app = App::of(deployment.clone(), BlueprintSource::Bundled).await;
     let mut tenants = Vec::new();
     for _ in 0..TENANTS {
         let org = new_org();
@@ -97,7 +103,7 @@ async fn through_a_storm_of_kills_and_failures_each_is_told_in_order() {
     }
     app.stop().await;
     // this one only changes things; processes tell of them
-    let app = App::listening(deployment.clone(), blueprint.source()).await;
+    let app = App::listening(deployment.clone(), BlueprintSource::Bundled).await;
     sink.fails_one_in(3);
     let changes = async {
         for change in 0..CHANGES {

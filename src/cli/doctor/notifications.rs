@@ -16,14 +16,14 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     for (name, endpoint) in &config.notifications {
         let found = match Sender::new(endpoint) {
-            Ok(sender) => sender
-                .check_host()
-                .await
-                .map_err(|error| error.to_string()),
+            Ok(sender) => sender.check_host().await.map_err(|error| error.to_string()),
             Err(error) => Err(chain(&error)),
         };
         checks.push(match found {
-            Ok(()) => Check::pass(NAME, format!("{name} has an address that may be connected to")),
+            Ok(()) => Check::pass(
+                NAME,
+                format!("{name} has an address that may be connected to"),
+            ),
             Err(problem) => Check::fail(
                 NAME,
                 format!("{name}: {problem}"),

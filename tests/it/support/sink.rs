@@ -224,7 +224,9 @@ async fn answer(
     };
     let answer = {
         let mut state = state.lock().unwrap();
-        let fails = state.fails_one_in.is_some_and(|of| rand::random_range(0..of) == 0);
+        let fails = state
+            .fails_one_in
+            .is_some_and(|of| rand::random_range(0..of) == 0);
         let planned = state.planned.pop_front();
         let answer = planned
             .or_else(|| fails.then_some(Answer::Status(500)))
