@@ -44,16 +44,17 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 /// The IPv4 address that an IPv6 one leads to: mapped, compatible, NAT64, 6to4.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let of = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
+    let segments = address.segments();
+    let at = |first: usize| {
+        let [a, b] = segments[first].to_be_bytes();
+        let [c, d] = segments[first + 1].to_be_bytes();
+        Some(Ipv4Addr::new(a, b, c, d))
     };
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0 | 0xffff) | (0, 0, 0, 0, 0xffff, 0) | (0x64, 0xff9b, 0, 0, 0, 0) => {
-            Some(of(g, h))
-        }
-        (0x2002, ..) => Some(of(b, c)),
+    match segments {
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => at(6),
+        [0x2002, ..] => at(1),
         _ => None,
     }
 }

@@ -240,6 +240,22 @@ impl Queue {
     pub const fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }
+
+    /// Refuses what cannot work.
+    fn check_concurrency(&self) -> Result<(), Error> {
+        let counts = [
+            ("queue.concurrency", self.concurrency),
+            (
+                "queue.notification_concurrency",
+                self.notification_concurrency,
+            ),
+        ];
+        let wrong = |(_, count): &(&str, usize)| !(1..=256).contains(count);
+        match counts.into_iter().find(wrong) {
+            Some((key, count)) => Err(Error::value(key, &count.to_string(), "1 to 256")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// `[secrets]`
@@ -487,20 +503,7 @@ impl Config {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));
         }
-        if !(1..=256).contains(&self.queue.concurrency) {
-            return Err(Error::value(
-                "queue.concurrency",
-                &self.queue.concurrency.to_string(),
-                "1 to 256",
-            ));
-        }
-        if !(1..=256).contains(&self.queue.notification_concurrency) {
-            return Err(Error::value(
-                "queue.notification_concurrency",
-                &self.queue.notification_concurrency.to_string(),
-                "1 to 256",
-            ));
-        }
+        self.queue.check_concurrency()?;
         if !(300..=600_000).contains(&self.queue.lease_ms) {
             return Err(Error::value(
                 "queue.lease_ms",

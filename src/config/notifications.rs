@@ -5,6 +5,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use chrono::DateTime;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -177,7 +178,7 @@ impl Endpoint {
             return Some(problem);
         }
         let signs = |secret| {
-            !webhooks::sign(SourceKind::Standard, secret, "id", Default::default(), b"").is_empty()
+            !webhooks::sign(SourceKind::Standard, secret, "id", DateTime::default(), b"").is_empty()
         };
         if self.secrets.is_empty() || !self.secrets.iter().all(signs) {
             let problem = "it needs secrets (or secret_files), each whsec_ and 24 to 64 random bytes in base64; \

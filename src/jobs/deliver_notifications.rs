@@ -86,8 +86,8 @@ async fn attempt(
         .send(outgoing, std::time::SystemTime::now().into())
         .await;
     faults.hit(FAULT_POINTS[1]).await?;
-    let tries = usize::try_from(outgoing.tries).unwrap_or_default();
-    let next = Next::after(&tried, tries, sender.schedule(), rand::random());
+    let made = usize::try_from(outgoing.tries).unwrap_or_default();
+    let next = Next::after(&tried, made, sender.schedule(), rand::random());
     cx.db
         .transaction(async |tx| {
             queue::assert_held(tx, claim).await?;

@@ -272,9 +272,11 @@ async fn fail_subject(
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
-        Job::SyncMembers { .. } | Job::PushMembership { .. } | Job::ResendInvitation { .. } => {}
-        // what is outstanding gets another job (`notifications::keep_going`)
-        Job::DeliverNotifications { .. } => {}
+        // of notifications, another job does (`notifications::keep_going`)
+        Job::SyncMembers { .. }
+        | Job::PushMembership { .. }
+        | Job::ResendInvitation { .. }
+        | Job::DeliverNotifications { .. } => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;
         }

@@ -26,9 +26,9 @@ pub enum Next {
 }
 
 impl Next {
-    /// What follows the attempt after `tries` earlier ones of this round; `random` is in `0.0..1.0`.
-    pub fn after(tried: &Tried, tries: usize, schedule: &[Duration], random: f64) -> Self {
-        match (&tried.failure, schedule.get(tries)) {
+    /// What follows the attempt before which `made` were made in this round; `random` is in `0.0..1.0`.
+    pub fn after(tried: &Tried, made: usize, schedule: &[Duration], random: f64) -> Self {
+        match (&tried.failure, schedule.get(made)) {
             (None, _) => Self::Delivered,
             (Some(AttemptError::Gone), _) => Self::Disable,
             (Some(_), None) => Self::GivenUp,
@@ -85,12 +85,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_attempt_comes_early(tries in 0..4_usize, asked in proptest::option::of(0..10_000_u64), random in 0.0..1.0_f64) {
+        fn no_attempt_comes_early(made in 0..4_usize, asked in proptest::option::of(0..10_000_u64), random in 0.0..1.0_f64) {
             let schedule = [5, 300, 1800, 7200].map(Duration::from_secs);
-            let Next::Again(wait) = Next::after(&failed(asked), tries, &schedule, random) else {
+            let Next::Again(wait) = Next::after(&failed(asked), made, &schedule, random) else {
                 panic!("the schedule has not ended");
             };
-            let least = schedule[tries].max(Duration::from_secs(asked.unwrap_or_default()));
+            let least = schedule[made].max(Duration::from_secs(asked.unwrap_or_default()));
             prop_assert!(wait >= least && wait <= least.mul_f64(1.2), "{wait:?} for {least:?}");
         }
     }

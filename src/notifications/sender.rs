@@ -317,7 +317,5 @@ fn lost(error: &reqwest::Error) -> AttemptError {
         return AttemptError::Timeout;
     }
     let cause = std::error::Error::source(error);
-    AttemptError::Unreachable(
-        cause.map_or_else(|| "no connection".to_owned(), |cause| chain(cause)),
-    )
+    AttemptError::Unreachable(cause.map_or_else(|| "no connection".to_owned(), chain))
 }

@@ -533,7 +533,11 @@ async fn who_was_a_member_before_anybody_listened_is_not_told_as_added() {
     app.is_idle().await;
     app.stop().await;
 
-    // nobody listens any more: nothing is kept
+    nobody_listens_any_more(deployment, &blueprint).await;
+}
+
+/// Then nothing is kept.
+async fn nobody_listens_any_more(mut deployment: Deployment, blueprint: &TinyBlueprint) {
     deployment
         .variables
         .retain(|(name, _)| !name.starts_with("TENANTRY__NOTIFICATIONS"));
@@ -655,8 +659,14 @@ async fn one_is_told_once_more_or_all_that_were_given_up() {
         (404, "notification_unknown")
     );
 
+    all_that_were_given_up_are_told_once_more(&app, &sink).await;
+    app.stop().await;
+}
+
+/// The second half of it: two were given up, one was replayed over HTTP.
+async fn all_that_were_given_up_are_told_once_more(app: &App, sink: &Sink) {
     let (code, stdout, stderr) = command(
-        &app,
+        app,
         &["replay", "--failed-since", "1h", "--endpoint", "app"],
     )
     .await;
@@ -666,25 +676,24 @@ async fn one_is_told_once_more_or_all_that_were_given_up() {
         kinds(&sink.told()[4..]),
         ["tenant.suspended", "tenant.resumed"]
     );
-    let (_, listed, _) = command(&app, &["ls", "--type", "tenant.resumed", "--json"]).await;
+    let (_, listed, _) = command(app, &["ls", "--type", "tenant.resumed", "--json"]).await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["deliveries"][0]["attempts"], 2);
     let id = listed[0]["id"].as_str().unwrap();
-    let (_, shown, _) = command(&app, &["get", id]).await;
+    let (_, shown, _) = command(app, &["get", id]).await;
     assert!(
         shown.contains("[notification_refused]: not now") && !shown.contains("s3cr3t"),
         "{shown}"
     );
-    let (_, endpoints, _) = command(&app, &["endpoints"]).await;
+    let (_, endpoints, _) = command(app, &["endpoints"]).await;
     assert!(
         endpoints.contains("enabled") && !endpoints.contains("s3cr3t"),
         "{endpoints}"
     );
     let noted = "select count(*) from audit_log where action = 'notification.replayed'";
     assert_eq!(app.ask::<i64>(noted).await, 3);
-    let (code, _, stderr) = command(&app, &["replay", "--failed-since", "soon"]).await;
+    let (code, _, stderr) = command(app, &["replay", "--failed-since", "soon"]).await;
     assert_eq!(code, 64, "{stderr}");
-    app.stop().await;
 }
 
 /// `tenantry notifications …`: exit code, standard output, standard error.
