@@ -47,7 +47,8 @@ create unique index registrations_by_external_id on registrations (source, exter
 create index registrations_by_tenant on registrations (tenant_id) where tenant_id is not null;
 create index registrations_by_deadline on registrations (deadline_at)
     where delayed_at is null and ended_at is null;
-create index registrations_by_creation on registrations (created_at, id);
+create index registrations_open on registrations (state)
+    where state in ('accepted', 'provisioning', 'failed', 'abandoning');
 
 comment on table registrations is 'Sign-ups: who asked for which organization, and how far it is';
 comment on column registrations.source is 'Name of the source whose provider knows the organization, or will';
@@ -81,6 +82,9 @@ create table registration_events (
     at timestamptz not null default now(),
     primary key (registration_id, number)
 );
+
+-- The oldest are deleted in batches.
+create index registration_events_by_age on registration_events (at);
 
 comment on table registration_events is 'What happened to a registration, in order: the stream that a sign-up form follows';
 comment on column registration_events.number is 'From 1, without gaps: whoever saw a number has seen all before it';

@@ -17,7 +17,7 @@ use sqlx::{
 };
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 12] = [
+const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
@@ -52,6 +52,11 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
         11,
         "form_keys",
         include_str!("../migrations/0011_form_keys.sql"),
+    ),
+    (
+        12,
+        "notifications",
+        include_str!("../migrations/0012_notifications.sql"),
     ),
     (
         13,

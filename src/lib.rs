@@ -16,12 +16,14 @@
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
 //! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and
-//! [`api_keys`], who asks and what they may; [`audit`], who changed what; and [`retention`], what goes when it is old.
+//! [`api_keys`], who asks and what they may; [`audit`], who changed what; [`notifications`], who is told
+//! of it; and [`retention`], what goes when it is old.
 //!
-//! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`causes`], [`db`] (the
+//! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`addresses`], [`causes`], [`db`] (the
 //! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod addresses;
 pub mod api_keys;
 pub mod audit;
 pub mod auth;
@@ -39,6 +41,7 @@ pub mod inbox;
 pub mod jobs;
 pub mod members;
 pub mod metrics;
+pub mod notifications;
 pub mod page;
 pub mod private_postgres;
 pub mod provider_api;

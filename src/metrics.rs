@@ -44,6 +44,12 @@ struct RefreshLabels {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotificationLabels {
+    endpoint: String,
+    outcome: &'static str,
+}
+
 macro_rules! one_label {
     ($($name:ident { $label:ident: $type:ty })*) => {
         $(
@@ -60,6 +66,7 @@ one_label! {
     StepLabel { step: &'static str }
     PathLabel { path: &'static str }
     KindLabel { kind: &'static str }
+    EndpointLabel { endpoint: String }
 }
 
 /// For figures without labels that are left out when nobody knows them.
@@ -98,6 +105,10 @@ pub struct Backlog {
     pub registrations: Vec<(String, i64)>,
     /// When old rows were pruned last by themselves, in seconds since 1970.
     pub last_pruned: Option<f64>,
+    /// Notifications that each endpoint is still to be told, and the age of the oldest in seconds.
+    pub notifications: Vec<(String, i64, f64)>,
+    /// Endpoints that are disabled.
+    pub disabled_endpoints: i64,
 }
 
 /// The metrics of this process.
@@ -128,6 +139,10 @@ pub struct Metrics {
     pool: Family<StateLabel, Gauge>,
     pruned_rows: Family<KindLabel, Counter>,
     last_pruned: Family<NoLabels, FloatGauge>,
+    notification_attempts: Family<NotificationLabels, Counter>,
+    notifications_pending: Family<EndpointLabel, Gauge>,
+    notifications_oldest: Family<EndpointLabel, FloatGauge>,
+    disabled_endpoints: Family<NoLabels, Gauge>,
     jwks_refreshes: Family<RefreshLabels, Counter>,
     jwks_age: Family<IssuerLabel, FloatGauge>,
     /// When each issuer's keys were fetched last.
@@ -166,6 +181,10 @@ impl Metrics {
             pool: Family::default(),
             pruned_rows: Family::default(),
             last_pruned: Family::default(),
+            notification_attempts: Family::default(),
+            notifications_pending: Family::default(),
+            notifications_oldest: Family::default(),
+            disabled_endpoints: Family::default(),
             jwks_refreshes: Family::default(),
             jwks_age: Family::default(),
             jwks_fetched: Arc::default(),
@@ -219,7 +238,31 @@ impl Metrics {
             self.jwks_age.clone(),
         );
         self.register_provisioning(&mut registry);
+        self.register_notifications(&mut registry);
         registry
+    }
+
+    fn register_notifications(&self, registry: &mut Registry) {
+        registry.register(
+            "notification_attempts",
+            "Attempts to deliver notifications by how they ended",
+            self.notification_attempts.clone(),
+        );
+        registry.register(
+            "notifications_pending",
+            "Notifications that an endpoint is still to be told",
+            self.notifications_pending.clone(),
+        );
+        registry.register(
+            "notification_oldest_pending_age_seconds",
+            "Age of the oldest notification that an endpoint is still to be told",
+            self.notifications_oldest.clone(),
+        );
+        registry.register(
+            "notification_endpoints_disabled",
+            "Configured endpoints that are disabled",
+            self.disabled_endpoints.clone(),
+        );
     }
 
     fn register_provisioning(&self, registry: &mut Registry) {
@@ -337,6 +380,14 @@ impl Metrics {
             .inc_by(rows);
     }
 
+    /// An attempt to deliver a notification ended.
+    pub fn notification_tried(&self, endpoint: &str, outcome: &'static str) {
+        let endpoint = endpoint.to_owned();
+        self.notification_attempts
+            .get_or_create(&NotificationLabels { endpoint, outcome })
+            .inc();
+    }
+
     /// A step of provisioning was done.
     pub fn step_done(&self, step: &'static str, took: Duration) {
         self.step_seconds
@@ -414,6 +465,9 @@ impl Metrics {
         self.registrations.clear();
         self.dead_letters.clear();
         self.last_pruned.clear();
+        self.notifications_pending.clear();
+        self.notifications_oldest.clear();
+        self.disabled_endpoints.clear();
         let Some(backlog) = backlog else { return };
         self.inbox_pending
             .get_or_create(&NoLabels {})
@@ -433,6 +487,18 @@ impl Metrics {
         if let Some(at) = backlog.last_pruned {
             self.last_pruned.get_or_create(&NoLabels {}).set(at);
         }
+        for (endpoint, pending, oldest_s) in backlog.notifications {
+            let label = EndpointLabel { endpoint };
+            self.notifications_pending
+                .get_or_create(&label)
+                .set(pending);
+            self.notifications_oldest
+                .get_or_create(&label)
+                .set(oldest_s);
+        }
+        self.disabled_endpoints
+            .get_or_create(&NoLabels {})
+            .set(backlog.disabled_endpoints);
         let mut dead_jobs = 0;
         for (state, jobs) in backlog.jobs {
             dead_jobs += if state == "dead" { jobs } else { 0 };

@@ -16,6 +16,7 @@ use crate::{
     jobs::{self, JobContext, MemberDesk, RegistrationDesk},
     members,
     metrics::Metrics,
+    notifications::{self, Sender},
     provider_api::{self, Client},
     provisioning::{BlueprintSource, Provisioner, StepError, template},
     queue::{Waker, worker},
@@ -54,6 +55,14 @@ pub enum Error {
         name: String,
         /// Why.
         source: Box<provider_api::Error>,
+    },
+    /// An endpoint of notifications.
+    #[error("notifications.{name} cannot be used")]
+    Endpoint {
+        /// The endpoint.
+        name: String,
+        /// Why.
+        source: notifications::SetupError,
     },
     /// The issuers of tokens.
     #[error(transparent)]
@@ -97,6 +106,21 @@ fn requests_per_minute(limits: &config::Limits) -> http::RequestsPerMinute {
     }
 }
 
+/// The way to each endpoint of notifications.
+fn senders(config: &Config) -> Result<BTreeMap<String, Sender>, Error> {
+    let sender = |(name, endpoint): (&String, &config::Endpoint)| {
+        let sender = Sender::new(endpoint).map_err(|source| Error::Endpoint {
+            name: name.clone(),
+            source,
+        })?;
+        Ok((name.clone(), sender))
+    };
+    config.notifications.iter().map(sender).collect()
+}
+
+/// How long the start may look at all members, when somebody begins to be told of them.
+const SYNC_LIMIT: Duration = Duration::from_hours(1);
+
 fn connection_limits(server: &config::Server) -> http::ConnectionLimits {
     http::ConnectionLimits {
         idle: Duration::from_secs(server.idle_timeout_s),
@@ -134,6 +158,7 @@ pub struct Replica {
     watcher: Watcher,
     config: Arc<Config>,
     providers: Arc<BTreeMap<String, Client>>,
+    senders: Arc<BTreeMap<String, Sender>>,
     issuers: Issuers,
 }
 
@@ -174,6 +199,7 @@ impl Replica {
             provisioner: Arc::new(provisioner),
             tasks,
             providers: Arc::new(providers(&config)?),
+            senders: Arc::new(senders(&config)?),
             issuers,
             watcher: Watcher::default(),
             config: Arc::new(config),
@@ -252,12 +278,12 @@ impl Replica {
         }
     }
 
-    /// Waits for the control database and migrates it.
+    /// Waits for the control database, migrates it, and records who is to be told of what happens.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut told = false;
         loop {
             match self.db.migrate().await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return self.sync_endpoints().await,
                 Err(db::Error::Sql(error)) if db::is_unavailable(&error) => {
                     if !told {
                         tracing::warn!(
@@ -271,6 +297,13 @@ impl Replica {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    async fn sync_endpoints(&self) -> Result<(), Error> {
+        let configured = &self.config.notifications;
+        let sync = async |tx: &mut _| notifications::sync_endpoints(tx, configured).await;
+        let synced = self.db.within(SYNC_LIMIT).transaction(sync).await;
+        Ok(synced.map_err(db::Error::Sql)?)
     }
 
     /// Records what the blueprint lets each role do, and builds the template of every cluster, so that
@@ -311,6 +344,7 @@ impl Replica {
             tasks: self.tasks.clone(),
             sources: Arc::new(self.config.sources.clone()),
             providers: Arc::clone(&self.providers),
+            senders: Arc::clone(&self.senders),
             max_attempts: self.config.queue.max_attempts,
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
             retention: Arc::new(Plan::new(&self.config)),
@@ -318,11 +352,13 @@ impl Replica {
         }
     }
 
-    /// Marks registrations that are late, and sees to it that what has been kept for its time is deleted, by
-    /// whichever worker comes to it. The control database is migrated.
+    /// Marks registrations that are late, begins notifications that were left, and sees to it that what has
+    /// been kept for its time is deleted, by whichever worker comes to it. The control database is migrated.
     pub fn tidy(&self) {
         let marking = registrations::keep_marking_delayed(self.db.clone(), self.metrics.clone());
         self.tasks.spawn_ground(marking);
+        self.tasks
+            .spawn_ground(notifications::keep_going(self.db.clone()));
         let Some(pause) = Plan::new(&self.config).pause else {
             return;
         };
@@ -336,6 +372,7 @@ impl Replica {
         let queue = &self.config.queue;
         let settings = worker::Settings {
             concurrency: queue.concurrency,
+            outgoing_concurrency: queue.notification_concurrency,
             lease: queue.lease(),
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),

@@ -15,8 +15,9 @@ use crate::{
     config::{Config, days},
     db::Db,
     faults::Faults,
-    idempotency, inbox,
+    idempotency, inbox, notifications,
     queue::{self, NewJob},
+    registrations,
 };
 
 /// Where a test can make it fail: before the commit of a batch, after it.
@@ -39,15 +40,21 @@ pub enum Kind {
     DeadJobs,
     /// Idempotency keys with their answers.
     IdempotencyKeys,
+    /// Notifications that were delivered or given up.
+    Notifications,
+    /// What happened to registrations that have ended; the registrations stay.
+    RegistrationEvents,
 }
 
 impl Kind {
     /// All of them, in the order in which they are pruned.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::IdempotencyKeys,
         Self::Jobs,
         Self::DeadJobs,
         Self::EventBodies,
+        Self::Notifications,
+        Self::RegistrationEvents,
     ];
 
     /// The word as it is shown and counted.
@@ -57,6 +64,8 @@ impl Kind {
             Self::Jobs => "jobs",
             Self::DeadJobs => "dead_jobs",
             Self::IdempotencyKeys => "idempotency_keys",
+            Self::Notifications => "notifications",
+            Self::RegistrationEvents => "registration_events",
         }
     }
 
@@ -68,6 +77,8 @@ impl Kind {
             Self::Jobs => days(retention.jobs_days),
             Self::DeadJobs => days(retention.dead_jobs_days),
             Self::IdempotencyKeys => days(config.limits.idempotency_keys_days),
+            Self::Notifications => days(retention.notifications_days),
+            Self::RegistrationEvents => days(retention.registration_events_days),
         }
     }
 
@@ -76,7 +87,11 @@ impl Kind {
         match self {
             // one of 1 MiB lies in five hundred rows of its own
             Self::EventBodies => 200,
-            Self::Jobs | Self::DeadJobs | Self::IdempotencyKeys => 1_000,
+            Self::Jobs
+            | Self::DeadJobs
+            | Self::IdempotencyKeys
+            | Self::Notifications
+            | Self::RegistrationEvents => 1_000,
         }
     }
 }
@@ -119,6 +134,8 @@ pub async fn count(connection: &mut PgConnection, due: Due) -> sqlx::Result<i64>
         Kind::Jobs => queue::count_old(connection, age).await,
         Kind::DeadJobs => queue::count_old_dead(connection, age).await,
         Kind::IdempotencyKeys => idempotency::count_old(connection, age).await,
+        Kind::Notifications => notifications::count_old(connection, age).await,
+        Kind::RegistrationEvents => registrations::count_old_events(connection, age).await,
     }
 }
 
@@ -166,6 +183,8 @@ async fn prune_batch(db: &Db, faults: &Faults, due: Due) -> sqlx::Result<u64> {
                 Kind::Jobs => queue::prune(tx, age, limit).await?,
                 Kind::DeadJobs => queue::prune_dead(tx, age, limit).await?,
                 Kind::IdempotencyKeys => idempotency::prune(tx, age, limit).await?,
+                Kind::Notifications => notifications::prune(tx, age, limit).await?,
+                Kind::RegistrationEvents => registrations::prune_events(tx, age, limit).await?,
             };
             if rows > 0 {
                 faults.hit(FAULT_POINTS[0]).await.map_err(injected)?;

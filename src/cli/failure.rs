@@ -2,7 +2,9 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use crate::{causes::chain, config, db, jobs, page, private_postgres, queue, replica, tenants};
+use crate::{
+    causes::chain, config, db, jobs, notifications, page, private_postgres, queue, replica, tenants,
+};
 
 /// Exit codes, documented in `tenantry --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +147,15 @@ impl From<tenants::HostError> for Failure {
     }
 }
 
+impl From<notifications::Error> for Failure {
+    fn from(error: notifications::Error) -> Self {
+        match error {
+            notifications::Error::Sql(error) => error.into(),
+            error => Self::failed(format!("{error} [{}]", error.code()), error.fix()),
+        }
+    }
+}
+
 impl From<replica::Error> for Failure {
     fn from(error: replica::Error) -> Self {
         let text = chain(&error);
@@ -167,6 +178,11 @@ impl From<replica::Error> for Failure {
                 Exit::Usage,
                 format!("{text} [{}]", source.code()),
                 format!("check sources.{name}.api_key and sources.{name}.api_url"),
+            ),
+            replica::Error::Endpoint { name, .. } => Self::new(
+                Exit::Usage,
+                text,
+                format!("check [notifications.{name}], and docs/notifications.md"),
             ),
             replica::Error::Issuers(_) => Self::new(
                 Exit::Usage,

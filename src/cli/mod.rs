@@ -17,6 +17,7 @@ mod init;
 mod jobs;
 mod keys;
 mod members;
+mod notifications;
 mod printer;
 mod prune;
 mod sample;
@@ -86,6 +87,9 @@ enum Command {
     Jobs(jobs::Command),
     /// Delete what has been kept for its time
     Prune(prune::Options),
+    /// Look at what was told to whom, tell it once more, enable who was gone
+    #[command(subcommand)]
+    Notifications(notifications::Command),
     /// Ask a running instance whether it is live or ready
     Health(health::Options),
     /// Measure, each figure beside its floor
@@ -153,6 +157,7 @@ pub async fn run(
         Command::Events(command) => events::run(&globals, command).await,
         Command::Jobs(command) => jobs::run(&globals, command).await,
         Command::Prune(options) => prune::run(&globals, options).await,
+        Command::Notifications(command) => notifications::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,
         Command::Bench(options) => bench::run(&globals, options).await,
         Command::Openapi => print_openapi(&globals),

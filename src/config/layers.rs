@@ -14,7 +14,7 @@ use toml::{Spanned, Table, Value, de::DeTable, de::DeValue};
 use super::{DEFAULT_TOML, FILE_NAME};
 
 /// Sections whose keys the user names: what is inside them is checked by its own type.
-const FREE_SECTIONS: [&str; 3] = ["sources", "issuers", "clusters"];
+const FREE_SECTIONS: [&str; 4] = ["sources", "issuers", "notifications", "clusters"];
 
 const PREFIX: &str = "TENANTRY__";
 
@@ -73,6 +73,14 @@ pub enum Error {
     #[error("issuers.{name} cannot be used: {problem}")]
     Issuer {
         /// The issuer's name.
+        name: String,
+        /// What is wrong with it, and what is right.
+        problem: String,
+    },
+    /// An endpoint of notifications that cannot work.
+    #[error("notifications.{name} cannot be used: {problem}")]
+    Endpoint {
+        /// The endpoint's name.
         name: String,
         /// What is wrong with it, and what is right.
         problem: String,
@@ -386,8 +394,8 @@ enum FreeShape {
 impl FreeShape {
     fn of(key: &str) -> Self {
         match key {
-            "accept_templates" => Self::YesOrNo,
-            "issuer" | "audience" => Self::TextOrList,
+            "accept_templates" | "allow_private_addresses" => Self::YesOrNo,
+            "issuer" | "audience" | "retry_schedule_s" => Self::TextOrList,
             _ if key.ends_with("_s") => Self::Seconds,
             _ if key.ends_with('s') => Self::List,
             _ => Self::Text,

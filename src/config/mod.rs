@@ -9,6 +9,7 @@
 
 mod issuers;
 mod layers;
+mod notifications;
 mod redact;
 mod retention;
 mod secret_files;
@@ -26,6 +27,7 @@ use crate::{
 
 pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
+pub use notifications::{Endpoint, NotificationType};
 pub use retention::{Retention, days};
 
 /// The default file: every setting, explained.
@@ -50,6 +52,8 @@ pub struct Config {
     pub sources: BTreeMap<String, Source>,
     /// Whose tokens are believed, by a name of our own.
     pub issuers: BTreeMap<String, Issuer>,
+    /// Who is told what happened, by a name of our own.
+    pub notifications: BTreeMap<String, Endpoint>,
     /// What the providers say of organizations and people.
     pub identity: Identity,
     /// Who is let in, and how it is found out.
@@ -277,6 +281,8 @@ impl Provisioning {
 pub struct Queue {
     /// Jobs that this process runs at once.
     pub concurrency: usize,
+    /// Notifications that this process sends at once, beside the jobs.
+    pub notification_concurrency: usize,
     /// Lease in milliseconds.
     pub lease_ms: u64,
     /// Poll interval in milliseconds.
@@ -289,6 +295,22 @@ impl Queue {
     /// How long a claim lasts without a heartbeat.
     pub const fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
+    }
+
+    /// Refuses what cannot work.
+    fn check_concurrency(&self) -> Result<(), Error> {
+        let counts = [
+            ("queue.concurrency", self.concurrency),
+            (
+                "queue.notification_concurrency",
+                self.notification_concurrency,
+            ),
+        ];
+        let wrong = |(_, count): &(&str, usize)| !(1..=256).contains(count);
+        match counts.into_iter().find(wrong) {
+            Some((key, count)) => Err(Error::value(key, &count.to_string(), "1 to 256")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -550,13 +572,7 @@ impl Config {
             let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
             return Err(Error::value("tenants.prefix", prefix, expected));
         }
-        if !(1..=256).contains(&self.queue.concurrency) {
-            return Err(Error::value(
-                "queue.concurrency",
-                &self.queue.concurrency.to_string(),
-                "1 to 256",
-            ));
-        }
+        self.queue.check_concurrency()?;
         if !(300..=600_000).contains(&self.queue.lease_ms) {
             return Err(Error::value(
                 "queue.lease_ms",
@@ -583,6 +599,9 @@ impl Config {
         self.sources
             .iter()
             .try_for_each(|(name, source)| source.check(name))?;
+        self.notifications
+            .iter()
+            .try_for_each(|(name, endpoint)| endpoint.check(name))?;
         issuers::check_all(&self.issuers, &self.sources)
     }
 }

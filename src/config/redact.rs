@@ -1,7 +1,7 @@
 //! The effective configuration without its secrets.
 //!
 //! Guarantees: whatever is called `secret`, `secrets`, `keys` or `api_key` is shown as set or not set only; URLs are shown
-//! without their password.
+//! without their password, those of notifications without their path, which may be a token.
 
 use toml::{Table, Value};
 
@@ -40,9 +40,18 @@ fn shown(path: &str, value: &Value) -> String {
         ("secrets" | "keys", Value::Array(secrets)) => format!("[{} set]", secrets.len()),
         ("api_key" | "secret", Value::String(key)) if key.is_empty() => "(not set)".to_owned(),
         ("secret" | "secrets" | "keys" | "api_key", _) => "(set)".to_owned(),
+        ("url", Value::String(url)) if path.starts_with("notifications.") => origin_of(url),
         ("url" | "api_url" | "jwks_url", Value::String(url)) => redact_url(url),
         (_, Value::String(text)) => text.clone(),
         (_, other) => serde_json::to_string(other).unwrap_or_default(),
+    }
+}
+
+/// Scheme, host and port.
+fn origin_of(text: &str) -> String {
+    match url::Url::parse(text) {
+        Ok(url) => format!("{}/…", url.origin().ascii_serialization()),
+        Err(_) => "(set, not a URL)".to_owned(),
     }
 }
 

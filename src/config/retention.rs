@@ -20,6 +20,8 @@ pub struct Retention {
     pub dead_jobs_days: u32,
     /// How long settled outgoing notifications are kept; 0 for ever.
     pub notifications_days: u32,
+    /// How long it is kept what happened to a registration that has ended; 0 for ever.
+    pub registration_events_days: u32,
 }
 
 impl Retention {
@@ -30,6 +32,10 @@ impl Retention {
             ("retention.jobs_days", self.jobs_days),
             ("retention.dead_jobs_days", self.dead_jobs_days),
             ("retention.notifications_days", self.notifications_days),
+            (
+                "retention.registration_events_days",
+                self.registration_events_days,
+            ),
         ];
         // more than a century is a mistake
         let wrong = |(_, days): &(&str, u32)| *days > 36_500;

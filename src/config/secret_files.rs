@@ -34,6 +34,13 @@ pub(super) fn resolve(config: &mut Config) -> Result<(), Error> {
         let file = &issuer.secret_file;
         single("issuers.secret_file", file, &mut issuer.secret)?;
     }
+    for endpoint in config.notifications.values_mut() {
+        for file in &endpoint.secret_files {
+            endpoint
+                .secrets
+                .push(read("notifications.secret_files", file)?);
+        }
+    }
     if !config.secrets.keys_file.as_os_str().is_empty() {
         let text = read("secrets.keys_file", &config.secrets.keys_file)?;
         let lines = text

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{AppState, Problem};
-use crate::{db::Schema, inbox, metrics::Backlog, queue, registrations, tenants};
+use crate::{db::Schema, inbox, metrics::Backlog, notifications, queue, registrations, tenants};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -113,6 +113,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
         .run(async |connection| {
             let events = inbox::count(connection).await?;
             let jobs = queue::count(connection).await?;
+            let notifications = notifications::count(connection).await?;
             Ok(Backlog {
                 inbox_pending: events.pending,
                 inbox_oldest_s: events.oldest_pending_s,
@@ -130,6 +131,11 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                 tenants: tenants::count_by_state(connection).await?,
                 registrations: registrations::count_open(connection).await?,
                 last_pruned: queue::last_pruned(connection).await?,
+                notifications: notifications
+                    .into_iter()
+                    .map(|of| (of.endpoint, of.pending, of.oldest_s))
+                    .collect(),
+                disabled_endpoints: notifications::count_disabled(connection).await?,
             })
         })
         .await

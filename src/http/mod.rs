@@ -21,6 +21,7 @@ mod jobs;
 mod limits;
 mod members;
 mod mutation;
+mod notifications;
 mod observe;
 mod openapi;
 mod operator;

@@ -12,7 +12,7 @@ use utoipa::{
 
 use super::{
     Problem, audit, connection, events, forward_auth, health, hosts, invitations, jobs, members,
-    mutation, registration_events, registrations, resolve, staff, tenants, webhooks,
+    mutation, notifications, registration_events, registrations, resolve, staff, tenants, webhooks,
 };
 use crate::page::{DEFAULT_LIMIT, MAX_LIMIT};
 
@@ -64,6 +64,9 @@ const TEXT: &str = r"^[^\u0000]*$";
         jobs::get,
         jobs::retry,
         jobs::cancel,
+        notifications::list,
+        notifications::get,
+        notifications::replay,
         audit::list,
         members::list,
         members::counts,

@@ -70,15 +70,22 @@ pub(super) async fn follow(
     headers: HeaderMap,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Problem> {
-    let look = async |connection: &mut PgConnection| find_visible(connection, id, &caller).await;
-    let row = state.db.run(look).await?;
     let last = headers.get(LAST_EVENT_ID);
     let last = last.and_then(|value| value.to_str().ok()?.parse().ok());
-    // more than there is: the numbers of a database that lost its last moment; all of it is told again
-    let after = last
-        .filter(|last| (0..=row.last_event).contains(last))
-        .unwrap_or(0);
-    if row.state.is_terminal() && after == row.last_event {
+    let look = async |connection: &mut PgConnection| {
+        let row = find_visible(connection, id, &caller).await?;
+        // more than there is: the numbers of a database that lost its last moment; all of it is told again
+        let after = last.filter(|last| (0..=row.last_event).contains(last));
+        let after = after.unwrap_or(0);
+        // what is old may be pruned
+        let is_over = row.state.is_terminal()
+            && registrations::list_events(connection, id, after)
+                .await?
+                .is_empty();
+        Ok::<_, Problem>((after, is_over))
+    };
+    let (after, is_over) = state.db.run(look).await?;
+    if is_over {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let reader = Reader {

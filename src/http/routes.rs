@@ -10,8 +10,8 @@ use axum::{
 
 use super::{
     AppState, access::Access, audit, connection, docs, events, forward_auth, health, hosts,
-    invitations, jobs, members, openapi, registration_events, registrations, resolve, staff,
-    tenants, webhooks,
+    invitations, jobs, members, notifications, openapi, registration_events, registrations,
+    resolve, staff, tenants, webhooks,
 };
 use crate::api_keys::Scope;
 
@@ -179,6 +179,13 @@ fn work_routes() -> Vec<Route> {
         get("/v1/jobs/{id}", read, jobs::get),
         post("/v1/jobs/{id}/retry", write, jobs::retry),
         post("/v1/jobs/{id}/cancel", write, jobs::cancel),
+        get("/v1/notifications", read, notifications::list),
+        get("/v1/notifications/{id}", read, notifications::get),
+        post(
+            "/v1/notifications/{id}/replay",
+            write,
+            notifications::replay,
+        ),
         get("/v1/audit", Access::Key(Scope::AuditRead), audit::list),
     ]
 }

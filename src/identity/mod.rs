@@ -158,6 +158,51 @@ pub async fn affected_tenants(
     .await
 }
 
+/// A member by what names them.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct MemberKey {
+    /// Name of the source.
+    pub source: String,
+    /// The provider's organization id.
+    pub org_id: String,
+    /// The provider's user id.
+    pub user_id: String,
+}
+
+/// Members whose status may be another after these changes.
+pub async fn affected_members(
+    tx: &mut PgConnection,
+    changes: &Changes,
+) -> sqlx::Result<Vec<MemberKey>> {
+    use register::Table;
+    let ids = |table| changes.of(table).map(|(_, id)| id).collect::<Vec<_>>();
+    let sources: BTreeSet<&str> = changes.rows.iter().map(|key| key.source.as_str()).collect();
+    sqlx::query_as(
+        "select source, org_id, user_id from memberships
+         where source = any($1) and membership_id = any($2)
+         union
+         select source, org_id, user_id from memberships
+         where source = any($1) and user_id = any($3)
+         union
+         -- its deletion, and its first description, which may make a tenant
+         select source, org_id, user_id from memberships
+         where source = any($1) and org_id = any($4)
+         union
+         -- an entry may have had another address before
+         select member.source, member.org_id, member.user_id
+         from directory_users entry
+         join memberships member using (source, org_id)
+         where entry.source = any($1) and entry.directory_user_id = any($5)",
+    )
+    .bind(sources.into_iter().collect::<Vec<_>>())
+    .bind(ids(Table::Memberships))
+    .bind(ids(Table::Users))
+    .bind(ids(Table::Organizations))
+    .bind(ids(Table::DirectoryUsers))
+    .fetch_all(tx)
+    .await
+}
+
 /// A tenant whose members may look different.
 #[derive(Debug, sqlx::FromRow)]
 pub struct AffectedTenant {

@@ -1,8 +1,9 @@
 //! What follows from what a provider said, whether by an event or by its API.
 //!
 //! Guarantees: an organization that is described and not deleted has a tenant, or the job that makes
-//! it, and one that was registered here has the tenant of its registration; a deleted one's tenant is suspended; whoever waited for an object is settled in the
-//! transaction that describes it; tenants whose members changed are told.
+//! it, and one that was registered here has the tenant of its registration; a deleted one's tenant is
+//! suspended; whoever waited for an object is settled in the transaction that describes it; tenants whose
+//! members changed are told, and so is whoever listens.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use crate::{
     causes::chain,
     identity::{self, Changes, Heard, LiveOrganization, Parent, Parents},
     inbox::{self, Settled, State},
-    members,
+    members, notifications,
     queue::{self, Failure, Job, NewJob},
     registrations::{self, Stored as Registration},
     tenants::{self, NewTenant},
@@ -56,6 +57,12 @@ pub(super) async fn hear(
         let job = NewJob::sync_members(tenant.id, key, cx.max_attempts);
         queue::rouse(tx, &job).await?;
         has_follow_up = true;
+    }
+    // last: it locks what the commits of others wait for
+    if notifications::are_members_told(tx).await? {
+        let members = identity::affected_members(tx, &changes).await?;
+        let admin_role = &cx.provisioner.admin_role;
+        has_follow_up |= notifications::announce_members(tx, &members, admin_role).await? > 0;
     }
     let settled = heard.iter().zip(&parents).zip(&changes.is_news);
     let settled = settled.filter_map(|((heard, parents), is_news)| {

@@ -97,7 +97,8 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
         | Job::PushMembership { .. }
         | Job::FetchParent { .. }
         | Job::ResendInvitation { .. }
-        | Job::Prune => {}
+        | Job::Prune
+        | Job::DeliverNotifications { .. } => {}
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What may be done about members, with the jobs that follow from it.
 //!
 //! Guarantees: the change, its audit rows and its jobs are one transaction, which is the caller's: the
-//! tenant's database is told, and so is the provider where its API can be called. An error means that
+//! tenant's database is told, so is whoever listens, and the provider where its API can be called. An error means that
 //! nothing was decided; jobs that were roused all the same find nothing to do.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -13,7 +13,9 @@ use super::rouse_sync;
 use crate::{
     audit::Actor,
     config::Config,
+    identity::MemberKey,
     members::{self, Error, Organization, Promise},
+    notifications,
     queue::{self, Job, NewJob},
     webhooks::SourceKind,
 };
@@ -50,6 +52,7 @@ impl MemberDesk {
         self.tell_provider(tx, of, user_id).await?;
         let ended = members::remove(tx, of, user_id, actor).await?;
         self.tell_tenant(tx, of).await?;
+        tell_listeners(tx, of, user_id).await?;
         Ok(ended)
     }
 
@@ -63,7 +66,8 @@ impl MemberDesk {
     ) -> Result<(), Error> {
         self.tell_provider(tx, of, user_id).await?;
         members::restore(tx, of, user_id, actor).await?;
-        self.tell_tenant(tx, of).await
+        self.tell_tenant(tx, of).await?;
+        tell_listeners(tx, of, user_id).await
     }
 
     /// Gives a member another role; false when the member has it already.
@@ -209,6 +213,23 @@ fn job_of(of: Organization<'_>, job: Job, unique_key: String, max_attempts: i32)
         max_attempts,
         delay: Duration::ZERO,
     }
+}
+
+/// After everything else: it locks what the commits of others wait for.
+async fn tell_listeners(
+    tx: &mut PgConnection,
+    of: Organization<'_>,
+    user_id: &str,
+) -> Result<(), Error> {
+    if notifications::are_members_told(tx).await? {
+        let member = MemberKey {
+            source: of.source.to_owned(),
+            org_id: of.org_id.to_owned(),
+            user_id: user_id.to_owned(),
+        };
+        notifications::announce_members(tx, &[member], of.admin_role).await?;
+    }
+    Ok(())
 }
 
 fn invite_key(invitation: Uuid) -> String {

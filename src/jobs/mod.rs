@@ -6,6 +6,7 @@
 //!
 //! Does not: claim, retry or keep leases. The queue does.
 
+mod deliver_notifications;
 mod fetch_parent;
 mod hear;
 mod manage_jobs;
@@ -43,6 +44,7 @@ use crate::{
     db::{self, Db},
     faults::Injected,
     identity, inbox, members,
+    notifications::Sender,
     provider_api::{self, Client},
     provisioning::Provisioner,
     queue::{
@@ -77,6 +79,8 @@ pub struct JobContext {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// The providers' APIs, by the name of the source.
     pub providers: Arc<BTreeMap<String, Client>>,
+    /// The endpoints of notifications, by their names.
+    pub senders: Arc<BTreeMap<String, Sender>>,
     /// Attempts of a new job.
     pub max_attempts: i32,
     /// How long events wait for an object that they name before the provider is asked.
@@ -172,6 +176,9 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
             register_organization::run(cx, &claim, &lease, *registration).await
         }
         Job::Prune => prune::run(cx, &claim, &lease).await,
+        Job::DeliverNotifications { endpoint, tenant } => {
+            deliver_notifications::run(cx, &claim, &lease, (endpoint, *tenant)).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -210,6 +217,9 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         }
         Job::RegisterOrganization { registration } => format!("registration {registration}"),
         Job::Prune => "what is old".to_owned(),
+        Job::DeliverNotifications { endpoint, tenant } => {
+            format!("tenant {tenant} for {endpoint}")
+        }
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -288,9 +298,11 @@ async fn fail_subject(
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
+        // of notifications, another job does (`notifications::keep_going`)
         Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::ResendInvitation { .. }
+        | Job::DeliverNotifications { .. }
         | Job::Prune => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;

@@ -81,11 +81,18 @@ pub enum Job {
     },
     /// Delete what has been kept for its time. Comes back by itself.
     Prune,
+    /// Tell an endpoint what is outstanding of a tenant. Migration 0012 enqueues it.
+    DeliverNotifications {
+        /// Name of the endpoint.
+        endpoint: String,
+        /// The tenant.
+        tenant: Uuid,
+    },
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 11] = [
+    pub const KINDS: [&'static str; 12] = [
         "process_event",
         "provision_tenant",
         "undo_tenant",
@@ -97,7 +104,11 @@ impl Job {
         "resend_invitation",
         "register_organization",
         "prune",
+        "deliver_notifications",
     ];
+
+    /// The kinds that wait for somebody else's server: they run beside the others, and never in their place.
+    pub const OUTGOING: [&'static str; 1] = ["deliver_notifications"];
 
     /// The kind as it is stored, logged and counted.
     pub const fn kind(&self) -> &'static str {
@@ -113,6 +124,7 @@ impl Job {
             Self::ResendInvitation { .. } => "resend_invitation",
             Self::RegisterOrganization { .. } => "register_organization",
             Self::Prune => "prune",
+            Self::DeliverNotifications { .. } => "deliver_notifications",
         }
     }
 }

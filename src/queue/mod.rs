@@ -290,13 +290,24 @@ pub async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<bool, Error> 
     Ok(revived.rows_affected() == 1)
 }
 
-/// Claims up to `limit` jobs for `worker`.
+/// Claims up to `limit` jobs of any kind for `worker`.
+pub async fn claim(
+    connection: &mut PgConnection,
+    worker: &str,
+    lease: Duration,
+    limit: i64,
+) -> Result<Vec<Claim>, Error> {
+    claim_of(connection, &Job::KINDS, worker, lease, limit).await
+}
+
+/// Claims up to `limit` jobs of these kinds for `worker`.
 ///
 /// A unique violation of `jobs_one_running_per_key` (23505), or a deadlock with another claim (40P01),
 /// means that another replica took a job of the same key in the same instant: nothing was claimed
 /// ([`Error::Raced`]), the caller tries again.
-pub async fn claim(
+pub async fn claim_of(
     connection: &mut PgConnection,
+    kinds: &[&str],
     worker: &str,
     lease: Duration,
     limit: i64,
@@ -343,7 +354,7 @@ pub async fn claim(
     .bind(limit)
     .bind(lease.as_secs_f64())
     .bind(worker)
-    .bind(Job::KINDS.as_slice())
+    .bind(kinds)
     .fetch_all(connection)
     .await;
     match claimed {

@@ -19,6 +19,7 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 pub struct Waker {
     here: Arc<Notify>,
     batches: Arc<Notify>,
+    outgoing: Arc<Notify>,
     elsewhere: Arc<Notify>,
     /// Tells our own calls from those of other processes.
     caller: Arc<str>,
@@ -29,6 +30,7 @@ impl Default for Waker {
         Self {
             here: Arc::default(),
             batches: Arc::default(),
+            outgoing: Arc::default(),
             elsewhere: Arc::default(),
             caller: format!("{:016x}", rand::random::<u64>()).into(),
         }
@@ -46,11 +48,17 @@ impl Waker {
     pub(super) fn wake_here(&self) {
         self.here.notify_one();
         self.batches.notify_one();
+        self.outgoing.notify_one();
     }
 
     /// Resolves when this process should look for a batch.
     pub(super) async fn woken_for_batch(&self) {
         self.batches.notified().await;
+    }
+
+    /// Resolves when this process should look for jobs that wait for somebody else's server.
+    pub(super) async fn woken_for_outgoing(&self) {
+        self.outgoing.notified().await;
     }
 
     /// Resolves when this process's worker should look.

@@ -3,7 +3,8 @@
 //! Guarantees: no job runs inside the claim's transaction; every claim gets a heartbeat at a quarter
 //! of its lease; a job whose claim was lost, or whose lease ran out while this process was stopped,
 //! is dropped where it is; an unreachable database pauses the worker and never ends it; draining
-//! stops claiming at once and gives unfinished jobs back.
+//! stops claiming at once and gives unfinished jobs back; jobs that wait for somebody else's server have
+//! places of their own, so that such a server holds up nobody else.
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Claim, Error, Failure, JobId, Waker, backoff, batch};
+use super::{Claim, Error, Failure, Job, JobId, Waker, backoff, batch};
 use crate::{causes::chain, db::Db, faults::Faults, metrics::Metrics, shutdown::Tasks};
 
 /// What a handler made of its job.
@@ -46,6 +47,8 @@ pub enum Settled {
     Completed,
     /// Buried as a dead letter.
     Discarded,
+    /// Put back until its next step is due.
+    Postponed,
 }
 
 /// Where a test can make a worker fail: after the claim, before and after it is settled.
@@ -56,6 +59,8 @@ pub const FAULT_POINTS: [&str; 3] = ["queue.claimed", "queue.settling", "queue.s
 pub struct Settings {
     /// Jobs at once.
     pub concurrency: usize,
+    /// Jobs at once that wait for somebody else's server, beside those.
+    pub outgoing_concurrency: usize,
     /// Lease of a claim.
     pub lease: Duration,
     /// Time between two looks at the queue.
@@ -138,27 +143,26 @@ pub async fn work<F, B>(
     waker.spawn_listener(&tasks, worker.db.clone());
     tasks.spawn_ground(worker.clone().keep_leases());
     tasks.spawn(worker.clone().rescue_lost(tasks.clone(), waker.clone()));
-    let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
-    while !tasks.is_draining() {
-        let claims = worker.claim(&slots, &waker).await;
-        let claimed = !claims.is_empty();
-        for (claim, lease) in claims {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                return;
-            };
-            let (worker, run, waker) = (worker.clone(), run.clone(), waker.clone());
-            tasks.spawn(async move {
-                worker.run_one(claim, lease, run).await;
-                drop(slot);
-                // a slot is free, and the next job of the same key may be due
-                waker.wake_here();
-            });
-        }
-        tokio::select! {
-            () = waker.woken() => {}
-            () = worker.pause(claimed) => {}
-            () = tasks.draining() => {}
-        }
+    let places = |lane: Lane| {
+        let (worker, tasks, waker) = (worker.clone(), tasks.clone(), waker.clone());
+        worker.claim_and_run(lane, tasks, waker, run.clone())
+    };
+    tokio::join!(places(Lane::Own), places(Lane::Outgoing));
+}
+
+/// Jobs that share places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// What is done here.
+    Own,
+    /// What waits for somebody else's server.
+    Outgoing,
+}
+
+impl Lane {
+    fn kinds(self) -> Vec<&'static str> {
+        let is_of = |kind: &&str| Job::OUTGOING.contains(kind) == (self == Self::Outgoing);
+        Job::KINDS.into_iter().filter(is_of).collect()
     }
 }
 
@@ -188,7 +192,51 @@ pub fn worker_name() -> String {
 }
 
 impl Worker {
-    async fn claim(&self, slots: &Semaphore, waker: &Waker) -> Vec<(Claim, Lease)> {
+    /// Claims and runs the jobs of a lane until the tasks drain.
+    async fn claim_and_run<F>(
+        self,
+        lane: Lane,
+        tasks: Tasks,
+        waker: Waker,
+        run: impl Fn(Claim, Lease) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let places = match lane {
+            Lane::Own => self.settings.concurrency,
+            Lane::Outgoing => self.settings.outgoing_concurrency,
+        };
+        let (slots, kinds) = (Arc::new(Semaphore::new(places)), lane.kinds());
+        while !tasks.is_draining() {
+            let claims = self.claim(&kinds, &slots, &waker).await;
+            let claimed = !claims.is_empty();
+            for (claim, lease) in claims {
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                    return;
+                };
+                let (worker, run, waker) = (self.clone(), run.clone(), waker.clone());
+                tasks.spawn(async move {
+                    worker.run_one(claim, lease, run).await;
+                    drop(slot);
+                    // a slot is free, and the next job of the same key may be due
+                    waker.wake_here();
+                });
+            }
+            let woken = async {
+                match lane {
+                    Lane::Own => waker.woken().await,
+                    Lane::Outgoing => waker.woken_for_outgoing().await,
+                }
+            };
+            tokio::select! {
+                () = woken => {}
+                () = self.pause(claimed) => {}
+                () = tasks.draining() => {}
+            }
+        }
+    }
+
+    async fn claim(&self, kinds: &[&str], slots: &Semaphore, waker: &Waker) -> Vec<(Claim, Lease)> {
         let free = i64::try_from(slots.available_permits()).unwrap_or(1);
         if free == 0 {
             return Vec::new();
@@ -197,7 +245,9 @@ impl Worker {
         let lease = self.settings.lease;
         let claimed = self
             .db
-            .run(async |connection| super::claim(connection, &self.name, lease, free).await)
+            .run(async |connection| {
+                super::claim_of(connection, kinds, &self.name, lease, free).await
+            })
             .await;
         let claims = match claimed {
             Ok(claims) => claims,
@@ -274,7 +324,7 @@ impl Worker {
             }
             (_, Outcome::Done | Outcome::Settled(Settled::Completed)) => "completed",
             (_, Outcome::Settled(Settled::Discarded)) => "discarded",
-            (_, Outcome::Released) => "released",
+            (_, Outcome::Released | Outcome::Settled(Settled::Postponed)) => "released",
             (_, Outcome::Retry(_)) => "retried",
         };
         self.metrics.job_attempt_ended(kind, name);

@@ -56,6 +56,57 @@ pub async fn list_events(
     .await
 }
 
+/// The events meant by the two below; a macro because statements are literals.
+macro_rules! old_events {
+    ($select:literal, $rest:literal) => {
+        concat!(
+            $select,
+            " from registration_events
+              where at < now() - make_interval(secs => $1)
+                and exists (
+                    select
+                    from registrations
+                    where registrations.id = registration_id
+                      and ended_at is not null
+                ) ",
+            $rest
+        )
+    };
+}
+
+/// How many events of registrations that have ended are older than `age`.
+pub async fn count_old_events(connection: &mut PgConnection, age: Duration) -> sqlx::Result<i64> {
+    sqlx::query_scalar(old_events!("select count(*)", ""))
+        .bind(age.as_secs_f64())
+        .fetch_one(connection)
+        .await
+}
+
+/// Deletes at most `limit` of them, the oldest first; returns how many.
+pub async fn prune_events(
+    connection: &mut PgConnection,
+    age: Duration,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let deleted = sqlx::query(concat!(
+        "with old as (",
+        old_events!(
+            "select registration_id, number",
+            "order by at
+             limit $2
+             -- another one that prunes has it
+             for update skip locked"
+        ),
+        ")
+         delete from registration_events
+         using old
+         where registration_events.registration_id = old.registration_id
+           and registration_events.number = old.number"
+    ));
+    let deleted = deleted.bind(age.as_secs_f64()).bind(limit);
+    Ok(deleted.execute(connection).await?.rows_affected())
+}
+
 /// The number of the newest event, as far as it was heard of.
 pub type Seen = watch::Receiver<i32>;
 

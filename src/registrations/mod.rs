@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-pub use events::{Event, Seen, Watcher, list_events};
+pub use events::{Event, Seen, Watcher, count_old_events, list_events, prune_events};
 pub use status::{Registration, Row, Viewer, find, read};
 
 use crate::{
@@ -482,12 +482,12 @@ pub async fn mark_delayed(connection: &mut PgConnection) -> sqlx::Result<u64> {
     Ok(marked.execute(connection).await?.rows_affected())
 }
 
-/// How many registrations are in each state; those that ended are not counted: there may be millions.
+/// How many registrations are in each state; those that ended well are not counted: there may be millions.
 pub async fn count_open(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
     sqlx::query_as(
-        "select case when delayed_at is null then state else 'delayed' end, count(*)
+        "select case when delayed_at is not null and ended_at is null then 'delayed' else state end, count(*)
          from registrations
-         where ended_at is null
+         where state in ('accepted', 'provisioning', 'failed', 'abandoning')
          group by 1",
     )
     .fetch_all(connection)

@@ -131,7 +131,8 @@ fn settings() -> BTreeSet<String> {
             let name = line.trim_matches(['[', ']']);
             section = name
                 .replace("sources.workos", "sources.<name>")
-                .replace("issuers.clerk", "issuers.<name>");
+                .replace("issuers.clerk", "issuers.<name>")
+                .replace("notifications.app", "notifications.<name>");
         } else if let Some((key, _)) = line.split_once(" = ")
             && is_code(key)
         {

@@ -45,6 +45,8 @@ mod members_invitations;
 mod members_pages;
 mod members_roles;
 mod members_sync;
+mod notifications;
+mod notifications_crash;
 mod openapi;
 mod operator;
 mod operator_api;

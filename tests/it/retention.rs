@@ -131,7 +131,7 @@ async fn what_is_over_and_old_goes_and_nothing_else_does() {
     let dry = app.prune(&["--dry-run"]).await;
     assert_eq!(
         rows(&dry),
-        "idempotency_keys 1, jobs 2, dead_jobs 0, event_bodies 3"
+        "idempotency_keys 1, jobs 2, dead_jobs 0, event_bodies 3, notifications 0, registration_events 0"
     );
     assert_eq!(dry["dry_run"], true);
     assert_eq!(app.ask::<String>(LEFT).await, before, "nothing was changed");
@@ -169,7 +169,7 @@ async fn zero_days_are_for_ever_and_dead_jobs_go_when_that_is_asked_for() {
     let report = app.prune(&[]).await;
     assert_eq!(
         rows(&report),
-        "idempotency_keys 1, jobs 0, dead_jobs 1, event_bodies 0"
+        "idempotency_keys 1, jobs 0, dead_jobs 1, event_bodies 0, notifications 0, registration_events 0"
     );
     let gone = "select count(*) from jobs where kind = 'dead-old'";
     assert_eq!(app.ask::<i64>(gone).await, 0);
@@ -190,7 +190,7 @@ async fn an_event_without_its_body_still_counts_once_and_is_not_replayed() {
         .await;
     assert_eq!(
         rows(&app.prune(&[]).await),
-        "idempotency_keys 0, jobs 0, dead_jobs 0, event_bodies 1"
+        "idempotency_keys 0, jobs 0, dead_jobs 0, event_bodies 1, notifications 0, registration_events 0"
     );
 
     assert_eq!(app.deliver(&event).await.body["status"], "duplicate");

@@ -5,6 +5,7 @@
 mod clusters;
 mod control;
 mod issuers;
+mod notifications;
 mod sources;
 
 use std::path::Path;
@@ -88,6 +89,7 @@ pub(super) async fn run(globals: &Globals, options: &Options) -> Result<(), Fail
     )];
     checks.extend(sources::check(&config).await);
     checks.extend(issuers::check(&config).await);
+    checks.extend(notifications::check(&config).await);
     checks.push(keys(&config));
     checks.push(blueprint(globals, &config.blueprint.directory));
     checks.extend(control::check(&config).await);
