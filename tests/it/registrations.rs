@@ -523,6 +523,46 @@ async fn an_abandoned_registration_leaves_nothing_here_and_at_the_provider() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_registration_did_not_make_is_not_given_up_with_it() {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new()
+        .await
+        .with_fault("seed.before=error");
+    deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
+    let app = App::of(deployment, blueprint.source()).await;
+    let operator = app.as_bearer(&app.key(&[Scope::Admin]).await);
+    let give_up = async |answer: &Answer| operator.delete(answer.header("location").unwrap()).await;
+    let of = |external_id: &str, email: &str| {
+        json!({"organization": {"name": "Acme", "external_id": external_id}, "user": {"email": email}})
+    };
+
+    // the provider has the organization by now: its tenant is not the registration's alone
+    let linked = register(&app, "a", &of("acme-1", "ada@acme.example")).await;
+    let id = linked.body["id"].as_str().unwrap();
+    is(&app, id, "failed").await;
+    app.accepts(&[&created_as("org_1", "Acme", "acme-1")]).await;
+    let has_it = async || look(&app, id).await["organization"]["id"] == "org_1";
+    wait_until("it is linked", has_it).await;
+    assert_eq!(give_up(&linked).await.refusal(), (409, "organization_lives"));
+
+    // the tenant was there before the registration, and stays
+    app.accepts(&[&created_as("org_2", "Globex", "acme-2")]).await;
+    app.tenant("org_2").is_ready().await;
+    let joined = of("acme-2", "gus@globex.example");
+    let joined = register(&app, "b", &joined).await;
+    assert_eq!(give_up(&joined).await.refusal(), (409, "registration_ready"));
+
+    // what only the registration made goes, also after it failed
+    let alone = register(&app, "c", &form("Initech", "ian@initech.example")).await;
+    let id = alone.body["id"].as_str().unwrap();
+    is(&app, id, "ready").await;
+    assert_eq!(give_up(&alone).await.refusal(), (409, "registration_ready"));
+    assert_eq!(app.ask::<i64>("select count(*) from tenants").await, 3);
+    app.is_idle().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_takes_too_long_says_so_and_goes_on() {
     let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await.with_fault("seed.before=stall:3500");

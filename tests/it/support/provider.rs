@@ -98,6 +98,11 @@ struct Planned {
     times: usize,
 }
 
+/// When an invitation expires: what that is compared with is the present, unlike all else here.
+fn in_days(days: i64) -> DateTime<Utc> {
+    DateTime::<Utc>::from(std::time::SystemTime::now()) + TimeDelta::days(days)
+}
+
 /// What the provider knows.
 #[derive(Default)]
 struct State {

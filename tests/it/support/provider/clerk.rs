@@ -1,6 +1,6 @@
 //! Clerk's side: its shapes and its rules.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{API_KEY, Answer, Request, State, fixture, position};
@@ -327,7 +327,7 @@ fn invite(state: &mut State, org: &str, body: &Value) -> Answer {
     if body["public_metadata"].is_object() {
         object["public_metadata"] = body["public_metadata"].clone();
     }
-    object["expires_at"] = time(now + TimeDelta::days(30));
+    object["expires_at"] = time(super::in_days(30));
     object["created_at"] = time(now);
     object["updated_at"] = time(now);
     state.invitations.push(object.clone());

@@ -1,6 +1,6 @@
 //! WorkOS's side: its shapes and its rules.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::{API_KEY, Answer, Request, State, fixture, position};
@@ -376,7 +376,7 @@ fn invite(state: &mut State, body: &Value) -> Answer {
     object["organization_id"] = json!(org);
     object["inviter_user_id"] = body["inviter_user_id"].clone();
     object["role_slug"] = json!(role);
-    object["expires_at"] = time(now + TimeDelta::days(7));
+    object["expires_at"] = time(super::in_days(7));
     object["created_at"] = time(now);
     object["updated_at"] = time(now);
     state.invitations.push(object.clone());
@@ -397,7 +397,7 @@ fn change_invitation(state: &mut State, id: &str, action: &str) -> Answer {
             object["state"] = json!("revoked");
             object["revoked_at"] = time(now);
         }
-        "resend" => object["expires_at"] = time(now + TimeDelta::days(7)),
+        "resend" => object["expires_at"] = time(super::in_days(7)),
         _ => return error(404, None, "Cannot find the route"),
     }
     object["updated_at"] = time(now);
