@@ -59,6 +59,7 @@ mod provisioning;
 mod proxies;
 mod queue;
 mod queue_model;
+mod registration_storm;
 mod registrations;
 mod sources;
 mod tokens;
