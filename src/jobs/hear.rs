@@ -197,7 +197,8 @@ pub(super) async fn join_known(
     registration: &Registration,
     org_id: &str,
 ) -> Result<(), JobError> {
-    let known = tenants::find_of_organization(tx, &registration.source, org_id).await?;
+    // it may become ready in this instant, and tells only the registrations that it sees
+    let known = tenants::hold_of_organization(tx, &registration.source, org_id).await?;
     let Some(known) = known else {
         let error = format!("organization {org_id} has no tenant");
         return Err(JobError::Retry(Failure::new("tenant_not_recorded", error)));

@@ -210,7 +210,8 @@ impl RegistrationDesk {
         let Some(org_id) = identity::find_by_external_id(tx, source, external_id).await? else {
             return Ok(None);
         };
-        Ok(tenants::find_of_organization(tx, source, &org_id).await?)
+        // it may become ready in this instant, and tells only the registrations that it sees
+        Ok(tenants::hold_of_organization(tx, source, &org_id).await?)
     }
 
     /// A registration of an organization that has its tenant already.

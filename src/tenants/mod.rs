@@ -196,6 +196,21 @@ pub async fn find_of_organization(
         .await
 }
 
+/// The same, and it stays as it is until the transaction ends: whoever begins to follow it now misses nothing.
+pub async fn hold_of_organization(
+    tx: &mut PgConnection,
+    source: &str,
+    org_id: &str,
+) -> sqlx::Result<Option<Tenant>> {
+    sqlx::query_as(select_tenant!(
+        "where source = $1 and org_id = $2 for share"
+    ))
+    .bind(source)
+    .bind(org_id)
+    .fetch_optional(tx)
+    .await
+}
+
 /// A tenant by whatever a person has at hand: id, organization id, host, database.
 pub async fn find_by_any(connection: &mut PgConnection, text: &str) -> sqlx::Result<Vec<Tenant>> {
     sqlx::query_as(select_tenant!(

@@ -22,24 +22,12 @@ use tenantry::{
 use crate::support::{
     Deployment, TinyBlueprint,
     app::now,
+    dice::{number, seed},
     history::{History, World, any_history, event_id, fold, read_rows, read_worlds},
 };
 
 /// Histories that are checked with one transaction.
 const ROUND: usize = 50;
-
-/// A number from the environment, for longer runs and for the same run again.
-fn number(variable: &str, otherwise: u64) -> u64 {
-    let text = std::env::var_os(variable);
-    text.map_or(otherwise, |text| text.to_str().unwrap().parse().unwrap())
-}
-
-/// Shown when the test fails: `TENANTRY_TEST_SEED` repeats it.
-fn seed() -> u64 {
-    let seed = number("TENANTRY_TEST_SEED", rand::random());
-    println!("TENANTRY_TEST_SEED={seed}");
-    seed
-}
 
 fn runner(seed: u64) -> TestRunner {
     let mut bytes = [0; 32];

@@ -62,6 +62,7 @@ mod provisioning;
 mod proxies;
 mod queue;
 mod queue_model;
+mod registration_storm;
 mod registrations;
 mod retention;
 mod sources;

@@ -7,6 +7,7 @@ use crate::support::{
     App, Provider,
     api::Api,
     app::{Answer, Deployment, bytes, exchange, wait_for, wait_until},
+    cluster::hold,
     events,
     tiny::TinyBlueprint,
 };
@@ -645,6 +646,42 @@ async fn events_are_streamed_and_replayed_from_where_a_browser_was() {
     assert_eq!(stream(&app, path, Some("999")).await.len(), all.len());
     app.stop().await;
     other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_a_tenant_in_the_instant_in_which_it_becomes_ready_sees_it_ready() {
+    let blueprint = TinyBlueprint::new();
+    let deployment = Deployment::new()
+        .await
+        .with_fault("activate.before=stall:60000");
+    let app = App::of(deployment, blueprint.source()).await;
+    app.accepts(&[&created_as("org_1", "Acme", "acme-1")]).await;
+    let verified =
+        "select count(*) from provisioning_steps where step = 'verify' and state = 'done'";
+    wait_until("all but the last step is done", async || {
+        app.ask::<i64>(verified).await == 1
+    })
+    .await;
+    // as the last step does it
+    let becomes_ready = "update tenants set state = 'ready', initialize = true, ready_at = now()";
+    let mut ready = hold(&app.deployment.control_url, becomes_ready).await;
+    let body = json!({"organization": {"name": "Acme", "external_id": "acme-1"}, "user": {"email": "ada@acme.example"}});
+    let mut joins = Box::pin(register(&app, "a", &body));
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let answer = tokio::select! {
+        answer = &mut joins => answer,
+        () = wait_until("the registration waits", async || app.ask::<i64>(waits).await == 1) => {
+            ready.commit().await;
+            joins.as_mut().await
+        }
+    };
+    assert_eq!(
+        (answer.status, &answer.body["state"]),
+        (201, &json!("ready")),
+        "{answer:?}"
+    );
+    drop(joins);
+    app.vanish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

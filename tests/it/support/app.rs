@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -25,6 +26,9 @@ use uuid::Uuid;
 use super::cluster::{self, ask, execute};
 
 pub const SECRET: &str = "whsec_test_of_tenantry";
+
+/// So many databases are dropped at once.
+const DISCARDING_SESSIONS: usize = 4;
 
 /// The environment of one deployment: replicas that share it share everything.
 #[derive(Clone)]
@@ -113,9 +117,10 @@ impl Deployment {
         ask(&self.control_url, &sql).await
     }
 
-    /// Drops everything that carries the prefix, and the control database.
+    /// Drops everything that carries the prefix, and the control database: in a few sessions, there may be thousands.
     pub async fn discard(&self) {
-        let mut session = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        let server = self.url("postgres");
+        let mut session = PgConnection::connect(&server).await.unwrap();
         let (_, control) = self.control_url.rsplit_once('/').unwrap();
         let ours =
             "select datname::text from pg_database where starts_with(datname, $1) or datname = $2";
@@ -125,18 +130,9 @@ impl Deployment {
             .fetch_all(&mut session)
             .await
             .unwrap();
-        for name in names {
-            for sql in [
-                format!("alter database {name} is_template false"),
-                format!("drop database {name} with (force)"),
-            ] {
-                sqlx::raw_sql(AssertSqlSafe(sql))
-                    .execute(&mut session)
-                    .await
-                    .unwrap();
-            }
-        }
         session.close().await.unwrap();
+        let parts = names.chunks(names.len().div_ceil(DISCARDING_SESSIONS).max(1));
+        join_all(parts.map(|names| drop_databases(&server, names))).await;
     }
 
     /// A replica's environment with this fault in it.
@@ -167,6 +163,22 @@ impl Deployment {
         );
         ask(&self.control_url, &sql).await
     }
+}
+
+async fn drop_databases(server: &str, names: &[String]) {
+    let mut session = PgConnection::connect(server).await.unwrap();
+    for name in names {
+        for sql in [
+            format!("alter database {name} is_template false"),
+            format!("drop database {name} with (force)"),
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&mut session)
+                .await
+                .unwrap();
+        }
+    }
+    session.close().await.unwrap();
 }
 
 /// What `GET` answers, as text.

@@ -98,6 +98,11 @@ pub async fn hold(url: &str, sql: &str) -> Holder {
 }
 
 impl Holder {
+    /// Commits.
+    pub async fn commit(&mut self) {
+        sqlx::raw_sql("commit").execute(&mut self.0).await.unwrap();
+    }
+
     /// Rolls back.
     pub async fn release(&mut self) {
         sqlx::raw_sql("rollback")

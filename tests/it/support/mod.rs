@@ -4,6 +4,7 @@ pub mod api;
 pub mod app;
 pub mod bodies;
 pub mod cluster;
+pub mod dice;
 pub mod events;
 pub mod history;
 pub mod issuer;

@@ -57,8 +57,8 @@ impl Process {
     async fn spawn(deployment: &Deployment, faults: &str, roles: &str) -> Self {
         let mut child = tenantry()
             .args(["serve", "--roles", roles])
-            .envs(deployment.variables.iter().cloned())
             .env("TENANTRY__BLUEPRINT__DIRECTORY", "examples/crm")
+            .envs(deployment.variables.iter().cloned())
             .env("TENANTRY__LOG__FORMAT", "json")
             .env("TENANTRY_FAULTS", faults)
             .stdin(Stdio::null())
