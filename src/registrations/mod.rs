@@ -134,10 +134,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::R
                      make_interval(secs => $19), now() + make_interval(secs => $19), case when $18 = 'ready' then now() end)
              returning *
          ) ",
-        select_row!(
-            "made as registrations
-             left join tenants on tenants.id = registrations.tenant_id"
-        )
+        select_row!("made as registrations", "")
     ))
     .bind(new.id)
     .bind(new.source)
