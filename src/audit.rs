@@ -26,6 +26,14 @@ pub enum Actor {
 }
 
 impl Actor {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::User(_) => "user",
+            Self::Operator(_) => "operator",
+            Self::Key(_) => "key",
+        }
+    }
+
     /// The id or name, as it is kept beside what the actor did.
     pub fn name(&self) -> &str {
         match self {
@@ -45,19 +53,26 @@ pub async fn by_event(tx: &mut PgConnection, event: Option<i64>) -> sqlx::Result
 
 /// What follows in this transaction is done by `actor`.
 pub async fn by(tx: &mut PgConnection, actor: &Actor) -> sqlx::Result<()> {
-    match actor {
-        Actor::User(id) => set(tx, ("user", id), None).await,
-        Actor::Operator(name) => set(tx, ("operator", name), None).await,
-        Actor::Key(id) => set(tx, ("key", id), None).await,
-    }
+    set(tx, (actor.kind(), actor.name()), None).await
 }
 
-/// What follows in this transaction belongs to this request.
-pub async fn during(tx: &mut PgConnection, request_id: Uuid) -> sqlx::Result<()> {
-    sqlx::query("select set_config('tenantry.request_id', $1, true)")
-        .bind(request_id.to_string())
-        .execute(tx)
-        .await?;
+/// What follows in this transaction is done by `actor`, and belongs to this request.
+pub async fn by_request(
+    tx: &mut PgConnection,
+    actor: &Actor,
+    request_id: Uuid,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "select set_config('tenantry.actor_kind', $1, true),
+                set_config('tenantry.actor', $2, true),
+                set_config('tenantry.event', '', true),
+                set_config('tenantry.request_id', $3, true)",
+    )
+    .bind(actor.kind())
+    .bind(actor.name())
+    .bind(request_id.to_string())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
@@ -122,7 +137,7 @@ pub struct Act<'a> {
     pub organization: Option<(&'a str, Option<&'a str>)>,
 }
 
-/// Writes down an act that changes no row of its own, by whom [`by`] named and in the request that [`during`] named.
+/// Writes down an act that changes no row of its own, by whom [`by`] or [`by_request`] named.
 pub async fn note(tx: &mut PgConnection, act: Act<'_>) -> sqlx::Result<()> {
     sqlx::query(
         "insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, request_id)

@@ -125,27 +125,18 @@ pub async fn begin(
     key: &str,
     fingerprint: &[u8; 32],
 ) -> Result<Begun, Error> {
-    sqlx::query("set local lock_timeout = '5s'")
-        .execute(&mut *tx)
-        .await?;
-    let begun = take_or_find(&mut *tx, principal, key, fingerprint).await?;
-    // the wait for a key is no limit for what the request itself waits for
-    sqlx::query("set local lock_timeout to default")
-        .execute(tx)
-        .await?;
-    Ok(begun)
-}
-
-async fn take_or_find(
-    tx: &mut PgConnection,
-    principal: &str,
-    key: &str,
-    fingerprint: &[u8; 32],
-) -> Result<Begun, Error> {
+    // one statement, because every request with a key pays for it
     let taken = sqlx::query(
-        "insert into idempotency_keys (principal, key, fingerprint)
-         values ($1, $2, $3)
-         on conflict do nothing",
+        "with patience as (
+             select current_setting('lock_timeout') as usual,
+                    set_config('lock_timeout', '5s', true)
+         )
+         insert into idempotency_keys (principal, key, fingerprint)
+         select $1, $2, $3
+         from patience
+         on conflict do nothing
+         -- the wait for a key is no limit for what the request itself waits for
+         returning set_config('lock_timeout', (select usual from patience), true)",
     )
     .bind(principal)
     .bind(key)
@@ -156,6 +147,19 @@ async fn take_or_find(
     if taken.rows_affected() == 1 {
         return Ok(Begun::Fresh);
     }
+    sqlx::query("set local lock_timeout to default")
+        .execute(&mut *tx)
+        .await?;
+    find_begun(tx, principal, key, fingerprint).await
+}
+
+/// What another transaction made of the key.
+async fn find_begun(
+    tx: &mut PgConnection,
+    principal: &str,
+    key: &str,
+    fingerprint: &[u8; 32],
+) -> Result<Begun, Error> {
     let saved: Option<Saved> = sqlx::query_as(
         "select fingerprint, status, body
          from idempotency_keys

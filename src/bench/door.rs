@@ -101,7 +101,7 @@ async fn beside_floor(
 }
 
 /// As many as the clients can, one after the other each; the rate a second.
-async fn flood(
+pub(super) async fn flood(
     replica: &super::replica::Replica,
     requests: &[Request],
     slice: Duration,

@@ -15,7 +15,7 @@ use super::{
 const STARTS: usize = 7;
 
 /// Lazy parts have settled by then.
-const IDLE: Duration = Duration::from_secs(2);
+pub(super) const IDLE: Duration = Duration::from_secs(2);
 
 /// From the start of the process until `/readyz` says 200; the control database is migrated.
 pub(super) async fn start(

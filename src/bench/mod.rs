@@ -3,7 +3,9 @@
 //! ```text
 //! server ─▶ replica (api)          ─▶ accept_*  ack_at_1000_per_s
 //!        ─▶ replica (api)          ─▶ auth_verify_*  tenants_resolve_*
-//!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial  ready_100_at_once  people_jobs*
+//!        ─▶ replica (api)          ─▶ registrations_*  registration_status_*
+//!        ─▶ replica (api)          ─▶ registration_streams_mib
+//!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial  ready_100_at_once  signups_100_at_once  people_jobs*
 //! ```
 //!
 //! A floor is the same effect by the plainest means: the same row inserted and committed one by
@@ -27,11 +29,15 @@ mod pace;
 mod people;
 mod people_by_hand;
 mod ready;
+mod registrations;
 mod replica;
 mod report;
 mod samples;
 mod sender;
 mod server;
+mod signups;
+mod signups_by_hand;
+mod streams;
 mod visitors;
 
 use std::{path::PathBuf, time::Duration};
@@ -70,6 +76,12 @@ pub struct Options {
     /// Seconds of each measure of the door, and as many of its floor
     #[arg(long, default_value_t = 6.0, value_name = "SECONDS")]
     pub door_seconds: f64,
+    /// Seconds of each measure of registrations, and as many of its floor
+    #[arg(long, default_value_t = 6.0, value_name = "SECONDS")]
+    pub registration_seconds: f64,
+    /// Clients that follow a registration each
+    #[arg(long, default_value_t = 1_000, value_name = "COUNT")]
+    pub streams: u32,
     /// Tenants made one at a time
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     pub tenants_serial: u32,
@@ -224,7 +236,15 @@ async fn measure(
 ) -> Result<Report, Error> {
     let mut results = Vec::new();
     let mut rss_after: f64 = 0.0;
-    let [accepts, doors, footprints, readies, peoples] = report::NAMES;
+    let [
+        accepts,
+        doors,
+        registers,
+        streams,
+        footprints,
+        readies,
+        peoples,
+    ] = report::NAMES;
     if options.wants_any(accepts) {
         let replica = replica::Replica::start(server, "api").await?;
         results.extend(accept::measure(options, server, &replica, progress).await?);
@@ -237,6 +257,18 @@ async fn measure(
         let replica = replica::Replica::start(server, "api").await?;
         results.extend(door::measure(options, server, &replica, progress).await?);
         rss_after = rss_after.max(replica.rss_mib()?);
+        replica.stop().await?;
+    }
+    if options.wants_any(registers) {
+        let replica = replica::Replica::start(server, "api").await?;
+        results.extend(registrations::measure(options, server, &replica, progress).await?);
+        rss_after = rss_after.max(replica.rss_mib()?);
+        replica.stop().await?;
+    }
+    if options.wants_any(streams) {
+        // one that has done nothing yet
+        let replica = replica::Replica::start(server, "api").await?;
+        results.push(streams::measure(options, server, &replica, progress).await?);
         replica.stop().await?;
     }
     if [footprints, readies, peoples]

@@ -1,4 +1,4 @@
-//! From an event to a ready tenant, beside the same tenant made by hand.
+//! From an event, or a sign-up, to a ready tenant, beside the same tenant made by hand.
 
 use std::{
     sync::{
@@ -21,13 +21,15 @@ use super::{
     samples::{Samples, median},
     sender::{Event, Sender},
     server::Server,
+    signups::{self, SignUp},
+    visitors,
 };
 
 /// Tenants made before anything is measured: the first ones after many drops cost more.
 const WARM_UP: u32 = 8;
 
-/// Senders of the events that come at once.
-const SENDERS: usize = 16;
+/// Senders of the events that come at once. People sign up over a connection each.
+const SENDERS: u32 = 16;
 
 /// How long tenants may take before the run is given up.
 const LIMIT: Duration = Duration::from_mins(5);
@@ -48,11 +50,25 @@ pub(super) async fn measure(
     if options.wants("ready_serial") {
         results.push(ready.serial("ready_serial", options.tenants_serial).await?);
     }
-    if options.wants("ready_100_at_once") {
-        let count = options.tenants_at_once;
-        results.push(ready.at_once("ready_100_at_once", count).await?);
+    let count = options.tenants_at_once;
+    for (name, way) in [
+        ("ready_100_at_once", Way::Event),
+        ("signups_100_at_once", Way::SignUp),
+    ] {
+        if options.wants(name) {
+            results.push(ready.at_once(name, way, count).await?);
+        }
     }
     Ok(results)
+}
+
+/// How a tenant is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// By a provider's event.
+    Event,
+    /// By somebody who signs up.
+    SignUp,
 }
 
 struct Ready<'a> {
@@ -65,7 +81,7 @@ impl Ready<'_> {
     /// One after the other; each beside one by hand.
     async fn serial(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
         self.progress.set_message(name);
-        self.ours_at_once(WARM_UP).await?;
+        self.ours_at_once(Way::Event, WARM_UP, "").await?;
         let mut hand = Hand::new(self.server).await?;
         let mut control = self.server.control().await?;
         let mut sender = Sender::connect(self.replica.address).await?;
@@ -80,7 +96,7 @@ impl Ready<'_> {
             let started = Instant::now();
             sender.deliver(&event).await?;
             let organization = event.organization_id.as_deref().unwrap_or_default();
-            wait_until_ready(&mut control, organization, 1).await?;
+            wait_until_ready(&mut control, Way::Event, (organization, 1)).await?;
             ours.add(started.elapsed());
             if number % 2 == 1 {
                 floor.add(timed(hand.make()).await?);
@@ -94,31 +110,33 @@ impl Ready<'_> {
             .target(Target::AtMost(1.5)))
     }
 
-    async fn at_once(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
+    async fn at_once(&self, name: &'static str, way: Way, count: u32) -> Result<Measure, Error> {
+        let key = &signups::make_key(self.server).await?;
         let (mut ours, mut floors) = (Vec::new(), Vec::new());
         for round in 1..=ROUNDS {
             self.progress.set_message(format!("{name}, round {round}"));
-            self.ours_at_once(WARM_UP).await?;
+            self.ours_at_once(way, WARM_UP, key).await?;
             if round % 2 == 1 {
-                ours.push(self.ours_at_once(count).await?);
+                ours.push(self.ours_at_once(way, count, key).await?);
             }
             floors.push(self.by_hand_at_once(count).await?);
             if round % 2 == 0 {
-                ours.push(self.ours_at_once(count).await?);
+                ours.push(self.ours_at_once(way, count, key).await?);
             }
             self.server.drop_tenants().await?;
         }
+        visitors::forget_keys(self.server).await?;
         Ok(Measure::plain(name, median(ours), "ms")
             .beside(median(floors))
             .target(Target::AtMost(1.3)))
     }
 
-    /// Milliseconds from the first delivery until the last tenant is ready.
-    async fn ours_at_once(&self, count: u32) -> Result<f64, Error> {
+    /// Milliseconds from the first request until the last tenant is ready; `key` is for sign-ups.
+    async fn ours_at_once(&self, way: Way, count: u32, key: &str) -> Result<f64, Error> {
         let run = unique();
         let mut control = self.server.control().await?;
         let mut senders = Vec::new();
-        for _ in 0..SENDERS {
+        for _ in 0..way.senders(count) {
             senders.push(Sender::connect(self.replica.address).await?);
         }
         let started = Instant::now();
@@ -127,14 +145,16 @@ impl Ready<'_> {
             (0_u32..)
                 .zip(senders)
                 .map(|(first, mut sender)| async move {
-                    for number in (first..count).step_by(SENDERS) {
-                        sender.deliver(&Event::created(run, number.into())).await?;
+                    let step = usize::try_from(way.senders(count)).unwrap_or(usize::MAX);
+                    for number in (first..count).step_by(step) {
+                        way.ask(&mut sender, key, (run, number.into())).await?;
                     }
                     Ok::<_, Error>(())
                 }),
         )
         .await?;
-        wait_until_ready(&mut control, &format!("org_{run}_"), count.into()).await?;
+        let names = way.names_of(run);
+        wait_until_ready(&mut control, way, (&names, count.into())).await?;
         Ok(started.elapsed().as_secs_f64() * 1000.0)
     }
 
@@ -170,24 +190,67 @@ async fn timed(work: impl Future<Output = Result<(), Error>>) -> Result<Duration
     Ok(started.elapsed())
 }
 
-/// Waits for so many ready tenants of organizations whose ids begin like this.
+impl Way {
+    async fn ask(
+        self,
+        sender: &mut Sender,
+        key: &str,
+        (run, number): (&str, u64),
+    ) -> Result<(), Error> {
+        match self {
+            Self::Event => sender.deliver(&Event::created(run, number)).await,
+            Self::SignUp => signups::sign_up(sender, key, &SignUp::new(run, number))
+                .await
+                .map(|_| ()),
+        }
+    }
+
+    fn senders(self, count: u32) -> u32 {
+        match self {
+            Self::Event => SENDERS,
+            Self::SignUp => count,
+        }
+    }
+
+    /// What the organizations of a run have in common: the beginning of the provider's id, or of the name.
+    fn names_of(self, run: &str) -> String {
+        match self {
+            Self::Event => format!("org_{run}_"),
+            Self::SignUp => SignUp::names_of(run),
+        }
+    }
+
+    const fn count_ready(self) -> &'static str {
+        match self {
+            Self::Event => {
+                "select count(*)
+                 from tenants
+                 where starts_with(org_id, $1)
+                   and state = 'ready'"
+            }
+            Self::SignUp => {
+                "select count(*)
+                 from registrations
+                 where starts_with(name, $1)
+                   and state = 'ready'"
+            }
+        }
+    }
+}
+
+/// Waits for so many ready tenants of organizations whose ids or names begin like this.
 async fn wait_until_ready(
     control: &mut PgConnection,
-    organizations: &str,
-    count: i64,
+    way: Way,
+    (organizations, count): (&str, i64),
 ) -> Result<(), Error> {
     let started = Instant::now();
     loop {
-        let ready: i64 = sqlx::query_scalar(
-            "select count(*)
-             from tenants
-             where starts_with(org_id, $1)
-               and state = 'ready'",
-        )
-        .bind(organizations)
-        .fetch_one(&mut *control)
-        .await
-        .map_err(Error::sql("counting tenants"))?;
+        let ready: i64 = sqlx::query_scalar(way.count_ready())
+            .bind(organizations)
+            .fetch_one(&mut *control)
+            .await
+            .map_err(Error::sql("counting tenants"))?;
         if ready >= count {
             return Ok(());
         }

@@ -107,12 +107,21 @@ impl Replica {
 
     /// Its resident memory.
     pub(super) fn rss_mib(&self) -> Result<f64, Error> {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// The most that its resident memory has been.
+    pub(super) fn most_rss_mib(&self) -> Result<f64, Error> {
+        self.memory_mib("VmHWM:")
+    }
+
+    fn memory_mib(&self, line: &str) -> Result<f64, Error> {
         let doing = "reading the replica's memory";
         let path = format!("/proc/{}/status", self.child.id().unwrap_or_default());
         let status = std::fs::read_to_string(path).map_err(Error::io(doing))?;
         let kib = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|text| text.strip_prefix(line))
             .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
         kib.map(|kib| kib / 1024.0)
             .ok_or_else(|| Error::io(doing)(std::io::ErrorKind::NotFound.into()))

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::samples::Samples;
 
 /// Every measure, by the phase that measures it.
-pub(super) const NAMES: [&[&str]; 5] = [
+pub(super) const NAMES: [&[&str]; 7] = [
     &[
         "accept_new_c1",
         "accept_new_c8",
@@ -28,8 +28,15 @@ pub(super) const NAMES: [&[&str]; 5] = [
         "tenants_resolve_c32",
         "tenants_resolve_at_5000_per_s",
     ],
+    &[
+        "registrations_c32",
+        "registrations_at_200_per_s",
+        "registration_status_by_key_c32",
+        "registration_status_by_token_c32",
+    ],
+    &["registration_streams_mib"],
     &["start_to_ready_ms", "rss_idle_mib", "rss_after_mib"],
-    &["ready_serial", "ready_100_at_once"],
+    &["ready_serial", "ready_100_at_once", "signups_100_at_once"],
     &["people_jobs", "people_jobs_one_org"],
 ];
 

@@ -72,6 +72,19 @@ impl Request {
         let head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{credentials}\r\n");
         Self(head.into_bytes())
     }
+
+    pub(super) fn post(path: &str, (key, idempotency_key): (&str, &str), body: &str) -> Self {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\nidempotency-key: {idempotency_key}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        Self(request.into_bytes())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A connection to a replica.
@@ -117,7 +130,7 @@ impl Sender {
         head.push_str("\r\n");
         self.request.extend_from_slice(head.as_bytes());
         self.request.extend_from_slice(&event.body);
-        self.exchange().await
+        self.exchange(200).await
     }
 
     /// Asks for a path.
@@ -128,11 +141,19 @@ impl Sender {
     /// Sends a request; an error unless it is answered 200.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<(), Error> {
         self.request.clone_from(&request.0);
-        self.exchange().await
+        self.exchange(200).await
     }
 
-    async fn exchange(&mut self) -> Result<(), Error> {
-        let doing = "delivering to the replica";
+    /// Sends a request; an error unless it is answered 202. Returns the answer's body.
+    pub(super) async fn ask_for(&mut self, request: &Request) -> Result<&[u8], Error> {
+        self.request.clone_from(&request.0);
+        self.exchange(202).await?;
+        let end = self.answer.windows(4).position(|it| it == b"\r\n\r\n");
+        Ok(&self.answer[end.map_or(0, |end| end + 4)..])
+    }
+
+    async fn exchange(&mut self, expected: u16) -> Result<(), Error> {
+        let doing = "asking the replica";
         self.stream
             .write_all(&self.request)
             .await
@@ -144,7 +165,7 @@ impl Sender {
                 return Err(Error::Answer);
             }
             match parse(&self.answer)? {
-                Some(200) => return Ok(()),
+                Some(status) if status == expected => return Ok(()),
                 Some(status) => return Err(Error::Refused { status }),
                 None => {}
             }

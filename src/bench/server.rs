@@ -123,11 +123,19 @@ impl Server {
         self.checkpoint().await
     }
 
-    /// Forgets everything that providers said, and every event and job. There are no tenants.
-    pub(super) async fn empty_registers(&self) -> Result<(), Error> {
-        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps, users, memberships, invitations, roles";
+    /// Forgets every registration, with organizations and tenants, and every event and job. No tenant has a database.
+    pub(super) async fn empty_registrations(&self) -> Result<(), Error> {
+        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps,
+                               registrations, registration_events, idempotency_keys";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
+    }
+
+    /// Forgets everything that providers said, and every registration, event and job. There are no tenants.
+    pub(super) async fn empty_registers(&self) -> Result<(), Error> {
+        let tables = "truncate users, memberships, invitations, roles";
+        execute(&mut self.control().await?, tables.to_owned()).await?;
+        self.empty_registrations().await
     }
 
     /// Drops every tenant, keeps the template.
@@ -137,9 +145,7 @@ impl Server {
         self.set_fsync("on").await?;
         dropped?;
         self.drop_roles("rolcanlogin").await?;
-        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps";
-        execute(&mut self.control().await?, tables.to_owned()).await?;
-        self.empty_inbox().await
+        self.empty_registrations().await
     }
 
     /// So that no phase pays for what the one before wrote.
@@ -264,6 +270,7 @@ fn variables(run: &str, control_url: &str, scratch: &Path) -> Vec<(&'static str,
         ("WORKOS_WEBHOOK_SECRET", SECRET.to_owned()),
         // one sender and one key stand for all of them
         ("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0".to_owned()),
+        ("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0".to_owned()),
         ("TENANTRY__TENANTS__PREFIX", format!("b{run}_")),
         (
             "TENANTRY__BLUEPRINT__DIRECTORY",

@@ -105,7 +105,7 @@ impl Visitors {
         execute(&mut server.control().await?, rows).await?;
         Ok(Self {
             tokens: tokens(server, members)?,
-            key: key(server).await?,
+            key: make_key(server, Scope::TenantsRead).await?,
         })
     }
 
@@ -123,13 +123,15 @@ impl Visitors {
 
     /// Forgets them.
     pub(super) async fn leave(self, server: &Server) -> Result<(), Error> {
-        execute(
-            &mut server.control().await?,
-            "delete from api_keys".to_owned(),
-        )
-        .await?;
+        forget_keys(server).await?;
         server.empty_registers().await
     }
+}
+
+/// Nobody has a key any more.
+pub(super) async fn forget_keys(server: &Server) -> Result<(), Error> {
+    let forget = "delete from api_keys";
+    execute(&mut server.control().await?, forget.to_owned()).await
 }
 
 fn tokens(server: &Server, members: usize) -> Result<Vec<String>, Error> {
@@ -153,10 +155,11 @@ fn tokens(server: &Server, members: usize) -> Result<Vec<String>, Error> {
     (0..members).map(sign).collect()
 }
 
-async fn key(server: &Server) -> Result<String, Error> {
+/// An API key with this scope.
+pub(super) async fn make_key(server: &Server, scope: Scope) -> Result<String, Error> {
     let new = NewKey {
         name: "bench".to_owned(),
-        scopes: Scopes::from_iter([Scope::TenantsRead]),
+        scopes: Scopes::from_iter([scope]),
         origins: Vec::new(),
         expires_at: None,
     };

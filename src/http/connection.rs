@@ -75,8 +75,7 @@ pub(super) async fn reveal(
         must_be_ready(&tenant)?;
         let sealed = tenants::find_credential(tx, tenant.id).await?;
         let connection = connection(&state, &tenant, &sealed.unwrap_or_default())?;
-        audit::during(tx, request.0).await?;
-        audit::by(tx, &caller.actor()).await?;
+        audit::by_request(tx, &caller.actor(), request.0).await?;
         let act = Act {
             action: "credential.revealed",
             target_kind: "credential",

@@ -153,8 +153,7 @@ impl<T> Mutation<T> {
                 if let Some(answer) = self.find_answer(tx, ends).await? {
                     return Ok(answer);
                 }
-                audit::during(tx, self.request_id.0).await?;
-                audit::by(tx, &self.actor).await?;
+                audit::by_request(tx, &self.actor, self.request_id.0).await?;
                 let (status, done) = act(&mut *tx).await?;
                 let body = serde_json::to_value(done).map_err(|error| Problem::internal(&error))?;
                 let key = self

@@ -105,8 +105,8 @@ pub(super) async fn register(
             actor: &mutation.actor,
             may_name_organization: viewer == Viewer::Operator,
         };
-        let id = state.registrations.register(tx, asking).await;
-        describe(tx, id.map_err(|error| told(error, viewer))?, viewer).await
+        let row = state.registrations.register(tx, asking).await;
+        describe(tx, row.map_err(|error| told(error, viewer))?, viewer).await
     };
     let mut answer = mutation.once(&state, ends, act).await?;
     // what was answered before is answered at once
@@ -153,12 +153,10 @@ fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
 /// The registration as its asker sees it, with the status that says whether the tenant is ready.
 async fn describe(
     connection: &mut PgConnection,
-    id: Uuid,
+    row: Row,
     viewer: Viewer,
 ) -> Result<(StatusCode, Registered), Problem> {
-    let row = registrations::find(connection, id)
-        .await?
-        .ok_or_else(unknown)?;
+    let id = row.id;
     let StatusToken(status_token) = row.credential.clone();
     let is_ready = row.state == registrations::State::Ready;
     let registration = registrations::read(connection, row, viewer).await?;
@@ -188,7 +186,10 @@ async fn wait_until_ready(
     let until = Instant::now() + wait;
     let mut seen = state.watcher.follow(id);
     loop {
-        let look = async |connection: &mut _| describe(connection, id, viewer).await;
+        let look = async |connection: &mut PgConnection| {
+            let row = registrations::find(connection, id).await?;
+            describe(connection, row.ok_or_else(unknown)?, viewer).await
+        };
         let found = state.db.run(look).await?;
         if found.1.registration.state.is_terminal() {
             return Ok(found);

@@ -17,7 +17,7 @@ use crate::{
     identity, members,
     queue::{self, Job, NewJob},
     registrations::{
-        self, NewRegistration, State, StatusToken, Stored,
+        self, NewRegistration, Row, State, StatusToken, Stored,
         form::{FieldProblem, Form},
     },
     secrets::{self, Keyring},
@@ -120,12 +120,12 @@ impl RegistrationDesk {
         }
     }
 
-    /// Registers somebody, or finds what they registered before. Returns the registration's id.
+    /// Registers somebody, or finds what they registered before.
     pub async fn register(
         &self,
         tx: &mut PgConnection,
         asking: Asking<'_>,
-    ) -> Result<Uuid, NotRegistered> {
+    ) -> Result<Row, NotRegistered> {
         let form = asking.form;
         let (source, at_provider) = self.source_of(asking)?;
         registrations::lock_person(tx, &source, &form.email_key).await?;
@@ -134,7 +134,7 @@ impl RegistrationDesk {
         }
         if let Some(id) = registrations::find_same(tx, &source, form).await? {
             self.try_again(tx, id, asking.actor).await?;
-            return Ok(id);
+            return find_again(tx, id).await;
         }
         if let Some(external_id) = &form.external_id
             && registrations::find_by_external_id(tx, &source, external_id)
@@ -221,7 +221,7 @@ impl RegistrationDesk {
         asking: Asking<'_>,
         tenant: &Tenant,
         at_provider: bool,
-    ) -> Result<Uuid, NotRegistered> {
+    ) -> Result<Row, NotRegistered> {
         let state = match tenant.state {
             // whoever signs up is still to be invited
             TenantState::Ready if at_provider => State::Accepted,
@@ -248,13 +248,15 @@ impl RegistrationDesk {
             state,
             deadline: self.deadline,
         };
-        registrations::insert(tx, &new).await?;
+        let made = registrations::insert(tx, &new).await?;
         if at_provider {
             queue::enqueue(tx, &self.job((&tenant.source, &tenant.org_id), id)).await?;
         } else if tenant.state == TenantState::Failed {
             retry_tenant(tx, tenant, self.max_attempts, asking.actor).await?;
+            // it follows its tenant
+            return find_again(tx, id).await;
         }
-        Ok(id)
+        Ok(made)
     }
 
     /// A registration with a tenant of its own.
@@ -263,7 +265,7 @@ impl RegistrationDesk {
         tx: &mut PgConnection,
         asking: Asking<'_>,
         (source, at_provider): (&str, bool),
-    ) -> Result<Uuid, NotRegistered> {
+    ) -> Result<Row, NotRegistered> {
         let (id, form) = (Uuid::now_v7(), asking.form);
         let org_id = own_organization(id);
         identity::insert_own_organization(tx, (source, &org_id), &form.name).await?;
@@ -283,14 +285,14 @@ impl RegistrationDesk {
             state: State::Accepted,
             deadline: self.deadline,
         };
-        registrations::insert(tx, &new).await?;
+        let made = registrations::insert(tx, &new).await?;
         let job = if at_provider {
             self.job((source, &org_id), id)
         } else {
             provision(tenant, (source, &org_id), self.max_attempts)
         };
         queue::enqueue(tx, &job).await?;
-        Ok(id)
+        Ok(made)
     }
 
     async fn new_tenant(
@@ -415,6 +417,12 @@ pub async fn abandon_registration(
             Ok(())
         }
     }
+}
+
+/// A registration of this transaction, as it is by now.
+async fn find_again(tx: &mut PgConnection, id: Uuid) -> Result<Row, NotRegistered> {
+    let found = registrations::find(tx, id).await?;
+    found.ok_or_else(|| sqlx::Error::RowNotFound.into())
 }
 
 async fn find_tenant(tx: &mut PgConnection, registration: &Stored) -> sqlx::Result<Option<Tenant>> {

@@ -277,11 +277,20 @@ pub async fn find_ready_tenant(
     sqlx::query_scalar(
         "select tenants.url
          from users
-         join members using (source, user_id)
-         join tenants using (source, org_id)
+         -- offset: the view is asked about this user alone, and not computed for everybody to be joined
+         cross join lateral (
+             select org_id
+             from members
+             where members.source = users.source
+               and members.user_id = users.user_id
+               and members.status = 'active'
+             offset 0
+         ) as belonging
+         join tenants
+             on tenants.source = users.source
+             and tenants.org_id = belonging.org_id
          where users.source = $1
            and lower(users.email) = $2
-           and members.status = 'active'
            and tenants.state = 'ready'
          order by tenants.ready_at
          limit 1",

@@ -25,6 +25,7 @@ use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
 pub use events::{Event, Seen, Watcher, count_old_events, list_events, prune_events};
+use status::select_row;
 pub use status::{Registration, Row, Viewer, find, read};
 
 use crate::{
@@ -121,16 +122,20 @@ pub struct NewRegistration<'a> {
     pub deadline: Duration,
 }
 
-/// Records a registration.
-pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::Result<()> {
+/// Records a registration; returns it as [`find`] does.
+pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::Result<Row> {
     let form = new.form;
-    sqlx::query(
-        "insert into registrations
-             (id, source, external_id, name, slug, domain, email, given_name, family_name, email_key, organization_key,
-              made_by, credential, at_provider, org_id, tenant_id, is_tenant_ours, state, may_take, deadline_at, ended_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                 make_interval(secs => $19), now() + make_interval(secs => $19), case when $18 = 'ready' then now() end)",
-    )
+    sqlx::query_as(concat!(
+        "with made as (
+             insert into registrations
+                 (id, source, external_id, name, slug, domain, email, given_name, family_name, email_key, organization_key,
+                  made_by, credential, at_provider, org_id, tenant_id, is_tenant_ours, state, may_take, deadline_at, ended_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                     make_interval(secs => $19), now() + make_interval(secs => $19), case when $18 = 'ready' then now() end)
+             returning *
+         ) ",
+        select_row!("made as registrations", "")
+    ))
     .bind(new.id)
     .bind(new.source)
     .bind(new.external_id)
@@ -150,9 +155,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::R
     .bind(new.is_tenant_ours)
     .bind(new.state)
     .bind(new.deadline.as_secs_f64())
-    .execute(tx)
-    .await?;
-    Ok(())
+    .fetch_one(tx)
+    .await
 }
 
 /// Nobody else registers this person, until the transaction ends. Taken before any lock of an external id or host.

@@ -130,7 +130,8 @@ pub struct RegisteredTenant {
 /// A registration as it was read, with what decides who may see it.
 #[derive(Debug, Clone, FromRow)]
 pub struct Row {
-    id: Uuid,
+    /// Id.
+    pub id: Uuid,
     source: String,
     external_id: String,
     name: String,
@@ -161,20 +162,29 @@ pub struct Row {
     ready_at: Option<DateTime<Utc>>,
 }
 
+/// Every column of [`Row`]; a macro because statements are literals.
+macro_rules! select_row {
+    ($from:literal, $rest:literal) => {
+        concat!(
+            "select registrations.id, registrations.source, registrations.external_id, registrations.name, email,
+                    given_name, family_name, made_by, registrations.credential, at_provider, registrations.org_id,
+                    registrations.state, step, steps_done, waits_for, registrations.created_at, deadline_at, delayed_at,
+                    ended_at, last_event, tenant_id, tenants.url, tenants.state as tenant_state, tenants.ready_at
+             from ",
+            $from,
+            " left join tenants on tenants.id = registrations.tenant_id ",
+            $rest
+        )
+    };
+}
+pub(super) use select_row;
+
 /// A registration by its id.
 pub async fn find(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Row>> {
-    sqlx::query_as(
-        "select registrations.id, registrations.source, registrations.external_id, registrations.name, email,
-                given_name, family_name, made_by, registrations.credential, at_provider, registrations.org_id,
-                registrations.state, step, steps_done, waits_for, registrations.created_at, deadline_at, delayed_at,
-                ended_at, last_event, tenant_id, tenants.url, tenants.state as tenant_state, tenants.ready_at
-         from registrations
-         left join tenants on tenants.id = registrations.tenant_id
-         where registrations.id = $1",
-    )
-    .bind(id)
-    .fetch_optional(connection)
-    .await
+    sqlx::query_as(select_row!("registrations", "where registrations.id = $1"))
+        .bind(id)
+        .fetch_optional(connection)
+        .await
 }
 
 /// How far it is, for this viewer.

@@ -296,9 +296,6 @@ pub async fn insert(
     names: &config::Tenants,
     keyring: &secrets::Keyring,
 ) -> Result<Option<TenantId>, Error> {
-    if exists(tx, new.source, new.org_id).await? {
-        return Ok(None);
-    }
     let attempts = if new.slug.is_some() { 1 } else { 5 };
     for attempt in 0..attempts {
         let id = TenantId(Uuid::now_v7());
@@ -308,14 +305,14 @@ pub async fn insert(
         };
         let credential = keyring.seal(id.0, &secrets::random_password()?)?;
         hosts::lock_host(tx, &given.url).await?;
-        if !hosts::find_taken(tx, &[&given.url]).await?.is_empty() {
-            continue;
-        }
         let inserted = sqlx::query(
             "insert into tenants
                  (id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
                   source, credential, requested_at, host_skeleton)
-             values ($1, $2, false, $3, $4, $5, $5, $6, '', $7, $8, $9, $10)
+             select $1, $2, false, $3, $4, $5, $5, $6, '', $7, $8, $9, $10
+             -- of another tenant's url the index below says so
+             where not exists (select from tenants where host_skeleton = $10)
+               and not exists (select from tenant_hosts where host = $4)
              on conflict do nothing",
         )
         .bind(id)
@@ -333,7 +330,7 @@ pub async fn insert(
         if inserted.rows_affected() == 1 {
             return Ok(Some(id));
         }
-        // either another replica made this organization's tenant just now, or the name is taken
+        // either the organization has its tenant, made by another replica just now perhaps, or the name is taken
         if exists(tx, new.source, new.org_id).await? {
             return Ok(None);
         }

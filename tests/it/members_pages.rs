@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::PgConnection;
 use tenantry::members::{
     self, Assignment, AssignmentFilter, Invitation, Member, MemberFilter, Status,
 };
 
 use crate::support::{
+    cluster::execute,
     people::{self, Belongs, new_id},
     team::Team,
 };
@@ -62,7 +64,7 @@ impl Team {
              from numbered",
             self.org
         );
-        crate::support::cluster::execute(&self.app.deployment.control_url, &sql).await;
+        execute(&self.app.deployment.control_url, &sql).await;
     }
 }
 
@@ -208,5 +210,32 @@ async fn invitations_and_assignments_have_pages_as_well() {
     team.app.accepts(&[&elsewhere]).await;
     let everybody = team.page(&MemberFilter::default(), None, 100).await;
     assert_eq!(everybody.len(), 2, "nobody of another organization");
+    team.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_signs_up_is_looked_for_alone_and_not_among_everybody() {
+    let team = Team::alone().await;
+    team.app.tenant(&team.org).is_ready().await;
+    team.crowd("known", "Ada", 2_000).await;
+    let known = "insert into users (source, user_id, content, updated_at)
+                 select source, user_id, jsonb_build_object('email', user_id || '@example.com'), updated_at
+                 from memberships
+                 where starts_with(user_id, 'user_known');
+                 analyze users, memberships";
+    execute(&team.app.deployment.control_url, known).await;
+    let look = async |tx: &mut PgConnection| {
+        let email = "user_known0007@example.com";
+        let url = members::find_ready_tenant(tx, "workos", email).await?;
+        // of this transaction alone
+        let read = "select (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint
+                    from pg_stat_xact_user_tables
+                    where relname = 'memberships'";
+        let read: i64 = sqlx::query_scalar(read).fetch_one(tx).await?;
+        Ok::<_, sqlx::Error>((url, read))
+    };
+    let (url, read) = team.app.replica.db.transaction(look).await.unwrap();
+    assert!(url.is_some());
+    assert!(read <= 3, "{read} memberships were read");
     team.app.stop().await;
 }
