@@ -13,11 +13,12 @@ create table registrations (
     family_name text,
     email_key text not null,
     organization_key text not null,
+    name_key text not null,
     made_by text not null,
     credential text not null,
     at_provider boolean not null,
+    waits_for_user boolean not null,
     org_id text,
-    is_organization_ours boolean not null default false,
     tenant_id uuid references tenants (id) on delete set null,
     is_tenant_ours boolean not null,
     state text not null default 'accepted'
@@ -30,6 +31,7 @@ create table registrations (
     deadline_at timestamptz not null,
     delayed_at timestamptz,
     ended_at timestamptz,
+    superseded_at timestamptz,
     last_event integer not null default 1
 ) with (
     -- every step changes the row: leave room on the page, so that no index is touched
@@ -38,11 +40,11 @@ create table registrations (
 
 -- The loop is impossible: the same person asks for the same organization once.
 create unique index registrations_once on registrations (source, email_key, organization_key)
-    where state not in ('abandoning', 'abandoned');
+    where state not in ('abandoning', 'abandoned') and superseded_at is null;
 
 -- The provider's organization is recognised by it.
 create unique index registrations_by_external_id on registrations (source, external_id)
-    where state not in ('abandoning', 'abandoned');
+    where state not in ('abandoning', 'abandoned') and superseded_at is null;
 
 create index registrations_by_tenant on registrations (tenant_id) where tenant_id is not null;
 create index registrations_by_deadline on registrations (deadline_at)
@@ -57,11 +59,12 @@ comment on column registrations.slug is 'The slug that was asked for: the first 
 comment on column registrations.domain is 'E-mail domain of the organization, as the client says it';
 comment on column registrations.email_key is 'The e-mail address as it is compared';
 comment on column registrations.organization_key is 'What makes two requests of one person ask for the same organization: external id, slug or name';
+comment on column registrations.name_key is 'What the organization''s name looks like: the same for a request that leaves slug and external id out';
 comment on column registrations.made_by is 'Principal whose API key asked for it';
 comment on column registrations.credential is 'The status token: whoever has it may read the status, and nothing else; by this name the audit log leaves it out';
 comment on column registrations.at_provider is 'Whether the organization and its first administrator are made at the provider, before the tenant';
+comment on column registrations.waits_for_user is 'Whether whoever signs up is still to be made a member, or invited: it is not ready before that';
 comment on column registrations.org_id is 'The provider''s organization id, once known';
-comment on column registrations.is_organization_ours is 'Whether the organization was made at the provider for this registration: abandoning deletes it there';
 comment on column registrations.tenant_id is 'The tenant; null when it was given up';
 comment on column registrations.is_tenant_ours is 'Whether the tenant was made for this registration, or was there before';
 comment on column registrations.state is 'accepted → provisioning → ready | failed; accepted, provisioning, failed → abandoning → abandoned';
@@ -72,6 +75,7 @@ comment on column registrations.may_take is 'How long it may take, from when it 
 comment on column registrations.deadline_at is 'When it should be ready; later it is delayed, and the work goes on';
 comment on column registrations.delayed_at is 'When it was seen to be late';
 comment on column registrations.ended_at is 'When it became ready, failed or abandoned';
+comment on column registrations.superseded_at is 'When its organization had been deleted and somebody registered it anew: this one is past';
 comment on column registrations.last_event is 'Number of the newest row in registration_events';
 
 create table registration_events (
@@ -151,8 +155,8 @@ as $$
 declare
     goes_to text := case
         when new.state = 'ready' then 'ready'
-        -- a deleted organization suspends what is not ready yet
-        when new.state in ('failed', 'suspended') then 'failed'
+        -- a deleted organization suspends what never was ready
+        when new.state = 'failed' or (new.state = 'suspended' and not new.initialize) then 'failed'
         when old.state = 'failed' and new.state in ('pending', 'provisioning') then 'accepted'
         else 'as it was'
     end;
@@ -160,8 +164,11 @@ begin
     update registrations
     set state = case goes_to when 'as it was' then state else goes_to end,
         step = case goes_to when 'as it was' then step end,
+        -- tried again, it has as long as at first
+        deadline_at = case goes_to when 'accepted' then now() + may_take else deadline_at end,
+        delayed_at = case when goes_to <> 'accepted' then delayed_at end,
         waits_for = case
-            when new.state = 'suspended' then jsonb_build_object(
+            when goes_to = 'failed' and new.state = 'suspended' then jsonb_build_object(
                 'step', '',
                 'code', 'organization_deleted',
                 'cause', 'the organization was deleted at the provider',
@@ -172,8 +179,12 @@ begin
         end,
         ended_at = case when goes_to in ('ready', 'failed') then now() end
     where tenant_id = new.id
-      and (state in ('accepted', 'provisioning', 'failed')
-           or (state = 'abandoning' and goes_to = 'as it was'));
+      and case
+          -- given up: what keeps it from being undone is told
+          when new.state = 'archived' then state = 'abandoning'
+          when goes_to = 'ready' and waits_for_user then false
+          else state in ('accepted', 'provisioning', 'failed')
+      end;
     return null;
 end;
 $$;
@@ -223,3 +234,7 @@ create index organizations_by_external_id on organizations (source, external_id)
 alter table tenants add column host_skeleton text;
 create index tenants_by_host_skeleton on tenants (host_skeleton) where host_skeleton is not null;
 comment on column tenants.host_skeleton is 'What the url looks like (Unicode TS 39): no two tenants have hosts that look alike';
+
+-- A tenant that was begun before its organization was known keeps what its seeds were told.
+alter table tenants add column seeded_as text;
+comment on column tenants.seeded_as is 'The organization id that seeds and verify queries are told, where it is not org_id: the tenant was begun before the provider''s id was known';

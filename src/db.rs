@@ -410,6 +410,18 @@ async fn run_migrations(connection: &mut PgConnection) -> Result<(), Error> {
     .execute(&mut *connection)
     .await?;
     declare_migrations(connection).await?;
+    // an index on what is kept for ever takes as long as it takes
+    sqlx::query("set statement_timeout = 0")
+        .execute(&mut *connection)
+        .await?;
+    let run = apply(&mut migrator, connection).await;
+    sqlx::query("reset statement_timeout")
+        .execute(connection)
+        .await?;
+    run
+}
+
+async fn apply(migrator: &mut Migrator, connection: &mut PgConnection) -> Result<(), Error> {
     match migrator.run_direct(None, &mut *connection, false).await {
         Err(MigrateError::VersionMissing(_)) => {
             if let Schema::TooNew(version) = find_schema(connection).await? {

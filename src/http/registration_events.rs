@@ -165,7 +165,7 @@ impl Reader {
             return Ok(false);
         };
         self.after = newest.number;
-        self.has_ended = matches!(newest.kind.as_str(), "ready" | "failed" | "abandoned");
+        self.has_ended = newest.is_last();
         self.unsent = events
             .iter()
             .map(|event| shown(event, now.as_ref()))

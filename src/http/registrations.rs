@@ -103,7 +103,7 @@ pub(super) async fn register(
             form: &form,
             made_by: mutation.principal(),
             actor: &mutation.actor,
-            may_name_organization: viewer == Viewer::Operator,
+            is_form: viewer == Viewer::Public,
         };
         let row = state.registrations.register(tx, asking).await;
         describe(tx, row.map_err(|error| told(error, viewer))?, viewer).await
@@ -262,7 +262,7 @@ pub(super) async fn abandon(
     mutation: Mutation,
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut PgConnection| {
-        find_visible(tx, id, mutation.caller()).await?;
+        find_own(tx, id, mutation.caller(), Scope::TenantsWrite).await?;
         jobs::abandon_registration(tx, id, state.max_attempts, &mutation.actor).await?;
         let row = registrations::find(tx, id).await?.ok_or_else(unknown)?;
         Ok(registrations::read(tx, row, viewer(mutation.caller())).await?)
@@ -276,19 +276,24 @@ pub(super) async fn find_visible(
     id: Uuid,
     caller: &Caller,
 ) -> Result<Row, Problem> {
-    let row = registrations::find(connection, id).await?;
-    row.filter(|row| may_see(row, caller)).ok_or_else(unknown)
+    find_own(connection, id, caller, Scope::TenantsRead).await
 }
 
-fn may_see(row: &Row, caller: &Caller) -> bool {
-    match caller {
-        Caller::Key(key) => {
-            row.made_by == caller.principal() || key.scopes.allows(Scope::TenantsRead)
-        }
+/// The registration, if it is the caller's, or the caller an operator with this scope.
+async fn find_own(
+    connection: &mut PgConnection,
+    id: Uuid,
+    caller: &Caller,
+    operators: Scope,
+) -> Result<Row, Problem> {
+    let row = registrations::find(connection, id).await?;
+    let is_own = |row: &Row| match caller {
+        Caller::Key(key) => row.made_by == caller.principal() || key.scopes.allows(operators),
         Caller::Registrant(token) => token.matches(&row.credential.0),
         // everybody has a form's key
         Caller::User(_) | Caller::Form(_) => false,
-    }
+    };
+    row.filter(is_own).ok_or_else(unknown)
 }
 
 /// How much the caller is told.
@@ -312,7 +317,7 @@ fn unknown() -> Problem {
 fn told(error: NotRegistered, viewer: Viewer) -> Problem {
     match (error, viewer) {
         (NotRegistered::AlreadyMember { .. }, Viewer::Public) => {
-            Problem::from(NotRegistered::AlreadyMember { url: String::new() })
+            Problem::from(NotRegistered::AlreadyMember { url: None })
         }
         (error, _) => error.into(),
     }
@@ -348,18 +353,24 @@ impl From<NotRegistered> for Problem {
             }),
             E::ExternalIdTaken => Self::new(
                 StatusCode::CONFLICT,
-                "external_id_taken",
+                "external_id_registered",
                 detail,
                 "have them invite the person, or send another external_id",
             ),
+            E::RegisteredElsewhere => Self::new(
+                StatusCode::CONFLICT,
+                "registered_elsewhere",
+                detail,
+                "go on where it was registered, or sign in",
+            ),
             E::AlreadyMember { url } => Self::new(
                 StatusCode::CONFLICT,
-                "already_member",
+                "already_signed_up",
                 detail,
                 "sign in there",
             )
             .more(More {
-                url: Some(url).filter(|url| !url.is_empty()),
+                url,
                 ..More::default()
             }),
             E::TenantUnavailable { .. } => Self::new(

@@ -41,6 +41,26 @@ pub async fn discard_own_organization(
     Ok(())
 }
 
+/// Whether an organization was deleted at the provider.
+pub async fn is_deleted(
+    connection: &mut PgConnection,
+    (source, org_id): (&str, &str),
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (
+             select
+             from organizations
+             where source = $1
+               and org_id = $2
+               and deleted_at is not null
+         )",
+    )
+    .bind(source)
+    .bind(org_id)
+    .fetch_one(connection)
+    .await
+}
+
 /// The organization that the provider knows by the application's id, unless it was deleted.
 pub async fn find_by_external_id(
     connection: &mut PgConnection,

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{JobContext, JobError, provision, register::own_organization};
+use super::{JobContext, JobError, provision, register::own_organization, rouse_sync};
 use crate::{
     audit,
     causes::chain,
@@ -109,6 +109,11 @@ async fn follow_organizations(
     let mut has_follow_up = false;
     let live = identity::live_organizations(tx, changes).await?;
     let linked = link_registrations(tx, &live).await?;
+    for organization in &linked {
+        // whoever was said to be a member before that is one of this tenant from now on
+        rouse_sync(tx, *organization, cx.max_attempts).await?;
+        has_follow_up = true;
+    }
     for organization in &live {
         if !organization.has_tenant && !linked.contains(&organization.key()) {
             let first = first_of(heard, &organization.source, &organization.org_id);
@@ -177,13 +182,16 @@ pub(super) async fn link(
     registration: &Registration,
     org_id: &str,
 ) -> Result<bool, JobError> {
-    let Some(tenant) = registration.tenant_id else {
+    let locked = registrations::lock_with_tenant(tx, registration.id).await?;
+    let Some((registration, Some(tenant))) = locked.filter(|(locked, _)| locked.is_waiting())
+    else {
+        // given up in this moment
         return Ok(false);
     };
-    if !tenants::link(tx, tenant, (&registration.source, org_id)).await? {
+    if !tenants::link(tx, tenant.id, (&registration.source, org_id)).await? {
         return Ok(false);
     }
-    registrations::mark_linked(tx, registration.id, org_id, (tenant, true)).await?;
+    registrations::mark_linked(tx, registration.id, org_id, (tenant.id, true)).await?;
     let own = own_organization(registration.id);
     identity::discard_own_organization(tx, (&registration.source, &own)).await?;
     Ok(true)

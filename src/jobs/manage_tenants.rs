@@ -73,7 +73,14 @@ pub async fn abandon_tenant(
     }
     // the running attempt's own key: the organization may have had another id when it was enqueued
     let key = queue::find_concurrency_key(tx, &provisioning).await?;
-    let undo = NewJob {
+    let undo = undo_job(tenant, key, max_attempts);
+    queue::enqueue(tx, &undo).await?;
+    Ok(())
+}
+
+/// The job that takes back what was made of a tenant, after the jobs of `key`.
+pub(super) fn undo_job(tenant: &Tenant, key: Option<String>, max_attempts: i32) -> NewJob {
+    NewJob {
         job: Job::UndoTenant {
             tenant: tenant.id.0,
         },
@@ -81,9 +88,7 @@ pub async fn abandon_tenant(
         unique_key: Some(format!("undo:{}", tenant.id)),
         max_attempts,
         delay: Duration::ZERO,
-    };
-    queue::enqueue(tx, &undo).await?;
-    Ok(())
+    }
 }
 
 /// Takes a ready tenant out of the routing. Its database stays as it is.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Refusal, abandon_tenant, provision, retry_tenant};
+use super::{Refusal, abandon_tenant, manage_tenants::undo_job, provision, retry_tenant};
 use crate::{
     audit::{self, Actor},
     config::{self, Config},
@@ -55,11 +55,14 @@ pub enum NotRegistered {
     /// The external id stands for somebody else's registration.
     #[error("somebody else registered the organization with this external id")]
     ExternalIdTaken,
+    /// The person registered it, and not with this form.
+    #[error("the person registered this organization already, in another way")]
+    RegisteredElsewhere,
     /// The person belongs to a ready tenant.
     #[error("the person belongs to a tenant that is ready")]
     AlreadyMember {
-        /// Its host.
-        url: String,
+        /// Its host, where whoever asks may know it.
+        url: Option<String>,
     },
     /// The organization has a tenant that cannot become ready.
     #[error("the organization's tenant is {}", state.name())]
@@ -101,8 +104,8 @@ pub struct Asking<'a> {
     pub made_by: &'a str,
     /// For the audit log.
     pub actor: &'a Actor,
-    /// Whether they may say what the provider's organization is recognised by.
-    pub may_name_organization: bool,
+    /// Whether it is anybody, with a form: they join nothing, and learn nothing of others' registrations.
+    pub is_form: bool,
 }
 
 impl RegistrationDesk {
@@ -132,9 +135,12 @@ impl RegistrationDesk {
         if let Some(external_id) = &form.external_id {
             registrations::lock_external_id(tx, &source, external_id).await?;
         }
-        if let Some(id) = registrations::find_same(tx, &source, form).await? {
-            self.try_again(tx, id, asking.actor).await?;
-            return find_again(tx, id).await;
+        if let Some(same) = registrations::find_same(tx, &source, form).await? {
+            if !identity::is_deleted(tx, same.organization()).await? {
+                return self.go_on(tx, asking, same).await;
+            }
+            // what was registered is gone at the provider: this is another organization
+            registrations::mark_superseded(tx, same.id).await?;
         }
         if let Some(external_id) = &form.external_id
             && registrations::find_by_external_id(tx, &source, external_id)
@@ -144,10 +150,10 @@ impl RegistrationDesk {
             return Err(NotRegistered::ExternalIdTaken);
         }
         if let Some(url) = members::find_ready_tenant(tx, &source, &form.email_key).await? {
-            return Err(NotRegistered::AlreadyMember { url });
+            return Err(NotRegistered::AlreadyMember { url: Some(url) });
         }
         let known = match &form.external_id {
-            Some(external_id) => self.find_known(tx, &source, external_id).await?,
+            Some(external_id) => self.find_known(tx, asking, (&source, external_id)).await?,
             None => None,
         };
         match known {
@@ -166,7 +172,7 @@ impl RegistrationDesk {
                 detail,
             }]))
         };
-        if asking.form.external_id.is_some() && !asking.may_name_organization {
+        if asking.form.external_id.is_some() && asking.is_form {
             let detail = "cannot be given by a form: whoever names an organization joins it";
             return problem("#/organization/external_id", "not_from_a_form", detail);
         }
@@ -204,14 +210,32 @@ impl RegistrationDesk {
     async fn find_known(
         &self,
         tx: &mut PgConnection,
-        source: &str,
-        external_id: &str,
+        asking: Asking<'_>,
+        (source, external_id): (&str, &str),
     ) -> Result<Option<Tenant>, NotRegistered> {
         let Some(org_id) = identity::find_by_external_id(tx, source, external_id).await? else {
             return Ok(None);
         };
+        let seen = tenants::find_of_organization(tx, source, &org_id).await?;
+        if let Some(failed) = seen.filter(|tenant| tenant.state == TenantState::Failed) {
+            // its job is locked before the tenant
+            self.retry(tx, &failed, asking.actor).await?;
+        }
         // it may become ready in this instant, and tells only the registrations that it sees
         Ok(tenants::hold_of_organization(tx, source, &org_id).await?)
+    }
+
+    /// Tries a failed tenant again, unless somebody else did in this moment.
+    async fn retry(
+        &self,
+        tx: &mut PgConnection,
+        tenant: &Tenant,
+        actor: &Actor,
+    ) -> Result<(), NotRegistered> {
+        match retry_tenant(tx, tenant, self.max_attempts, actor).await {
+            Ok(()) | Err(Refusal::TenantWrongState { .. }) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     /// A registration of an organization that has its tenant already.
@@ -251,10 +275,6 @@ impl RegistrationDesk {
         let made = registrations::insert(tx, &new).await?;
         if at_provider {
             queue::enqueue(tx, &self.job((&tenant.source, &tenant.org_id), id)).await?;
-        } else if tenant.state == TenantState::Failed {
-            retry_tenant(tx, tenant, self.max_attempts, asking.actor).await?;
-            // it follows its tenant
-            return find_again(tx, id).await;
         }
         Ok(made)
     }
@@ -344,34 +364,45 @@ impl RegistrationDesk {
         Ok(free.map(|(slug, _)| slug).take(SUGGESTIONS).collect())
     }
 
-    /// What failed is put back to work: whoever signs up again wants it.
+    /// The same registration once more; one that failed is put back to work: whoever signs up again wants it.
+    async fn go_on(
+        &self,
+        tx: &mut PgConnection,
+        asking: Asking<'_>,
+        same: Stored,
+    ) -> Result<Row, NotRegistered> {
+        if asking.is_form && same.made_by != asking.made_by {
+            return Err(NotRegistered::RegisteredElsewhere);
+        }
+        if same.state == State::Failed {
+            self.try_again(tx, &same, asking.actor).await?;
+        }
+        find_again(tx, same.id).await
+    }
+
     async fn try_again(
         &self,
         tx: &mut PgConnection,
-        id: Uuid,
+        failed: &Stored,
         actor: &Actor,
     ) -> Result<(), NotRegistered> {
-        let Some(registration) = registrations::find_stored(tx, id).await? else {
-            return Ok(());
-        };
-        if registration.state != State::Failed {
-            return Ok(());
-        }
-        let Some(tenant) = find_tenant(tx, &registration).await? else {
+        let Some(tenant) = find_tenant(tx, failed).await? else {
             return Ok(());
         };
         match tenant.state {
-            TenantState::Failed => retry_tenant(tx, &tenant, self.max_attempts, actor).await?,
+            TenantState::Failed => self.retry(tx, &tenant, actor).await?,
             TenantState::Suspended | TenantState::Archived | TenantState::Deleted => {
                 let state = tenant.state;
                 return Err(NotRegistered::TenantUnavailable { state });
             }
             // only what the provider was to do has failed
             TenantState::Pending | TenantState::Provisioning | TenantState::Ready => {
-                revive(tx, &self.job(tenant.key(), id)).await?;
+                if failed.at_provider {
+                    revive(tx, &self.job(tenant.key(), failed.id)).await?;
+                }
             }
         }
-        registrations::mark_retried(tx, id).await?;
+        registrations::mark_retried(tx, failed.id).await?;
         Ok(())
     }
 
@@ -390,33 +421,45 @@ pub async fn abandon_registration(
     actor: &Actor,
 ) -> Result<(), Refusal> {
     audit::by(tx, actor).await?;
-    // jobs before the tenant, the tenant before the registration: as those lock that make it
+    // jobs first, then the tenant, then the registration: as whoever makes it locks them
     queue::call_off(tx, &register_key(id)).await?;
-    let Some(registration) = registrations::find_stored(tx, id).await? else {
+    let seen = registrations::find_stored(tx, id).await?;
+    if let Some(tenant) = seen.and_then(|seen| seen.tenant_id.filter(|_| seen.is_tenant_ours)) {
+        queue::call_off(tx, &queue::provision_key(tenant.0)).await?;
+    }
+    let Some((registration, tenant)) = registrations::lock_with_tenant(tx, id).await? else {
         return Ok(());
     };
     match registration.state {
-        State::Abandoning | State::Abandoned => return Ok(()),
+        State::Abandoned => return Ok(()),
+        State::Abandoning => {
+            if let Some(tenant) = tenant {
+                queue::revive(tx, &undo_job(&tenant, None, max_attempts)).await?;
+            }
+            return Ok(());
+        }
         State::Ready => return Err(Refusal::RegistrationReady(id)),
         State::Accepted | State::Provisioning | State::Failed => {}
     }
-    let is_live = registration.org_id.is_some() && !registration.is_organization_ours;
-    if registration.is_tenant_ours && is_live {
+    let is_linked = registration.org_id.is_some() && !registration.is_organization_ours();
+    if registration.is_tenant_ours
+        && is_linked
+        && !identity::is_deleted(tx, registration.organization()).await?
+    {
         return Err(Refusal::OrganizationLives(id));
     }
-    if !registrations::mark_abandoning(tx, id).await? {
-        return Err(Refusal::RegistrationReady(id));
-    }
-    match find_tenant(tx, &registration).await? {
+    match tenant {
         Some(tenant) if registration.is_tenant_ours => {
-            abandon_tenant(tx, &tenant, max_attempts, actor).await
+            abandon_tenant(tx, &tenant, max_attempts, actor).await?;
+            registrations::mark_abandoning(tx, id).await?;
         }
         // the tenant is the organization's own, and stays
         _ => {
+            registrations::mark_abandoning(tx, id).await?;
             registrations::mark_abandoned(tx, id).await?;
-            Ok(())
         }
     }
+    Ok(())
 }
 
 /// A registration of this transaction, as it is by now.

@@ -17,7 +17,7 @@ use crate::{
     causes::chain,
     identity::{self, Heard},
     members::{self, Organization, Promise},
-    provider_api::{Client, NewMember, NewOrganization},
+    provider_api::{Client, NewMember, NewOrganization, Refusal as ProviderRefusal},
     provisioning::steps::{self, CREATE_ORGANIZATION, INVITE_USER, Went},
     queue::{
         self, Claim, Failure,
@@ -136,21 +136,6 @@ impl Attempt<'_> {
         client: &Client,
         registration: &Stored,
     ) -> Result<Vec<IdentityEvent>, JobError> {
-        if !registration.is_external_id_ours() {
-            let external_id = &registration.external_id;
-            if let Some(said) = client.find_organization_by_external_id(external_id).await? {
-                return Ok(said);
-            }
-        }
-        // before it is made: an attempt that dies after that finds it there, and must not take it for somebody else's
-        self.cx
-            .db
-            .transaction(async |tx| {
-                queue::assert_held(tx, self.claim).await?;
-                registrations::mark_organization_ours(tx, self.id).await?;
-                Ok::<_, JobError>(())
-            })
-            .await?;
         self.check_lease()?;
         let new = NewOrganization {
             name: &registration.name,
@@ -212,7 +197,12 @@ impl Attempt<'_> {
                 user_id: &user_id,
                 role: &self.cx.provisioner.admin_role,
             };
-            said.extend(client.add_member(&new).await?);
+            match client.add_member(&new).await {
+                Ok(membership) => said.extend(membership),
+                // invited before: whoever is, has what was wanted
+                Err(error) if error.reason() == Some(ProviderRefusal::MembershipPending) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(said)
     }
@@ -239,6 +229,8 @@ impl Attempt<'_> {
                 }
                 let done = Went::Done(started.elapsed());
                 steps::note_at_provider(tx, tenant, INVITE_USER, done).await?;
+                registrations::mark_user_added(tx, self.id).await?;
+                // locked above: it does not become ready in between
                 let found = tenants::find(tx, tenant).await?;
                 match found.map(|tenant| tenant.state) {
                     Some(TenantState::Ready) => {
@@ -290,7 +282,8 @@ impl Attempt<'_> {
 
     /// The registration, unless it was abandoned meanwhile: then nothing more is made.
     async fn still_open(&self, tx: &mut sqlx::PgConnection) -> Result<Stored, Stopped> {
-        let found = registrations::lock_stored(tx, self.id).await?;
+        let found = registrations::lock_with_tenant(tx, self.id).await?;
+        let found = found.map(|(registration, _)| registration);
         found.filter(Stored::is_open).ok_or(Stopped::Abandoned)
     }
 

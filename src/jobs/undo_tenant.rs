@@ -13,7 +13,7 @@ use crate::{
         self, Claim, Failure, JobId,
         worker::{Lease, Outcome, Settled},
     },
-    registrations,
+    registrations::{self, Stored},
     tenants::{self, TenantFailure, TenantId},
     webhooks::{IdentityEvent, Said},
 };
@@ -47,7 +47,7 @@ async fn release_organization(
 ) -> Result<Option<(String, String)>, JobError> {
     let find = async |connection: &mut _| registrations::find_of_tenant(connection, tenant).await;
     let registration = cx.db.run(find).await?;
-    let Some(registration) = registration.filter(|found| found.is_organization_ours) else {
+    let Some(registration) = registration.filter(Stored::is_organization_ours) else {
         return Ok(None);
     };
     let client = client_of(cx, &registration.source)?;

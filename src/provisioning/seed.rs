@@ -110,7 +110,7 @@ pub(super) async fn set_values(
     )
     .bind(tenant.id.to_string())
     .bind(&tenant.url)
-    .bind(&tenant.org_id)
+    .bind(tenant.seeded_as())
     .bind(organization_name)
     .bind(&tenant.source)
     .execute(connection)

@@ -16,6 +16,7 @@ use sqlx::{FromRow, PgConnection};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+use super::State;
 use crate::{causes::chain, db::Db};
 
 /// Pause between two looks while somebody waits.
@@ -35,6 +36,14 @@ pub struct Event {
     pub data: serde_json::Value,
     /// When.
     pub at: DateTime<Utc>,
+}
+
+impl Event {
+    /// Whether nothing follows by itself.
+    pub fn is_last(&self) -> bool {
+        let state = serde_json::from_value::<State>(self.data["state"].clone());
+        state.is_ok_and(State::is_terminal)
+    }
 }
 
 /// The events of a registration after a number, in order.

@@ -105,8 +105,13 @@ impl Form {
         match (&self.external_id, &self.slug) {
             (Some(external_id), _) => format!("external:{external_id}"),
             (None, Some(slug)) => format!("slug:{}", naming::skeleton(slug)),
-            (None, None) => format!("name:{}", naming::skeleton(&self.name)),
+            (None, None) => format!("name:{}", self.name_key()),
         }
+    }
+
+    /// What the organization's name looks like.
+    pub fn name_key(&self) -> String {
+        naming::skeleton(&self.name)
     }
 }
 
@@ -126,11 +131,7 @@ pub fn read(asked: &Asked) -> Result<Form, Vec<FieldProblem>> {
         domain,
     );
     let external_id = organization.external_id.as_ref();
-    let external_id = fields.optional(
-        "#/organization/external_id",
-        external_id,
-        short(MAX_EXTERNAL_ID),
-    );
+    let external_id = fields.optional("#/organization/external_id", external_id, external);
     let email = fields.required("#/user/email", user.email.as_ref(), email);
     let person_name = short(MAX_PERSON_NAME);
     let given_name = fields.optional("#/user/given_name", user.given_name.as_ref(), &person_name);
@@ -241,6 +242,16 @@ fn slug(text: &str) -> Result<String, Misfit> {
     Ok(text.to_owned())
 }
 
+/// What both providers take, and is no path.
+fn external(text: &str) -> Result<String, Misfit> {
+    let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.len() > MAX_EXTERNAL_ID || !is_visible || matches!(text, "." | "..") {
+        let detail = format!("has to be 1 to {MAX_EXTERNAL_ID} visible ASCII characters");
+        return Err(("external_id_invalid", detail));
+    }
+    Ok(text.to_owned())
+}
+
 fn domain(text: &str) -> Result<String, Misfit> {
     let ascii = idna::domain_to_ascii(text).ok();
     let host = ascii.and_then(|ascii| tenants::normalize_host(&ascii));
@@ -261,7 +272,8 @@ fn email(text: &str) -> Result<(String, String), Misfit> {
         .with_required_tld()
         .without_display_text()
         .without_domain_literal();
-    if text.len() > MAX_EMAIL || text.chars().any(is_hidden) {
+    // a quoted local part is an address that no provider takes
+    if text.len() > MAX_EMAIL || text.contains('"') || text.chars().any(is_hidden) {
         return Err(misfit());
     }
     let address = EmailAddress::parse_with_options(text, options).map_err(|_| misfit())?;
@@ -307,7 +319,7 @@ mod tests {
             ("#/organization/name", "required"),
             ("#/organization/slug", "slug_invalid"),
             ("#/organization/domain", "domain_invalid"),
-            ("#/organization/external_id", "too_long"),
+            ("#/organization/external_id", "external_id_invalid"),
             ("#/user/email", "email_invalid"),
             ("#/user/given_name", "not_a_text"),
             ("#/user/family_name", "control_character"),
@@ -368,7 +380,7 @@ mod tests {
     fn a_reserved_slug_is_reserved_also_when_it_only_looks_like_one() {
         let slug = |slug: &str| form(acme(&json!({"organization": {"slug": slug}})));
         assert_eq!(slug("acme-2").unwrap().slug.unwrap(), "acme-2");
-        for reserved in ["admin", "www", "biliing", "1ogin", "rnail"] {
+        for reserved in ["admin", "www", "biliing", "1ogin", "rnail", "d0cs"] {
             let expected = if reserved == "biliing" {
                 None
             } else {

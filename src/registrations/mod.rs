@@ -32,11 +32,23 @@ use crate::{
     causes::chain,
     db::Db,
     metrics::Metrics,
-    tenants::{TenantFailure, TenantId},
+    tenants::{self, Tenant, TenantFailure, TenantId},
 };
 
 /// Pause between two looks for registrations that are late.
 const DELAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Every column of [`Stored`]; a macro because statements are literals.
+macro_rules! select_stored {
+    ($rest:literal) => {
+        concat!(
+            "select id, source, external_id, name, domain, email, at_provider, org_id, tenant_id,
+                    is_tenant_ours, state, made_by
+             from registrations ",
+            $rest
+        )
+    };
+}
 
 /// How far a registration is.
 #[derive(
@@ -129,8 +141,9 @@ pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::R
         "with made as (
              insert into registrations
                  (id, source, external_id, name, slug, domain, email, given_name, family_name, email_key, organization_key,
-                  made_by, credential, at_provider, org_id, tenant_id, is_tenant_ours, state, may_take, deadline_at, ended_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                  name_key, made_by, credential, at_provider, waits_for_user, org_id, tenant_id, is_tenant_ours, state, may_take,
+                  deadline_at, ended_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $20, $12, $13, $14, $14, $15, $16, $17, $18,
                      make_interval(secs => $19), now() + make_interval(secs => $19), case when $18 = 'ready' then now() end)
              returning *
          ) ",
@@ -155,6 +168,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewRegistration<'_>) -> sqlx::R
     .bind(new.is_tenant_ours)
     .bind(new.state)
     .bind(new.deadline.as_secs_f64())
+    .bind(form.name_key())
     .fetch_one(tx)
     .await
 }
@@ -185,23 +199,32 @@ async fn lock(tx: &mut PgConnection, what: &str) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// The registration in which this person asked for this organization already.
+/// The registration in which this person asked for this organization already, and who asked.
+///
+/// What one of the two requests leaves out makes no difference, slug or external id.
 pub async fn find_same(
     tx: &mut PgConnection,
     source: &str,
     form: &form::Form,
-) -> sqlx::Result<Option<Uuid>> {
-    sqlx::query_scalar(
-        "select id
-         from registrations
-         where source = $1
+) -> sqlx::Result<Option<Stored>> {
+    sqlx::query_as(select_stored!(
+        "where source = $1
            and email_key = $2
-           and organization_key = $3
-           and state not in ('abandoning', 'abandoned')",
-    )
+           and (organization_key = $3
+                or (name_key = $4
+                    and (slug is null or $5::text is null)
+                    and (external_id = id::text or $6::text is null)))
+           and superseded_at is null
+           and state not in ('abandoning', 'abandoned')
+         order by created_at
+         limit 1"
+    ))
     .bind(source)
     .bind(&form.email_key)
     .bind(form.organization_key())
+    .bind(form.name_key())
+    .bind(&form.slug)
+    .bind(&form.external_id)
     .fetch_optional(tx)
     .await
 }
@@ -217,6 +240,7 @@ pub async fn find_by_external_id(
          from registrations
          where source = $1
            and external_id = $2
+           and superseded_at is null
            and state not in ('abandoning', 'abandoned')",
     )
     .bind(source)
@@ -244,8 +268,6 @@ pub struct Stored {
     pub at_provider: bool,
     /// The provider's organization, once known.
     pub org_id: Option<String>,
-    /// Whether it was made there for this registration.
-    pub is_organization_ours: bool,
     /// The tenant.
     pub tenant_id: Option<TenantId>,
     /// Whether the tenant was made for this registration.
@@ -257,27 +279,26 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Name of the source, and the provider's id of the organization; empty while that is not known.
+    pub fn organization(&self) -> (&str, &str) {
+        (&self.source, self.org_id.as_deref().unwrap_or_default())
+    }
+
     /// Whether it is still to become ready.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Accepted | State::Provisioning)
     }
 
-    /// Whether the external id is this registration's own id, so that the organization can be nobody else's.
-    pub fn is_external_id_ours(&self) -> bool {
-        self.external_id == self.id.to_string()
+    /// Whether the provider's organization is still to be heard of.
+    pub fn is_waiting(&self) -> bool {
+        self.org_id.is_none() && !matches!(self.state, State::Abandoning | State::Abandoned)
     }
-}
 
-/// Every column of [`Stored`]; a macro because statements are literals.
-macro_rules! select_stored {
-    ($rest:literal) => {
-        concat!(
-            "select id, source, external_id, name, domain, email, at_provider, org_id, is_organization_ours, tenant_id,
-                    is_tenant_ours, state, made_by
-             from registrations ",
-            $rest
-        )
-    };
+    /// Whether the provider's organization is made for this registration, and can be nobody else's: it is
+    /// known there by the registration's own id.
+    pub fn is_organization_ours(&self) -> bool {
+        self.at_provider && self.external_id == self.id.to_string()
+    }
 }
 
 /// A registration by its id.
@@ -288,12 +309,34 @@ pub async fn find_stored(connection: &mut PgConnection, id: Uuid) -> sqlx::Resul
         .await
 }
 
-/// The same, and nobody changes it until the transaction ends.
-pub async fn lock_stored(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Stored>> {
-    sqlx::query_as(select_stored!("where id = $1 for update"))
-        .bind(id)
-        .fetch_optional(tx)
-        .await
+/// A registration with its tenant; nobody changes either until the transaction ends.
+///
+/// The tenant is locked first, as whoever changes it does: its registration follows. Jobs are locked before both.
+pub async fn lock_with_tenant(
+    tx: &mut PgConnection,
+    id: Uuid,
+) -> sqlx::Result<Option<(Stored, Option<Tenant>)>> {
+    loop {
+        let Some(seen) = find_stored(tx, id).await? else {
+            return Ok(None);
+        };
+        let tenant = match seen.tenant_id {
+            Some(tenant) => tenants::lock(tx, tenant).await?,
+            None => None,
+        };
+        let locked: Option<Stored> = sqlx::query_as(select_stored!("where id = $1 for update"))
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        // another tenant by now: it joined one that was there before
+        match locked {
+            Some(locked) if locked.tenant_id == seen.tenant_id => {
+                return Ok(Some((locked, tenant)));
+            }
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
 }
 
 /// The registration of a tenant that is not given up.
@@ -320,6 +363,7 @@ pub async fn find_waiting_for(
         "where source = $1
            and external_id = $2
            and org_id is null
+           and superseded_at is null
            and state not in ('abandoning', 'abandoned')"
     ))
     .bind(source)
@@ -351,9 +395,18 @@ pub async fn mark_linked(
     Ok(())
 }
 
-/// The organization is about to be made at the provider for this registration.
-pub async fn mark_organization_ours(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
-    sqlx::query("update registrations set is_organization_ours = true where id = $1")
+/// Whoever signed up is a member, or invited.
+pub async fn mark_user_added(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("update registrations set waits_for_user = false where id = $1")
+        .bind(id)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Its organization was deleted, and somebody registers it anew.
+pub async fn mark_superseded(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("update registrations set superseded_at = now() where id = $1")
         .bind(id)
         .execute(tx)
         .await?;
@@ -412,7 +465,7 @@ async fn leave(
     Ok(left.execute(tx).await?.rows_affected() == 1)
 }
 
-/// failed → accepted: it is tried again, and has as long as at first. Also where its tenant took it along already.
+/// failed → accepted: it is tried again, and has as long as at first. One whose tenant failed follows that.
 pub async fn mark_retried(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
     let retried = sqlx::query(
         "update registrations
@@ -422,7 +475,7 @@ pub async fn mark_retried(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<bool>
              delayed_at = null,
              deadline_at = now() + may_take
          where id = $1
-           and state in ('failed', 'accepted')",
+           and state = 'failed'",
     );
     Ok(retried.bind(id).execute(tx).await?.rows_affected() == 1)
 }
@@ -473,15 +526,23 @@ pub async fn keep_marking_delayed(db: Db, metrics: Metrics) {
 
 /// Marks those that should be ready by now; returns how many.
 ///
-/// Replicas that look at the same time mark each once: the guard is looked at again under the row's lock.
+/// Replicas that look at the same time mark each once, and wait for nobody.
 pub async fn mark_delayed(connection: &mut PgConnection) -> sqlx::Result<u64> {
     let marked = sqlx::query(
-        "update registrations
+        "with late as (
+             select id
+             from registrations
+             where delayed_at is null
+               and ended_at is null
+               and deadline_at < now()
+               and state in ('accepted', 'provisioning')
+             -- whoever has it locked changes it just now: the next look sees how
+             for update skip locked
+         )
+         update registrations
          set delayed_at = now()
-         where delayed_at is null
-           and ended_at is null
-           and deadline_at < now()
-           and state in ('accepted', 'provisioning')",
+         from late
+         where registrations.id = late.id",
     );
     Ok(marked.execute(connection).await?.rows_affected())
 }

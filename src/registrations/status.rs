@@ -55,14 +55,15 @@ pub struct Registration {
 /// The organization of a registration.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct RegisteredOrganization {
-    /// The provider's id, once it is known.
+    /// The provider's id, once it is known; not for the public.
     pub id: Option<String>,
     /// Name of the source.
     pub source: String,
     /// Its name.
     pub name: String,
-    /// What the provider knows it by as `external_id`.
-    pub external_id: String,
+    /// What the provider knows it by as `external_id`; not for the public.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
 }
 
 /// The person of a registration.
@@ -70,9 +71,9 @@ pub struct RegisteredOrganization {
 pub struct RegisteredUser {
     /// E-mail address.
     pub email: String,
-    /// Given name.
+    /// Given name; not for the public.
     pub given_name: Option<String>,
-    /// Family name.
+    /// Family name; not for the public.
     pub family_name: Option<String>,
 }
 
@@ -211,6 +212,7 @@ impl Row {
 
     fn shown(self, viewer: Viewer, next_attempt_at: Option<DateTime<Utc>>) -> Registration {
         let progress = self.progress();
+        let is_operator = viewer == Viewer::Operator;
         let reason = self.waits_for.map(|failure| Reason::new(failure, viewer));
         let (waiting, problem) = match self.state {
             State::Failed => (None, reason),
@@ -230,15 +232,16 @@ impl Row {
             state: self.state,
             is_delayed: self.delayed_at.is_some() && !self.state.is_terminal(),
             organization: RegisteredOrganization {
-                id: self.org_id,
+                id: self.org_id.filter(|_| is_operator),
                 source: self.source,
                 name: self.name,
-                external_id: self.external_id,
+                external_id: is_operator.then_some(self.external_id),
             },
+            // a form's key is everybody's: what others typed into the form is not told
             user: RegisteredUser {
                 email: self.email,
-                given_name: self.given_name,
-                family_name: self.family_name,
+                given_name: self.given_name.filter(|_| is_operator),
+                family_name: self.family_name.filter(|_| is_operator),
             },
             progress,
             waiting: waiting.map(|reason| Waiting {

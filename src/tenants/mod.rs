@@ -21,7 +21,7 @@ macro_rules! select_tenant {
     ($rest:literal) => {
         concat!(
             "select id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
-                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at
+                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at, seeded_as
              from tenants ",
             $rest
         )
@@ -155,9 +155,17 @@ pub struct Tenant {
     pub updated_at: DateTime<Utc>,
     /// When it became ready.
     pub ready_at: Option<DateTime<Utc>>,
+    /// The organization id that its seeds were told, where it was begun before the provider's was known.
+    #[serde(skip)]
+    pub seeded_as: Option<String>,
 }
 
 impl Tenant {
+    /// The organization id that seeds and verify queries are told.
+    pub fn seeded_as(&self) -> &str {
+        self.seeded_as.as_deref().unwrap_or(&self.org_id)
+    }
+
     /// The organization whose tenant it is: name of the source, and the provider's id.
     pub fn key(&self) -> (&str, &str) {
         (&self.source, &self.org_id)
@@ -209,6 +217,14 @@ pub async fn hold_of_organization(
     .bind(org_id)
     .fetch_optional(tx)
     .await
+}
+
+/// A tenant by its id; nobody changes it until the transaction ends.
+pub async fn lock(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Tenant>> {
+    sqlx::query_as(select_tenant!("where id = $1 for no key update"))
+        .bind(id)
+        .fetch_optional(tx)
+        .await
 }
 
 /// A tenant by whatever a person has at hand: id, organization id, host, database.
@@ -343,7 +359,7 @@ pub async fn insert(
 
 /// The tenant is from now on that of the organization by its provider's id.
 ///
-/// False when the organization has a tenant already: then nothing was changed.
+/// False when the organization has a tenant already, or when this one was given up: then nothing was changed.
 pub async fn link(
     tx: &mut PgConnection,
     id: TenantId,
@@ -352,9 +368,12 @@ pub async fn link(
     let linked = sqlx::query(
         "update tenants
          set org_id = $3,
+             -- what was begun under the other id goes on under it
+             seeded_as = case when state <> 'pending' then coalesce(seeded_as, org_id) end,
              updated_at = now()
          where id = $1
            and source = $2
+           and state <> 'archived'
            and not exists (
                select
                from tenants other

@@ -153,7 +153,9 @@ pub fn is_reserved(slug: &str) -> bool {
 pub fn skeleton(text: &str) -> String {
     let lower = text.to_lowercase();
     let words: Vec<&str> = lower.split_whitespace().collect();
-    unicode_security::skeleton(&words.join(" ")).collect()
+    let looks: String = unicode_security::skeleton(&words.join(" ")).collect();
+    // some prototypes are capitals: a nought looks like an O
+    looks.to_lowercase()
 }
 
 /// The last `length` characters of the id in base 32 (Crockford, lower case): its random part.

@@ -142,7 +142,7 @@ pub async fn mark_abandoned(tx: &mut PgConnection, id: TenantId) -> sqlx::Result
              failure = null,
              updated_at = now()
          where id = $1
-           and state in ('pending', 'provisioning', 'failed')
+           and state in ('pending', 'provisioning', 'failed', 'suspended')
            and not initialize",
     );
     Ok(marked.bind(id).execute(tx).await?.rows_affected() == 1)

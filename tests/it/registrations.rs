@@ -1,7 +1,11 @@
 //! Registrations, as a sign-up form asks for them.
 
 use serde_json::{Value, json};
-use tenantry::{api_keys::Scope, provisioning::PLAN, webhooks::SourceKind};
+use tenantry::{
+    api_keys::Scope,
+    provisioning::{BlueprintSource, PLAN},
+    webhooks::SourceKind,
+};
 
 use crate::support::{
     App, Provider,
@@ -302,7 +306,7 @@ async fn whoever_belongs_to_a_ready_tenant_is_told_so() {
     app.tenant("org_acme").is_ready().await;
     app.is_idle().await;
     let refused = register(&app, "again", &form("Acme", "ADA@acme.example")).await;
-    assert_eq!(refused.refusal(), (409, "already_member"));
+    assert_eq!(refused.refusal(), (409, "already_signed_up"));
     assert_eq!(refused.body["url"], "acme.localhost");
     assert_eq!(
         app.ask::<i64>("select count(*) from registrations").await,
@@ -357,7 +361,7 @@ async fn the_providers_event_and_the_registration_are_one_tenant_whichever_is_fi
     let mut eve = of("acme-1");
     eve["user"]["email"] = "eve@evil.example".into();
     let refused = register(&app, "e", &eve).await;
-    assert_eq!(refused.refusal(), (409, "external_id_taken"));
+    assert_eq!(refused.refusal(), (409, "external_id_registered"));
     app.stop().await;
 }
 
@@ -387,6 +391,182 @@ async fn whoever_joins_while_the_tenant_is_linked_in_the_middle_of_the_plan_is_i
     app.is_idle().await;
     let people = "select count(*) from people";
     assert_eq!(app.tenant("org_acme").ask::<i64>(people).await, 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_a_tenant_that_is_being_made_is_invited_before_it_counts_as_ready() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await.with_fault("seed.before=stall:4000");
+    deployment.set("WORKOS_API_KEY", crate::support::provider::API_KEY);
+    deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
+    let app = App::of(deployment, blueprint.source()).await;
+    provider.has_organization("org_acme", "Acme", "2026-11-16T09:00:00.000Z");
+    app.accepts(&[&created_as("org_acme", "Acme", "acme-1")])
+        .await;
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("it is being made", async || faults.was_hit("seed.before")).await;
+    let mut body = form("Acme", "ada@acme.example");
+    body["organization"]["external_id"] = "acme-1".into();
+    let answer = register(&app, "acme", &body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    is(&app, answer.body["id"].as_str().unwrap(), "ready").await;
+    let asked = "select count(*) from invitations where email = 'ada@acme.example'";
+    assert_eq!(app.ask::<i64>(asked).await, 1, "when it is ready");
+    app.is_idle().await;
+    assert_eq!(provider.invitations().len(), 1);
+    assert_eq!(app.ask::<i64>("select count(*) from tenants").await, 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_a_member_before_the_tenant_was_linked_is_in_its_database() {
+    let blueprint = TinyBlueprint::with_people();
+    let app = App::of(Deployment::new().await, blueprint.source()).await;
+    let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
+    let id = answer.body["id"].as_str().unwrap();
+    is(&app, id, "ready").await;
+    app.accepts(&[
+        &events::user("user_ada", ("Ada", "Lovelace")),
+        &events::member("org_acme", "user_ada", "admin", 0),
+    ])
+    .await;
+    app.is_idle().await;
+    app.accepts(&[&created_as("org_acme", "Acme", id)]).await;
+    app.is_idle().await;
+    let people = "select count(*) from people";
+    assert_eq!(app.tenant("org_acme").ask::<i64>(people).await, 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_linked_between_two_attempts_is_verified_as_what_it_was_seeded_as() {
+    // the built-in blueprint verifies the organization's id
+    let app = App::of(
+        Deployment::new()
+            .await
+            .with_fault("verify.before=stall:4000;verify.after_effect=error"),
+        BlueprintSource::Bundled,
+    )
+    .await;
+    let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
+    let id = answer.body["id"].as_str().unwrap();
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("it is seeded", async || faults.was_hit("verify.before")).await;
+    app.accepts(&[&created_as("org_acme", "Acme", id)]).await;
+    is(&app, id, "ready").await;
+    app.is_idle().await;
+    assert_eq!(app.tenant("org_acme").is_ready().await.org_id, "org_acme");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_was_deleted_can_be_registered_anew() {
+    let blueprint = TinyBlueprint::new();
+    let deployment = Deployment::new().await.with_fault("seed.before=stall:4000");
+    let app = App::of(deployment, blueprint.source()).await;
+    let acme = form("Acme", "ada@acme.example");
+    let first = register(&app, "first", &acme).await;
+    let id = first.body["id"].as_str().unwrap();
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("it is being made", async || faults.was_hit("seed.before")).await;
+    app.accepts(&[
+        &created_as("org_1", "Acme", id),
+        &events::deleted("org_1", "Acme", 5),
+    ])
+    .await;
+    let failed = is(&app, id, "failed").await;
+    assert_eq!(failed["problem"]["code"], "organization_deleted");
+    let second = register(&app, "second", &acme).await;
+    assert_eq!(second.status, 202, "{second:?}");
+    assert_ne!(second.body["id"], first.body["id"]);
+    is(&app, second.body["id"].as_str().unwrap(), "ready").await;
+    // what is left of the first can be given up
+    let operator = app.as_bearer(&app.key(&[Scope::Admin]).await);
+    let given_up = operator.delete(first.header("location").unwrap()).await;
+    assert_eq!(given_up.status, 202, "{given_up:?}");
+    is(&app, id, "abandoned").await;
+    app.is_idle().await;
+    assert_eq!(app.deployment.tenant_databases().await, 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_comes_while_its_registration_is_given_up_gets_a_tenant_of_its_own() {
+    let blueprint = TinyBlueprint::new();
+    let deployment = Deployment::new().await.with_fault("seed.before=stall:4000");
+    let app = App::of(deployment, blueprint.source()).await;
+    let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
+    let id = answer.body["id"].as_str().unwrap();
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("it is being made", async || faults.was_hit("seed.before")).await;
+    let operator = app.as_bearer(&app.key(&[Scope::Admin]).await);
+    assert_eq!(
+        operator
+            .delete(answer.header("location").unwrap())
+            .await
+            .status,
+        202
+    );
+    app.accepts(&[&created_as("org_acme", "Acme", id)]).await;
+    is(&app, id, "abandoned").await;
+    app.tenant("org_acme").is_ready().await;
+    app.is_idle().await;
+    assert_eq!(app.ask::<i64>("select count(*) from tenants").await, 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_leaves_out_makes_no_other_organization_of_it() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(Deployment::new().await, blueprint.source()).await;
+    let with = |name: &str, slug: &str| json!({"organization": {"name": name, "slug": slug}, "user": {"email": "ada@acme.example"}});
+    let first = register(&app, "a", &form("Acme", "ada@acme.example")).await;
+    let same = register(&app, "b", &with("Acme", "acme-eu")).await;
+    assert_eq!(same.body["id"], first.body["id"]);
+    let eu = register(&app, "c", &with("Globex", "globex-eu")).await;
+    let us = register(&app, "d", &with("Globex", "globex-us")).await;
+    assert_ne!(eu.body["id"], us.body["id"]);
+    app.is_idle().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_learns_nothing_of_what_others_registered() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(Deployment::new().await, blueprint.source()).await;
+    let page = "https://app.example.com";
+    let key = app.form_key(&[page]).await;
+    let submit = async |idempotency_key: &str, body: &Value| {
+        let api = app.as_bearer(&key).header("origin", page);
+        let api = api.header("idempotency-key", idempotency_key);
+        api.post("/v1/registrations", body).await
+    };
+    let mut acme = form("Acme", "ada@acme.example");
+    acme["user"]["given_name"] = "Ada".into();
+    register(&app, "acme", &acme).await;
+    let refused = submit("eve", &acme).await;
+    assert_eq!(refused.refusal(), (409, "registered_elsewhere"));
+    assert!(
+        !refused.text.contains("rst_") && !refused.text.contains("Ada"),
+        "{}",
+        refused.text
+    );
+    acme["user"]["email"] = "bob@acme.example".into();
+    let own = submit("bob", &acme).await;
+    assert_eq!(own.status, 202, "{own:?}");
+    let again = submit("bob2", &form("Acme", "bob@acme.example")).await;
+    assert_eq!(again.body["id"], own.body["id"]);
+    assert!(again.body["user"]["given_name"].is_null(), "{}", again.text);
+    // the status token shows the status
+    let token = own.body["status_token"].as_str().unwrap();
+    let path = own.body["links"]["self"].as_str().unwrap();
+    assert_eq!(app.as_bearer(token).get(path).await.status, 200);
+    acme["organization"]["external_id"] = "acme-1".into();
+    let named = submit("named", &acme).await;
+    assert_eq!(named.body["errors"][0]["code"], "not_from_a_form");
+    app.is_idle().await;
     app.stop().await;
 }
 
@@ -526,16 +706,12 @@ async fn an_abandoned_registration_leaves_nothing_here_and_at_the_provider() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_registration_did_not_make_is_not_given_up_with_it() {
     let blueprint = TinyBlueprint::new();
-    let mut deployment = Deployment::new()
-        .await
-        .with_fault("seed.before=error");
+    let mut deployment = Deployment::new().await.with_fault("seed.before=error");
     deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
     let app = App::of(deployment, blueprint.source()).await;
     let operator = app.as_bearer(&app.key(&[Scope::Admin]).await);
     let give_up = async |answer: &Answer| operator.delete(answer.header("location").unwrap()).await;
-    let of = |external_id: &str, email: &str| {
-        json!({"organization": {"name": "Acme", "external_id": external_id}, "user": {"email": email}})
-    };
+    let of = |external_id: &str, email: &str| json!({"organization": {"name": "Acme", "external_id": external_id}, "user": {"email": email}});
 
     // the provider has the organization by now: its tenant is not the registration's alone
     let linked = register(&app, "a", &of("acme-1", "ada@acme.example")).await;
@@ -544,14 +720,21 @@ async fn what_a_registration_did_not_make_is_not_given_up_with_it() {
     app.accepts(&[&created_as("org_1", "Acme", "acme-1")]).await;
     let has_it = async || look(&app, id).await["organization"]["id"] == "org_1";
     wait_until("it is linked", has_it).await;
-    assert_eq!(give_up(&linked).await.refusal(), (409, "organization_lives"));
+    assert_eq!(
+        give_up(&linked).await.refusal(),
+        (409, "organization_lives")
+    );
 
     // the tenant was there before the registration, and stays
-    app.accepts(&[&created_as("org_2", "Globex", "acme-2")]).await;
+    app.accepts(&[&created_as("org_2", "Globex", "acme-2")])
+        .await;
     app.tenant("org_2").is_ready().await;
     let joined = of("acme-2", "gus@globex.example");
     let joined = register(&app, "b", &joined).await;
-    assert_eq!(give_up(&joined).await.refusal(), (409, "registration_ready"));
+    assert_eq!(
+        give_up(&joined).await.refusal(),
+        (409, "registration_ready")
+    );
 
     // what only the registration made goes, also after it failed
     let alone = register(&app, "c", &form("Initech", "ian@initech.example")).await;
