@@ -60,6 +60,7 @@ mod proxies;
 mod queue;
 mod queue_model;
 mod registrations;
+mod signup;
 mod sources;
 mod tokens;
 mod undo;
