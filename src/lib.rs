@@ -3,9 +3,10 @@
 //! ```text
 //! POST /webhooks/{source} ─▶ webhooks ─▶ inbox ─▶ queue ─▶ jobs ─▶ provisioning ─▶ tenants (ready)
 //!                            verified    once     durable   run      step by step
+//! POST /v1/registrations ───────────────▶ idempotency key ─▶ queue
 //! ```
 //!
-//! The stations of an event, in order:
+//! The stations of an event, in order; a registration joins at the queue:
 //!
 //! 1. [`webhooks`] verifies bytes and reads them as an identity event. Pure.
 //! 2. [`inbox`] records the event once and enqueues its job; only then is the sender answered.
@@ -13,6 +14,8 @@
 //! 4. [`jobs`] knows what each job means.
 //! 5. [`provisioning`] makes a tenant, step by step, each step checked and recorded.
 //! 6. [`tenants`] are the rows and the states they go through.
+//!
+//! The second way in is [`registrations`]: somebody signs up, once by their [`idempotency`] key, and follows.
 //!
 //! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
 //! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and

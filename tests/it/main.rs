@@ -65,6 +65,7 @@ mod queue_model;
 mod registration_storm;
 mod registrations;
 mod retention;
+mod signup;
 mod sources;
 mod tokens;
 mod undo;
