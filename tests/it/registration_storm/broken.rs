@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tenantry::registrations::State;
 
 use super::{
-    checker::{Kind, check},
+    checker::{Kind, check, count_overloads},
     record::{Entry, Request, Seen, View},
 };
 
@@ -198,7 +198,7 @@ fn broken() -> Vec<(Kind, Vec<Entry>)> {
             answered(FIRST, 0, refused(409, "slug_taken")),
         ),
         (Kind::ServerError, answered(FIRST, 0, trouble(500, false))),
-        (Kind::Unavailable, answered(WATCHER, 1, trouble(503, true))),
+        (Kind::ServerError, answered(FIRST, 0, trouble(503, false))),
     ]
 }
 
@@ -229,6 +229,16 @@ fn what_is_complained_about_is_what_is_broken() {
         }
         assert_eq!(others, [], "of {kind:?}");
     }
+}
+
+#[test]
+fn a_replica_that_served_and_does_not_is_counted() {
+    let trouble = Seen::Trouble {
+        status: 503,
+        has_retry_after: true,
+    };
+    assert_eq!(count_overloads(&sound()), 0, "it was starting");
+    assert_eq!(count_overloads(&answered(WATCHER, 1, trouble)), 1);
 }
 
 #[test]

@@ -44,15 +44,13 @@ pub enum Kind {
     NeverReady,
     /// A client was refused what is allowed.
     Refused,
-    /// An error that is no wait.
+    /// An error that does not say when to come again.
     ServerError,
-    /// A replica that had answered before did not take requests.
-    Unavailable,
 }
 
 impl Kind {
     /// Each of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::Hung,
         Self::Unsettled,
         Self::Unanswered,
@@ -70,7 +68,6 @@ impl Kind {
         Self::NeverReady,
         Self::Refused,
         Self::ServerError,
-        Self::Unavailable,
     ];
 }
 
@@ -213,38 +210,36 @@ fn check_refusals(operations: &[Operation<'_>], found: &mut Vec<Anomaly>) {
     }
 }
 
-/// A replica may say that it is not there yet, as long as it starts.
+/// A replica may say when to come again; every other error is one.
 fn check_troubles(operations: &[Operation<'_>], found: &mut Vec<Anomaly>) {
-    let mut serves = BTreeMap::new();
     for operation in operations {
-        let Some((at, Seen::Registered { .. } | Seen::Looked(_) | Seen::Fail { .. })) =
-            operation.answered
-        else {
-            continue;
-        };
-        let since = serves.entry(operation.replica).or_insert(at);
-        *since = at.min(*since);
-    }
-    for operation in operations {
-        let Some(Seen::Trouble {
+        if let Some(Seen::Trouble {
             status,
             has_retry_after,
         }) = operation.seen()
-        else {
-            continue;
-        };
-        let of = format!("replica {}", operation.replica);
-        let served = serves
-            .get(&operation.replica)
-            .is_some_and(|since| *since < operation.asked_at);
-        if *status != 503 || !has_retry_after {
+            && (*status != 503 || !has_retry_after)
+        {
+            let of = format!("replica {}", operation.replica);
             let why = format!("{status} to {:?}", operation.request);
             complain(found, Kind::ServerError, &of, why);
-        } else if served {
-            let why = format!("to {:?}", operation.request);
-            complain(found, Kind::Unavailable, &of, why);
         }
     }
+}
+
+/// How often a replica that had answered did not take a request: it starts no more, it has too much to do.
+pub fn count_overloads(history: &[Entry]) -> usize {
+    let mut serving = BTreeSet::new();
+    let mut overloads = 0;
+    for operation in operations(history) {
+        match operation.seen() {
+            Some(Seen::Registered { .. } | Seen::Looked(_) | Seen::Fail { .. }) => {
+                serving.insert(operation.replica);
+            }
+            Some(Seen::Trouble { .. }) if serving.contains(&operation.replica) => overloads += 1,
+            Some(Seen::Trouble { .. } | Seen::Broken | Seen::Invoke(_)) | None => {}
+        }
+    }
+    overloads
 }
 
 /// One body is carried out once, and its answer is every success of the key.

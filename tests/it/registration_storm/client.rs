@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(300);
 const ANSWER: Duration = Duration::from_mins(1);
 
 /// So long a client follows its registration.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// When the provider tells of a key's organization, and how it is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
