@@ -39,8 +39,8 @@ use crate::provisioning::PLAN;
 
 const NAME: &str = "registration_streams_mib";
 
-/// Senders of the storm.
-const SENDERS: usize = 32;
+/// Senders of the storm: fewer than the replica has connections to the database, because it has none open yet.
+const SENDERS: usize = 8;
 
 /// Registrations whose tenants the played worker makes at once.
 const BATCH: usize = 16;
