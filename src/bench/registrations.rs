@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -24,6 +25,9 @@ use super::{
 
 /// Senders at once.
 const SENDERS: u16 = 32;
+
+/// Senders that begin together.
+const AT_FIRST: usize = 8;
 
 /// People who belong to organizations already.
 const KNOWN: u32 = 5_000;
@@ -171,9 +175,14 @@ impl Office<'_> {
     async fn senders(&self) -> Result<Vec<(Sender, String)>, Error> {
         let mut senders = Vec::new();
         for _ in 0..SENDERS {
-            let (mut sender, run) = (Sender::connect(self.replica.address).await?, unique());
-            signups::sign_up(&mut sender, &self.key, &SignUp::new(&run, 0)).await?;
-            senders.push((sender, run));
+            senders.push((Sender::connect(self.replica.address).await?, unique()));
+        }
+        // a few at once: the replica opens as many connections to the database
+        for some in senders.chunks_mut(AT_FIRST) {
+            let first = some.iter_mut().map(async |(sender, run)| {
+                signups::sign_up(sender, &self.key, &SignUp::new(run, 0)).await
+            });
+            try_join_all(first).await?;
         }
         Ok(senders)
     }

@@ -39,8 +39,11 @@ use crate::provisioning::PLAN;
 
 const NAME: &str = "registration_streams_mib";
 
-/// Senders of the storm.
-const SENDERS: usize = 32;
+/// Senders of the storm: fewer than the replica has connections to the database, because it has none open yet.
+const SENDERS: usize = 8;
+
+/// Streams that are opened at once: each first waits for one of the replica's connections to the database.
+const OPENING: usize = 32;
 
 /// Registrations whose tenants the played worker makes at once.
 const BATCH: usize = 16;
@@ -60,15 +63,17 @@ pub(super) async fn measure(
     let idle = replica.rss_mib()?;
     let accepted = storm(server, replica.address, options.streams).await?;
     let mut clients = JoinSet::new();
-    let mut begun = Vec::new();
-    for one in &accepted {
-        let (tell, told) = oneshot::channel();
-        clients.spawn(follow(replica.address, one.clone(), tell));
-        begun.push(told);
-    }
-    for told in begun {
-        // a client that ended early says why below
-        let _ = told.await;
+    for some in accepted.chunks(OPENING) {
+        let mut begun = Vec::new();
+        for one in some {
+            let (tell, told) = oneshot::channel();
+            clients.spawn(follow(replica.address, one.clone(), tell));
+            begun.push(told);
+        }
+        for told in begun {
+            // a client that ended early says why below
+            let _ = told.await;
+        }
     }
     let mut worker = server.control().await?;
     let mut made = HashMap::new();
