@@ -140,7 +140,17 @@ async fn what_is_over_and_old_goes_and_nothing_else_does() {
     assert_eq!(rows(&report), rows(&dry), "the run does what was said");
     let kinds = report["kinds"].as_array().unwrap().iter();
     let days: Vec<_> = kinds.map(|of| &of["older_than_days"]).collect();
-    assert_eq!(days, [&json!(7), &json!(30), &Value::Null, &json!(90)]);
+    assert_eq!(
+        days,
+        [
+            &json!(7),
+            &json!(30),
+            &Value::Null,
+            &json!(90),
+            &json!(30),
+            &json!(30)
+        ]
+    );
     let jobs = "available-old available-young cancelled-young completed-young dead-old dead-young running-old running-young";
     assert_eq!(
         app.ask::<String>(LEFT).await,
