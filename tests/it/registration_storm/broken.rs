@@ -125,7 +125,7 @@ fn another(registration: &str, tenant: &str) -> [Entry; 2] {
     asks(9, 2, request, seen)
 }
 
-/// Somebody is told that their body is not the first one's, and so is everybody else.
+/// A key whose only request is refused as a second one.
 fn refused_alone() -> [Entry; 2] {
     let request = Request::Register {
         key: "unanswered".to_owned(),
