@@ -125,32 +125,42 @@ fn another(registration: &str, tenant: &str) -> [Entry; 2] {
     asks(9, 2, request, seen)
 }
 
-fn broken() -> Vec<(Kind, Vec<Entry>)> {
-    let looked = |state, done| Seen::Looked(view("one", state, done));
-    let trouble = |status, has_retry_after| Seen::Trouble {
+/// A key whose only request is refused as a second one.
+fn refused_alone() -> [Entry; 2] {
+    let request = Request::Register {
+        key: "unanswered".to_owned(),
+        body: "a".to_owned(),
+    };
+    asks(9, 2, request, refused(422, "idempotency_key_reused"))
+}
+
+/// The sound history without its end.
+fn without(lines: usize) -> Vec<Entry> {
+    sound()[..sound().len() - lines].to_vec()
+}
+
+fn looked(state: State, done: i64) -> Seen {
+    Seen::Looked(view("one", state, done))
+}
+
+fn trouble(status: u16, has_retry_after: bool) -> Seen {
+    Seen::Trouble {
         status,
         has_retry_after,
-    };
+    }
+}
+
+fn broken() -> Vec<(Kind, Vec<Entry>)> {
     let in_use = refused(409, "idempotency_key_in_use");
     let reused = refused(422, "idempotency_key_reused");
-    let without = |lines: usize| sound()[..sound().len() - lines].to_vec();
     let moved = View {
         tenant: Some("another tenant".to_owned()),
         ..view("one", State::Ready, 7)
     };
-    let only_refused = asks(
-        9,
-        2,
-        Request::Register {
-            key: "unanswered".to_owned(),
-            body: "a".to_owned(),
-        },
-        reused.clone(),
-    );
     vec![
         (Kind::Hung, without(1)),
         (Kind::Unsettled, answered(CHANGED, 1, Seen::Broken)),
-        (Kind::Unanswered, then(&[only_refused])),
+        (Kind::Unanswered, then(&[refused_alone()])),
         (
             Kind::AnswersDiffer,
             answered(AGAIN, 0, registered("another text", true)),
@@ -233,12 +243,9 @@ fn what_is_complained_about_is_what_is_broken() {
 
 #[test]
 fn a_replica_that_served_and_does_not_is_counted() {
-    let trouble = Seen::Trouble {
-        status: 503,
-        has_retry_after: true,
-    };
     assert_eq!(count_overloads(&sound()), 0, "it was starting");
-    assert_eq!(count_overloads(&answered(WATCHER, 1, trouble)), 1);
+    let overload = answered(WATCHER, 1, trouble(503, true));
+    assert_eq!(count_overloads(&overload), 1);
 }
 
 #[test]

@@ -82,13 +82,13 @@ impl Seen {
     /// What an answer to this request says.
     pub fn of(request: &Request, answer: Answer) -> Self {
         match (answer.status, request) {
-            (200 | 201 | 202, Request::Register { .. }) => Self::Registered {
+            (200..=202, Request::Register { .. }) => Self::Registered {
                 status: answer.status,
                 is_replay: answer.header("idempotency-replayed").is_some(),
                 view: View::of(&answer.body),
                 text: answer.text,
             },
-            (200 | 201 | 202, Request::Look { .. }) => Self::Looked(View::of(&answer.body)),
+            (200..=202, Request::Look { .. }) => Self::Looked(View::of(&answer.body)),
             (status @ 500.., _) => Self::Trouble {
                 status,
                 has_retry_after: answer.retry_after.is_some(),
