@@ -238,6 +238,7 @@ impl Metrics {
             self.jwks_age.clone(),
         );
         self.register_provisioning(&mut registry);
+        self.register_pruning(&mut registry);
         self.register_notifications(&mut registry);
         registry
     }
@@ -323,6 +324,14 @@ impl Metrics {
             self.dead_letters.clone(),
         );
         registry.register(
+            "db_pool_connections",
+            "Connections to the control database",
+            self.pool.clone(),
+        );
+    }
+
+    fn register_pruning(&self, registry: &mut Registry) {
+        registry.register(
             "pruned_rows",
             "Rows that went because they were old",
             self.pruned_rows.clone(),
@@ -331,11 +340,6 @@ impl Metrics {
             "prune_last_success_timestamp_seconds",
             "When the scheduled job that prunes succeeded last",
             self.last_pruned.clone(),
-        );
-        registry.register(
-            "db_pool_connections",
-            "Connections to the control database",
-            self.pool.clone(),
         );
     }
 

@@ -177,32 +177,30 @@ impl RegistrationDesk {
             return problem("#/organization/external_id", "not_from_a_form", detail);
         }
         let chosen = |(name, at_provider): (&String, &bool)| Ok((name.clone(), *at_provider));
-        match &asking.form.source {
-            Some(name) => match self.sources.get_key_value(name) {
+        if let Some(name) = &asking.form.source {
+            return match self.sources.get_key_value(name) {
                 Some(source) => chosen(source),
                 None => problem(
                     "#/source",
                     "source_unknown",
                     "is none of the configured sources",
                 ),
-            },
-            None => {
-                // where one provider can be called, it is the one that is meant
-                let callable = self.sources.iter().filter(|(_, at_provider)| **at_provider);
-                let mut candidates: Vec<_> = callable.collect();
-                if candidates.is_empty() {
-                    candidates = self.sources.iter().collect();
-                }
-                match candidates[..] {
-                    [] => Ok((NO_SOURCE.to_owned(), false)),
-                    [source] => chosen(source),
-                    _ => problem(
-                        "#/source",
-                        "required",
-                        "has to say which of the configured sources is meant",
-                    ),
-                }
-            }
+            };
+        }
+        // where one provider can be called, it is the one that is meant
+        let callable = self.sources.iter().filter(|(_, at_provider)| **at_provider);
+        let mut candidates: Vec<_> = callable.collect();
+        if candidates.is_empty() {
+            candidates = self.sources.iter().collect();
+        }
+        match candidates[..] {
+            [] => Ok((NO_SOURCE.to_owned(), false)),
+            [source] => chosen(source),
+            _ => problem(
+                "#/source",
+                "required",
+                "has to say which of the configured sources is meant",
+            ),
         }
     }
 

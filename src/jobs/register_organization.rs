@@ -232,14 +232,11 @@ impl Attempt<'_> {
                 registrations::mark_user_added(tx, self.id).await?;
                 // locked above: it does not become ready in between
                 let found = tenants::find(tx, tenant).await?;
-                match found.map(|tenant| tenant.state) {
-                    Some(TenantState::Ready) => {
-                        registrations::mark_ready(tx, self.id).await?;
-                    }
-                    _ => {
-                        let key = (registration.source.as_str(), org_id);
-                        queue::enqueue(tx, &provision(tenant, key, cx.max_attempts)).await?;
-                    }
+                if found.is_some_and(|tenant| tenant.state == TenantState::Ready) {
+                    registrations::mark_ready(tx, self.id).await?;
+                } else {
+                    let key = (registration.source.as_str(), org_id);
+                    queue::enqueue(tx, &provision(tenant, key, cx.max_attempts)).await?;
                 }
                 queue::complete(tx, self.claim).await?;
                 Ok::<_, Stopped>(())

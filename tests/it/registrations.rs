@@ -52,7 +52,7 @@ async fn is(app: &App, id: &str, state: &str) -> Value {
 async fn at(provider: &Provider, blueprint: &TinyBlueprint) -> App {
     let mut deployment = Deployment::new().await;
     deployment.set("WORKOS_API_KEY", crate::support::provider::API_KEY);
-    deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", &provider.url());
+    deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
     App::of(deployment, blueprint.source()).await
 }
 
@@ -657,7 +657,7 @@ async fn an_abandoned_registration_leaves_nothing_here_and_at_the_provider() {
     let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await.with_fault("seed.before=stall:1000");
     deployment.set("WORKOS_API_KEY", crate::support::provider::API_KEY);
-    deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", &provider.url());
+    deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
     let app = App::of(deployment, blueprint.source()).await;
     let api = client(&app, "acme").await;
     let answer = api
