@@ -3,7 +3,7 @@
 //! Guarantees: written only by the attempt that holds the job, and only of a tenant that is still to be
 //! made ready; a step that is done stays done until it is undone.
 //!
-//! The commits of [`start`] and [`finish`] do not wait for the disk, but for activation's. The log is written in order, so
+//! The commits of `start` and `finish` do not wait for the disk, but for activation's. The log is written in order, so
 //! a crash of the server can only lose the last of these records together with all that came after
 //! them in the control database; each step looks first, and runs again. Activation waits, and with
 //! it every record before it is on disk.
