@@ -6,6 +6,7 @@
 //!
 //! Does not: claim, retry or keep leases. The queue does.
 
+mod abandon;
 mod deliver_notifications;
 mod fetch_parent;
 mod hear;
@@ -30,12 +31,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 
+pub use abandon::abandon_registration;
 pub use manage_jobs::{cancel_job, retry_job};
 pub use manage_members::MemberDesk;
 pub use manage_tenants::{abandon_tenant, resume_tenant, retry_tenant, suspend_tenant};
 pub use process_event::process_batch;
 pub use refusal::Refusal;
-pub use register::{Asking, NotRegistered, RegistrationDesk, abandon_registration};
+pub use register::{Asking, NotRegistered, RegistrationDesk};
 pub use replay::replay_event;
 
 use crate::{

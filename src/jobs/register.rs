@@ -10,9 +10,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Refusal, abandon_tenant, manage_tenants::undo_job, provision, retry_tenant};
+use super::{Refusal, provision, retry_tenant};
 use crate::{
-    audit::{self, Actor},
+    audit::Actor,
     config::{self, Config},
     identity, members,
     queue::{self, Job, NewJob},
@@ -409,57 +409,6 @@ impl RegistrationDesk {
     }
 }
 
-/// Gives a registration up before it is ready: what was made for it is undone by a job, until nothing is left.
-///
-/// One that is being given up, or was, stays so.
-pub async fn abandon_registration(
-    tx: &mut PgConnection,
-    id: Uuid,
-    max_attempts: i32,
-    actor: &Actor,
-) -> Result<(), Refusal> {
-    audit::by(tx, actor).await?;
-    // jobs first, then the tenant, then the registration: as whoever makes it locks them
-    queue::call_off(tx, &register_key(id)).await?;
-    let seen = registrations::find_stored(tx, id).await?;
-    if let Some(tenant) = seen.and_then(|seen| seen.tenant_id.filter(|_| seen.is_tenant_ours)) {
-        queue::call_off(tx, &queue::provision_key(tenant.0)).await?;
-    }
-    let Some((registration, tenant)) = registrations::lock_with_tenant(tx, id).await? else {
-        return Ok(());
-    };
-    match registration.state {
-        State::Abandoned => return Ok(()),
-        State::Abandoning => {
-            if let Some(tenant) = tenant {
-                queue::revive(tx, &undo_job(&tenant, None, max_attempts)).await?;
-            }
-            return Ok(());
-        }
-        State::Ready => return Err(Refusal::RegistrationReady(id)),
-        State::Accepted | State::Provisioning | State::Failed => {}
-    }
-    let is_linked = registration.org_id.is_some() && !registration.is_organization_ours();
-    if registration.is_tenant_ours
-        && is_linked
-        && !identity::is_deleted(tx, registration.organization()).await?
-    {
-        return Err(Refusal::OrganizationLives(id));
-    }
-    match tenant {
-        Some(tenant) if registration.is_tenant_ours => {
-            abandon_tenant(tx, &tenant, max_attempts, actor).await?;
-            registrations::mark_abandoning(tx, id).await?;
-        }
-        // the tenant is the organization's own, and stays
-        _ => {
-            registrations::mark_abandoning(tx, id).await?;
-            registrations::mark_abandoned(tx, id).await?;
-        }
-    }
-    Ok(())
-}
-
 /// A registration of this transaction, as it is by now.
 async fn find_again(tx: &mut PgConnection, id: Uuid) -> Result<Row, NotRegistered> {
     let found = registrations::find(tx, id).await?;
@@ -501,7 +450,7 @@ pub(super) fn register_job(
     }
 }
 
-fn register_key(registration: Uuid) -> String {
+pub(super) fn register_key(registration: Uuid) -> String {
     format!("register:{registration}")
 }
 
