@@ -397,7 +397,8 @@ fn change_invitation(state: &mut State, id: &str, action: &str) -> Answer {
             object["state"] = json!("revoked");
             object["revoked_at"] = time(now);
         }
-        "resend" => object["expires_at"] = time(super::in_days(7)),
+        // a day more, so that it is later also within one second
+        "resend" => object["expires_at"] = time(super::in_days(8)),
         _ => return error(404, None, "Cannot find the route"),
     }
     object["updated_at"] = time(now);
