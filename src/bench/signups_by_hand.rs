@@ -105,9 +105,9 @@ async fn insert_registration(
     sqlx::query(
         "insert into registrations
              (id, source, external_id, name, email, given_name, family_name, email_key, organization_key,
-              made_by, credential, at_provider, tenant_id, is_tenant_ours, may_take, deadline_at)
+              name_key, made_by, credential, at_provider, waits_for_user, tenant_id, is_tenant_ours, may_take, deadline_at)
          values ($1, $2, $1::text, $3, $4, 'Ada', 'Lovelace', $4, 'name:' || $3,
-                 'key:by-hand', $5, false, $6, true, interval '60 s', now() + interval '60 s')",
+                 $3, 'key:by-hand', $5, false, false, $6, true, interval '60 s', now() + interval '60 s')",
     )
     .bind(id)
     .bind(SOURCE)

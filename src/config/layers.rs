@@ -96,11 +96,23 @@ pub enum Error {
         source: std::io::Error,
     },
     /// What is inside a free section does not fit.
-    #[error("the configuration does not fit")]
-    Shape(#[source] toml::de::Error),
+    #[error("the configuration does not fit: {0}")]
+    Shape(String),
 }
 
 impl Error {
+    /// What a reader says of a value, without the value: it could be a secret in the wrong place.
+    pub(super) fn shape(told: &toml::de::Error) -> Self {
+        let told = told.to_string();
+        let hidden = match (told.find('"'), told.rfind('"')) {
+            (Some(first), Some(last)) if first < last => {
+                format!("{}…{}", &told[..=first], &told[last..])
+            }
+            _ => told,
+        };
+        Self::Shape(hidden.trim().to_owned())
+    }
+
     pub(super) fn value(key: &'static str, value: &str, expected: &'static str) -> Self {
         Self::Value {
             key,

@@ -505,7 +505,10 @@ impl Config {
     /// Reads all layers. `file` is required to exist when given, optional otherwise.
     pub fn load(file: Option<PathBuf>, environment: &Environment) -> Result<Self, Error> {
         let table = layers::merge(file, environment)?;
-        let mut config: Self = table.clone().try_into().map_err(Error::Shape)?;
+        let mut config: Self = table
+            .clone()
+            .try_into()
+            .map_err(|told| Error::shape(&told))?;
         config.redacted = redact::lines(&table);
         config.faults = Faults::parse(environment.get("TENANTRY_FAULTS").unwrap_or_default());
         secret_files::resolve(&mut config)?;

@@ -77,6 +77,10 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
             (false, true) => extract::parse(&bytes)?,
             (false, false) => return Err(extract::not_json()),
         };
+        // a list would be read as the members of an object in their order
+        if !value.is_object() {
+            return Err(Problem::invalid("the body is not a JSON object"));
+        }
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let fingerprint = idempotency::fingerprint(method.as_str(), target, &value);
         let body = serde_json::from_value(value).map_err(|error| {

@@ -108,14 +108,15 @@ async fn follow_organizations(
 ) -> Result<bool, JobError> {
     let mut has_follow_up = false;
     let live = identity::live_organizations(tx, changes).await?;
-    let linked = link_registrations(tx, &live).await?;
+    let (linked, given_up) = link_registrations(tx, &live).await?;
     for organization in &linked {
         // whoever was said to be a member before that is one of this tenant from now on
         rouse_sync(tx, *organization, cx.max_attempts).await?;
         has_follow_up = true;
     }
     for organization in &live {
-        if !organization.has_tenant && !linked.contains(&organization.key()) {
+        let key = organization.key();
+        if !organization.has_tenant && !linked.contains(&key) && !given_up.contains(&key) {
             let first = first_of(heard, &organization.source, &organization.org_id);
             audit::by_event(tx, first.and_then(|heard| heard.event)).await?;
             let now = std::time::SystemTime::now().into();
@@ -147,11 +148,11 @@ fn first_of<'a>(heard: &'a [Heard], source: &str, org_id: &str) -> Option<&'a He
 
 /// Organizations that somebody registered here have their tenant already: it is theirs from now on.
 ///
-/// Returns the source and id of those.
+/// Returns the source and id of those, and of those whose registration was given up: nobody wants their tenants.
 async fn link_registrations<'a>(
     tx: &mut PgConnection,
     live: &'a [LiveOrganization],
-) -> Result<BTreeSet<(&'a str, &'a str)>, JobError> {
+) -> Result<(Keys<'a>, Keys<'a>), JobError> {
     let mut by_external_id = BTreeMap::new();
     for organization in live.iter().filter(|organization| !organization.has_tenant) {
         if let Some(external_id) = &organization.external_id {
@@ -160,7 +161,7 @@ async fn link_registrations<'a>(
             by_external_id.entry(key).or_insert(organization);
         }
     }
-    let mut linked = BTreeSet::new();
+    let (mut linked, mut given_up) = (Keys::new(), Keys::new());
     // in one order, and all of them before any host: as registrations take them
     for (source, external_id) in by_external_id.keys() {
         registrations::lock_external_id(tx, source, external_id).await?;
@@ -171,10 +172,15 @@ async fn link_registrations<'a>(
             && link(tx, &registration, &organization.org_id).await?
         {
             linked.insert(organization.key());
+        } else if registrations::is_given_up(tx, external_id).await? {
+            given_up.insert(organization.key());
         }
     }
-    Ok(linked)
+    Ok((linked, given_up))
 }
+
+/// Organizations by source and id.
+type Keys<'a> = BTreeSet<(&'a str, &'a str)>;
 
 /// The registration's tenant is from now on that of the provider's organization; false where it cannot be.
 pub(super) async fn link(

@@ -85,7 +85,8 @@ pub const PLAN: [Step; 7] = [
     Step::Activate,
 ];
 
-/// Where a test can make a step fail: before its effect, after it, after its record.
+/// Where a test can make a step fail: before its effect, after it, after its record. The last one of activation has
+/// no such point after it: the job is completed by then, and its handler may be dropped at any moment.
 pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
 
 /// Points between the parts of a step.
@@ -303,8 +304,8 @@ async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<bool, StepError> {
         if !db.run(finish).await? {
             return Ok(false);
         }
+        cx.fault(step, FAULT_POINTS[2]).await?;
     }
-    cx.fault(step, FAULT_POINTS[2]).await?;
     cx.provisioner
         .metrics
         .step_done(step.name(), started.elapsed());

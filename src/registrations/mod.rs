@@ -217,7 +217,7 @@ pub async fn find_same(
            and email_key = $2
            and (organization_key = $3
                 or (name_key = $4
-                    and (slug is null or $5::text is null)
+                    and (slug is null or $5::text is null or slug = $5)
                     and (external_id = id::text or $6::text is null)))
            and superseded_at is null
            and state not in ('abandoning', 'abandoned')
@@ -355,6 +355,27 @@ pub async fn find_of_tenant(
     ))
     .bind(tenant)
     .fetch_optional(connection)
+    .await
+}
+
+/// Whether an external id is that of a registration that was given up, and whose organization was made for it alone.
+pub async fn is_given_up(tx: &mut PgConnection, external_id: &str) -> sqlx::Result<bool> {
+    let Ok(id) = external_id.parse::<Uuid>() else {
+        return Ok(false);
+    };
+    sqlx::query_scalar(
+        "select exists (
+             select
+             from registrations
+             where id = $1
+               and external_id = $2
+               and at_provider
+               and state in ('abandoning', 'abandoned')
+         )",
+    )
+    .bind(id)
+    .bind(external_id)
+    .fetch_one(tx)
     .await
 }
 

@@ -73,7 +73,7 @@ fn figures(history: &[Entry]) -> String {
 /// Waits until nothing is left to do.
 async fn is_quiet(deployment: &Deployment) {
     let open = "select (select count(*) from webhook_events where state = 'received')
-                     + (select count(*) from jobs where state in ('available', 'running'))";
+                     + (select count(*) from jobs where state in ('available', 'running') and kind <> 'prune')";
     wait_until("no event and no job is open", async || {
         ask::<i64>(&deployment.control_url, open).await == 0
     })

@@ -525,6 +525,11 @@ async fn what_a_request_leaves_out_makes_no_other_organization_of_it() {
     let first = register(&app, "a", &form("Acme", "ada@acme.example")).await;
     let same = register(&app, "b", &with("Acme", "acme-eu")).await;
     assert_eq!(same.body["id"], first.body["id"]);
+    let mut named = with("Umbrella", "umbrella");
+    let umbrella = register(&app, "e", &named).await;
+    named["organization"]["external_id"] = "umbrella-1".into();
+    let same = register(&app, "f", &named).await;
+    assert_eq!(same.body["id"], umbrella.body["id"]);
     let eu = register(&app, "c", &with("Globex", "globex-eu")).await;
     let us = register(&app, "d", &with("Globex", "globex-us")).await;
     assert_ne!(eu.body["id"], us.body["id"]);
@@ -893,5 +898,34 @@ async fn a_registration_is_seen_by_its_key_and_by_operators_only() {
     let reader = app.as_bearer(&app.key(&[Scope::TenantsRead]).await);
     assert_eq!(reader.get(&path).await.status, 200);
     app.is_idle().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_the_provider_tells_of_while_it_is_given_up_gets_no_tenant() {
+    let provider = Provider::start(SourceKind::Workos).await;
+    let blueprint = TinyBlueprint::new();
+    let app = at(&provider, &blueprint).await;
+    // it is made at the provider, and its answer is lost
+    provider.cut_after_next("POST", "/organizations", 1);
+    let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
+    let id = answer.body["id"].as_str().unwrap();
+    wait_until("the provider has it", async || {
+        !provider.organizations().is_empty()
+    })
+    .await;
+    let org = provider.organizations()[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let operator = app.as_bearer(&app.key(&[Scope::Admin]).await);
+    let given_up = operator.delete(answer.header("location").unwrap()).await;
+    assert_eq!(given_up.status, 202, "{given_up:?}");
+    app.accepts(&[&created_as(&org, "Acme", id)]).await;
+    is(&app, id, "abandoned").await;
+    app.is_idle().await;
+    assert_eq!(app.ask::<i64>("select count(*) from tenants").await, 0);
+    assert_eq!(app.deployment.tenant_databases().await, 0);
+    assert_eq!(provider.organizations().len(), 0);
     app.stop().await;
 }
