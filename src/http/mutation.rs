@@ -78,8 +78,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
             (false, false) => return Err(extract::not_json()),
         };
         // a list would be read as the members of an object in their order
-        if !value.is_object() {
-            return Err(Problem::invalid("the body is not a JSON object"));
+        if value.is_array() {
+            return Err(Problem::invalid("the body is a list, not an object"));
         }
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let fingerprint = idempotency::fingerprint(method.as_str(), target, &value);
