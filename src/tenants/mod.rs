@@ -220,8 +220,10 @@ pub async fn hold_of_organization(
 }
 
 /// A tenant by its id; nobody changes it until the transaction ends.
+///
+/// Nor records a step of it: whoever links it changes a key later, and must not wait for that with more in hand.
 pub async fn lock(tx: &mut PgConnection, id: TenantId) -> sqlx::Result<Option<Tenant>> {
-    sqlx::query_as(select_tenant!("where id = $1 for no key update"))
+    sqlx::query_as(select_tenant!("where id = $1 for update"))
         .bind(id)
         .fetch_optional(tx)
         .await
