@@ -106,7 +106,7 @@ fn a_source_that_cannot_work_is_refused() {
         ),
         (
             mapping("[sources.a.mapping]\ntype = \"event\"\n"),
-            "\"event\" is no JSON pointer",
+            "\"…\" is no JSON pointer",
         ),
         (
             mapping(
