@@ -64,7 +64,7 @@ pub(super) fn version(name: &str) -> &str {
 }
 
 /// The number in `migrations/NNNN_name.sql`, if the name is one.
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     let (digits, rest) = version(name).split_once('_')?;
     let is_number = digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && !rest.is_empty() {
@@ -77,8 +77,9 @@ fn number(name: &str) -> Option<u64> {
 fn check(file: &RawFile) -> Result<SqlFile, Error> {
     check_name(&file.name)?;
     let sql = text(file)?;
-    check_statements(&file.name, sql)?;
+    let statements = check_statements(&file.name, sql)?;
     Ok(SqlFile {
+        statements,
         name: file.name.clone(),
         sql: sql.to_owned(),
         sha256: hex::encode(digest::digest(&digest::SHA256, &file.bytes)),
@@ -119,7 +120,8 @@ fn text(file: &RawFile) -> Result<&str, Error> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn check_statements(name: &str, sql: &str) -> Result<(), Error> {
+/// The statements one by one, where the file is marked to run outside of a transaction.
+fn check_statements(name: &str, sql: &str) -> Result<Option<Vec<String>>, Error> {
     let file = name.to_owned();
     let line = |at| scan::line(sql.as_bytes(), at);
     let statements = match scan::statements(sql) {
@@ -140,15 +142,20 @@ fn check_statements(name: &str, sql: &str) -> Result<(), Error> {
         return Err(Error::TransactionControl {
             file,
             line: line(found.at),
-            statement: found.words.join(" "),
+            statement: found.words[..found.words.len().min(4)].join(" "),
         });
     }
     match statements.get(1) {
         Some(second) if name.starts_with("verify/") || name == sync::ROLES => {
             let line = line(second.at);
-            Err(Error::ManyQueries { file, line })
+            return Err(Error::ManyQueries { file, line });
         }
-        _ => Ok(()),
+        _ => {}
+    }
+    match scan::has_mark(sql) {
+        false => Ok(None),
+        true if name.starts_with(MIGRATIONS) => Ok(Some(scan::cut(sql, &statements))),
+        true => Err(Error::MarkMisplaced { file }),
     }
 }
 

@@ -152,6 +152,23 @@ pub enum Error {
         /// The line of the second one.
         line: usize,
     },
+    /// The mark of a migration in another file.
+    #[error(
+        "{file} has the mark {:?}, which only a migration may have",
+        super::scan::MARK
+    )]
+    MarkMisplaced {
+        /// Path inside the blueprint.
+        file: String,
+    },
+    /// A version that no migration makes.
+    #[error("no migration makes the version {version:?}; the last one makes {last}")]
+    VersionUnknown {
+        /// What was asked for.
+        version: String,
+        /// The newest version.
+        last: String,
+    },
     /// Members could be added and never removed, or the reverse.
     #[error("{file} is there, but {missing} is not")]
     SyncIncomplete {
@@ -225,6 +242,8 @@ impl Error {
             Self::PsqlCommand { .. } => "blueprint_psql_command",
             Self::TransactionControl { .. } => "blueprint_transaction_control",
             Self::ManyQueries { .. } => "blueprint_many_queries",
+            Self::MarkMisplaced { .. } => "blueprint_mark_misplaced",
+            Self::VersionUnknown { .. } => "blueprint_version_unknown",
             Self::SyncIncomplete { .. } => "blueprint_sync_incomplete",
             Self::MigrationEdited { .. } => "blueprint_migration_edited",
             Self::MigrationRemoved { .. } => "blueprint_migration_removed",
@@ -277,6 +296,12 @@ impl Error {
             }
             Self::ManyQueries { .. } => {
                 "join the two with union all, or move the second into a file of its own"
+            }
+            Self::MarkMisplaced { .. } => {
+                "take the mark out: seeds and verify queries run in a transaction"
+            }
+            Self::VersionUnknown { .. } => {
+                "name a migration of the blueprint, such as 0008_attachments or 8"
             }
             Self::SyncIncomplete { .. } => {
                 "write the missing one too: who comes may leave; or remove the folder sync/"

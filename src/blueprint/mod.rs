@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest;
 
 pub use self::error::Error;
+pub use self::scan::concurrent_index;
 pub use self::settings::{Members, Migrator, Settings};
 pub use self::sync::SyncScripts;
 
@@ -59,6 +60,15 @@ pub struct SqlFile {
     pub sql: String,
     /// Digest of the bytes on disk, in hex.
     pub sha256: String,
+    /// Its statements one by one, where it is marked to run outside of a transaction.
+    pub statements: Option<Vec<String>>,
+}
+
+impl SqlFile {
+    /// The schema version that a migration makes: its name without folder and `.sql`.
+    pub fn version(&self) -> &str {
+        check::version(&self.name)
+    }
 }
 
 impl Blueprint {
@@ -125,9 +135,29 @@ impl Blueprint {
     /// The schema version: the last migration's name, such as `0008_attachments`.
     ///
     /// At most 50 characters of ASCII: applications read it from a `varchar(50)`.
-    pub fn version(&self) -> String {
+    ///
+    /// `None` where only the migrator knows: then the template's record has it, once it is built.
+    pub fn version(&self) -> Option<String> {
         let last = self.migrations.last();
-        last.map_or_else(String::new, |file| check::version(&file.name).to_owned())
+        last.map(|file| file.version().to_owned())
+    }
+
+    /// The blueprint cut off after a migration, which its name or its leading number names.
+    pub fn up_to(&self, version: &str) -> Result<Self, Error> {
+        let number = |file: &SqlFile| check::number(&file.name);
+        let wanted = version.parse::<u64>().ok();
+        let is_last = |file: &SqlFile| {
+            file.version() == version || (wanted.is_some() && number(file) == wanted)
+        };
+        let Some(at) = self.migrations.iter().position(is_last) else {
+            return Err(Error::VersionUnknown {
+                version: version.to_owned(),
+                last: self.version().unwrap_or_default(),
+            });
+        };
+        let mut cut = self.clone();
+        cut.migrations.truncate(at + 1);
+        Ok(cut)
     }
 
     /// Compares with the migrations that a database has applied, as (name, sha256).

@@ -13,7 +13,7 @@ pub mod fingerprint;
 mod ident;
 pub mod probe;
 pub mod roles;
-mod sessions;
+pub mod sessions;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -151,6 +151,8 @@ pub struct Cluster {
     pub owner: Ident,
     /// Role that has DML rights in all tenants' databases and cannot log in; tenants' roles are members.
     pub app: Ident,
+    /// Login role of the migrators that are programs of their own; a member of the owner role.
+    pub migrator: Ident,
     /// Beginning of every name.
     pub prefix: String,
     maintenance: Db,
@@ -231,6 +233,7 @@ impl Cluster {
             capacity: cluster.capacity,
             owner: Ident::new(&format!("{prefix}owner"))?,
             app: Ident::new(&format!("{prefix}app"))?,
+            migrator: Ident::new(&format!("{prefix}migrator"))?,
             prefix: prefix.to_owned(),
             maintenance: Db::with_options(
                 maintenance,
@@ -294,12 +297,23 @@ impl Cluster {
         database: &Ident,
         tag: Option<&Tag>,
     ) -> Result<PgConnection, Error> {
+        self.connect_with(database, tag, &[]).await
+    }
+
+    /// The same with settings of the server, which the session has from its beginning.
+    pub async fn connect_with(
+        &self,
+        database: &Ident,
+        tag: Option<&Tag>,
+        settings: &[(&str, String)],
+    ) -> Result<PgConnection, Error> {
         let name = tag.map_or("tenantry", |tag| tag.text.as_str());
         let options = self
             .options
             .clone()
             .database(database.as_str())
-            .application_name(name);
+            .application_name(name)
+            .options(settings.iter().map(|(name, value)| (*name, value.as_str())));
         connect(options).await.map_err(Error::sql(format!(
             "connecting to database {}",
             database.as_str()

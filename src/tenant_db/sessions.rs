@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
-use super::{Cluster, Error, Tag};
+use super::{Cluster, Error, Ident, Tag};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,4 +82,32 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag, whose: Whose) -> Re
         "ending sessions of attempts on tenant {}",
         tag.tenant
     )))
+}
+
+/// Ends one session of a database, and waits until it is gone; 0 is nobody's.
+pub async fn end(connection: &mut PgConnection, database: &Ident, pid: i32) -> Result<(), Error> {
+    let started = Instant::now();
+    loop {
+        let left: i64 = sqlx::query_scalar(
+            "select count(pg_terminate_backend(pid))
+             from pg_stat_activity
+             where pid = $1
+               and datname = $2",
+        )
+        .bind(pid)
+        .bind(database.as_str())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(Error::sql(format!("ending session {pid}")))?;
+        if left == 0 {
+            return Ok(());
+        }
+        if started.elapsed() > PATIENCE {
+            let timed_out = std::io::ErrorKind::TimedOut.into();
+            return Err(Error::sql(format!("ending session {pid}"))(
+                sqlx::Error::Io(timed_out),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
