@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 
 use super::load::RawFile;
 use super::scan::{self, Flaw, Statement};
-use super::{Blueprint, Error, Settings, SqlFile, SyncScripts, sync};
+use super::{Blueprint, Error, Project, Settings, SqlFile, SyncScripts, sync};
 
 const MIGRATIONS: &str = "migrations/";
 
@@ -15,14 +15,26 @@ const LONGEST_VERSION: usize = 50;
 
 /// Reads `blueprint.toml`.
 pub(super) fn settings(file: &RawFile) -> Result<Settings, Error> {
-    Settings::parse(text(file)?)
+    let settings = Settings::parse(text(file)?)?;
+    if let Some(command) = &settings.command {
+        match scan::statements(&command.version_query).as_deref() {
+            Ok([one]) if !ends_transaction(one) => {}
+            _ => return Err(Error::VersionQueryInvalid),
+        }
+    }
+    Ok(settings)
 }
 
 /// Checks every file and puts it where it belongs.
-pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Blueprint, Error> {
+pub(super) fn assemble(
+    settings: Settings,
+    files: Vec<RawFile>,
+    project: Option<Project>,
+) -> Result<Blueprint, Error> {
     let mut blueprint = Blueprint {
         settings,
         migrations: Vec::new(),
+        project,
         shared_seed: Vec::new(),
         tenant_seed: Vec::new(),
         sync: None,
@@ -33,7 +45,7 @@ pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Bluepr
         let checked = check(&file)?;
         let (folder, _) = file.name.rsplit_once('/').unwrap_or_default();
         match folder {
-            "migrations" => blueprint.migrations.push(checked),
+            "migrations" if blueprint.project.is_none() => blueprint.migrations.push(checked),
             "seed/shared" => blueprint.shared_seed.push(checked),
             "seed/tenant" => blueprint.tenant_seed.push(checked),
             "sync" => sync.push(checked),
@@ -51,7 +63,7 @@ pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Bluepr
             });
         }
     }
-    if blueprint.migrations.is_empty() {
+    if blueprint.migrations.is_empty() && blueprint.project.is_none() {
         return Err(Error::NoMigrations);
     }
     Ok(blueprint)

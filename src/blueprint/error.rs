@@ -31,11 +31,32 @@ pub enum Error {
         /// The name in the file.
         name: String,
     },
-    /// A migrator that is planned.
-    #[error("blueprint.toml names the migrator {name:?}, which is not supported yet")]
-    MigratorUnsupported {
-        /// The name in the file.
-        name: String,
+    /// `migrator = "command"` without its table.
+    #[error("blueprint.toml names the migrator \"command\" and has no [command]")]
+    CommandMissing,
+    /// A migrator that goes by nothing.
+    #[error("the migrator has no file in the blueprint")]
+    ProjectEmpty,
+    /// What the migrator goes by is not there.
+    #[error("{file}, which the migrator goes by, is not there")]
+    ProjectMissing {
+        /// Path inside the blueprint.
+        file: String,
+    },
+    /// More files, or more in them, than a project of migrations has.
+    #[error("{file} has more than the files of a migrator may have together: 64 MiB, 10,000 files")]
+    ProjectTooLarge {
+        /// Path inside the blueprint.
+        file: String,
+    },
+    /// The query of the version is not one query.
+    #[error("command.version_query is not one query")]
+    VersionQueryInvalid,
+    /// A version that no migrator may get.
+    #[error("{version:?} is not a version")]
+    VersionInvalid {
+        /// What was asked for.
+        version: String,
     },
     /// The operating system would not give it out.
     #[error("cannot read {file}")]
@@ -225,7 +246,12 @@ impl Error {
             Self::SettingsMissing { .. } => "blueprint_settings_missing",
             Self::SettingsInvalid { .. } => "blueprint_settings_invalid",
             Self::MigratorUnknown { .. } => "blueprint_migrator_unknown",
-            Self::MigratorUnsupported { .. } => "blueprint_migrator_unsupported",
+            Self::CommandMissing => "blueprint_command_missing",
+            Self::ProjectEmpty => "blueprint_project_empty",
+            Self::ProjectMissing { .. } => "blueprint_project_missing",
+            Self::ProjectTooLarge { .. } => "blueprint_project_too_large",
+            Self::VersionQueryInvalid => "blueprint_version_query_invalid",
+            Self::VersionInvalid { .. } => "blueprint_version_invalid",
             Self::Unreadable { .. } => "blueprint_unreadable",
             Self::Unexpected { .. } => "blueprint_unexpected_file",
             Self::LinkOutside { .. } => "blueprint_link_outside",
@@ -265,8 +291,26 @@ impl Error {
             Self::SettingsInvalid { .. } => {
                 "correct the line shown; `tenantry init` writes a file with every key explained"
             }
-            Self::MigratorUnknown { .. } | Self::MigratorUnsupported { .. } => {
-                "write migrator = \"sql\" and put numbered files into migrations/"
+            Self::MigratorUnknown { .. } => {
+                "write migrator = \"sql\", \"alembic\" or \"command\"; docs/migrators.md has each"
+            }
+            Self::CommandMissing => {
+                "add [command] with argv, files and version_query, as docs/migrators.md shows"
+            }
+            Self::ProjectEmpty => {
+                "name in command.files what the program goes by, such as db/migrations; a folder must have a file"
+            }
+            Self::ProjectMissing { .. } => {
+                "put the file or folder into the blueprint, or correct its name in blueprint.toml"
+            }
+            Self::ProjectTooLarge { .. } => {
+                "take out of the folder what is no part of the migrations, such as a virtual environment"
+            }
+            Self::VersionQueryInvalid => {
+                "write one query, without begin or commit, such as select max(version) from schema_migrations"
+            }
+            Self::VersionInvalid { .. } => {
+                "name a revision: at most 50 letters, digits and _-.@:+, and no - at its beginning"
             }
             Self::Unreadable { .. } => {
                 "check that the file is there and that this user may read it"

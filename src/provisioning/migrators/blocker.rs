@@ -187,13 +187,17 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Ends our own session, and waits until it is gone.
+    /// Ends our own session and those of a program, and waits until they are gone.
     pub(super) async fn end_sessions(&self) -> Result<(), tenant_db::Error> {
         let pid = self.pid.load(Ordering::Relaxed);
         let database = self.migration.database;
         self.migration
             .cluster
-            .run(async |connection| sessions::end(connection, database, pid).await)
+            .run(async |connection| {
+                sessions::end(connection, database, pid).await?;
+                let migrator = &self.migration.cluster.migrator;
+                sessions::end_of_role(connection, database, migrator).await
+            })
             .await
     }
 }

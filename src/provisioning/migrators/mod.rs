@@ -1,16 +1,21 @@
 //! Migrators: bring one database to a blueprint's version.
 //!
 //! Guarantees: one migrator at a time in a database, under an advisory lock that lives and dies with
-//! our session; never as a superuser: `sql` files run as the owner role; a database that is there already
+//! our session; never as a superuser: `sql` files run as the owner role, programs log in as a member of it;
+//! a database that is there already
 //! costs a connection and one query; every wait is bounded, and a lock that was not had names who holds
 //! it; what was cut off has no session left when it is called failed; afterwards the structure is compared
 //! with the template's.
 //!
 //! Does not: retry, choose databases, or write anything into the control database.
 
+mod alembic;
 mod blocker;
+mod child;
+mod command;
 mod error;
 mod prepare;
+mod program;
 mod sql;
 mod state;
 
@@ -25,7 +30,7 @@ pub(super) use prepare::{grant, prepare};
 use self::blocker::Watch;
 use super::StepError;
 use crate::{
-    blueprint::{Blueprint, Migrator},
+    blueprint::Blueprint,
     causes::chain,
     secrets::Keyring,
     tenant_db::{self, Cluster, Ident, Tag, fingerprint},
@@ -116,8 +121,9 @@ async fn run(
     migration: &Migration<'_>,
     watch: &Watch<'_>,
 ) -> Result<Migrated, StepError> {
-    let done = match migration.blueprint.settings.migrator {
-        Migrator::Sql => sql::migrate(connection, migration, watch).await?,
+    let done = match &migration.blueprint.project {
+        None => sql::migrate(connection, migration, watch).await?,
+        Some(project) => program::migrate(connection, migration, watch, project).await?,
     };
     if done.changed {
         compare(connection, migration).await?;

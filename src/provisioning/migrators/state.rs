@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Either, PgConnection, Row, postgres::PgRow};
 
-use super::{Error, Migration, blocker::Watch, failed};
-use crate::{blueprint::SqlFile, provisioning::StepError};
+use super::{Error, Migration, alembic, blocker::Watch, command, failed};
+use crate::{
+    blueprint::{Migrator, SqlFile},
+    db,
+    provisioning::StepError,
+};
 
 /// The key of the advisory lock, the same in every database: such locks are a database's own.
 const LOCK: i64 = 0x7465_6e61_6e74_7279;
@@ -26,6 +30,10 @@ pub(super) struct State {
     pid: i32,
     /// Name and digest of each file that was applied: migrations and shared seed.
     pub(super) ledger: Vec<(String, String)>,
+    /// Whether the session is encrypted.
+    pub(super) tls: bool,
+    /// What a migrator of its own says the version is; empty where it has no table yet.
+    pub(super) versions: Vec<String>,
 }
 
 impl State {
@@ -38,7 +46,7 @@ impl State {
         let patience = Duration::from_millis(migration.blueprint.settings.lock_timeout_ms.into());
         let started = Instant::now();
         loop {
-            let state = read(connection).await?;
+            let state = Self::read(connection, migration).await?;
             watch.follow(state.pid);
             if state.locked {
                 return Ok(state);
@@ -55,6 +63,47 @@ impl State {
         }
     }
 
+    /// The same without waiting.
+    pub(super) async fn read(
+        connection: &mut PgConnection,
+        migration: &Migration<'_>,
+    ) -> Result<Self, StepError> {
+        let mut sql = format!(
+            "select pg_try_advisory_lock({LOCK}),
+                    pg_backend_pid(),
+                    coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false);
+             select name, sha256 from tenantry.migrations"
+        );
+        let version_sql = version_sql(migration);
+        if let Some(version_sql) = &version_sql {
+            let owner = &migration.cluster.owner;
+            // the user's query has the owner's rights and changes nothing
+            let version =
+                format!("; begin read only; set local role {owner}; {version_sql}\n; rollback");
+            sql.push_str(&version);
+        }
+        let (sets, ended) = batch(&mut *connection, sql).await;
+        match ended {
+            Ok(()) => {}
+            // no table of versions yet
+            Err(error)
+                if version_sql.is_some()
+                    && sets.len() > VERSIONS
+                    && matches!(db::sqlstate(&error).as_deref(), Some("42P01" | "3F000")) =>
+            {
+                sqlx::raw_sql("rollback")
+                    .execute(connection)
+                    .await
+                    .map_err(failed("reading the version"))?;
+            }
+            Err(error) if sets.len() > VERSIONS => {
+                return Err(failed("reading the version")(error));
+            }
+            Err(error) => return Err(failed("reading the ledger of migrations")(error)),
+        }
+        decode(&sets).map_err(failed("reading the ledger of migrations"))
+    }
+
     /// Whether the file was applied as it is.
     pub(super) fn has(&self, file: &SqlFile) -> bool {
         let is_same =
@@ -63,38 +112,46 @@ impl State {
     }
 }
 
-async fn read(connection: &mut PgConnection) -> Result<State, StepError> {
-    let sql = format!(
-        "select pg_try_advisory_lock({LOCK}), pg_backend_pid();
-         select name, sha256 from tenantry.migrations"
-    );
-    let sets = batch(connection, sql)
-        .await
-        .map_err(failed("reading the ledger of migrations"))?;
-    decode(&sets).map_err(failed("reading the ledger of migrations"))
+/// The query of the version that a migrator of its own keeps.
+fn version_sql(migration: &Migration<'_>) -> Option<String> {
+    let settings = &migration.blueprint.settings;
+    match settings.migrator {
+        Migrator::Sql => None,
+        Migrator::Alembic => Some(alembic::version_sql(&settings.alembic)),
+        Migrator::Command => command::version_sql(settings.command.as_ref()).map(str::to_owned),
+    }
 }
+
+/// Which statement of the batch returns the versions.
+const VERSIONS: usize = 4;
 
 fn decode(sets: &[Vec<PgRow>]) -> sqlx::Result<State> {
     let own = sets.first().and_then(|rows| rows.first());
     let own = own.ok_or(sqlx::Error::RowNotFound)?;
     let ledger = sets.get(1).map_or(&[][..], Vec::as_slice);
     let line = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+    let versions = sets.get(VERSIONS).map_or(&[][..], Vec::as_slice);
+    // sent as text, whatever its type is; max() of no row is null
+    let version = |row: &PgRow| row.try_get_unchecked::<Option<String>, _>(0).ok().flatten();
     Ok(State {
         locked: own.try_get(0)?,
         pid: own.try_get(1)?,
+        tls: own.try_get(2)?,
         ledger: ledger.iter().map(line).collect::<sqlx::Result<_>>()?,
+        versions: versions.iter().filter_map(version).collect(),
     })
 }
 
-/// The rows of each statement of a batch, which is one round trip.
-async fn batch(connection: &mut PgConnection, sql: String) -> sqlx::Result<Vec<Vec<PgRow>>> {
+/// The rows of each statement of a batch, which is one round trip, as far as it went.
+async fn batch(connection: &mut PgConnection, sql: String) -> (Vec<Vec<PgRow>>, sqlx::Result<()>) {
     let mut answers = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(connection);
     let mut sets = vec![Vec::new()];
-    while let Some(answer) = answers.try_next().await? {
-        match answer {
-            Either::Left(_) => sets.push(Vec::new()),
-            Either::Right(row) => sets.last_mut().expect("begins with one").push(row),
+    loop {
+        match answers.try_next().await {
+            Ok(Some(Either::Left(_))) => sets.push(Vec::new()),
+            Ok(Some(Either::Right(row))) => sets.last_mut().expect("begins with one").push(row),
+            Ok(None) => return (sets, Ok(())),
+            Err(error) => return (sets, Err(error)),
         }
     }
-    Ok(sets)
 }
