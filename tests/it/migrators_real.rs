@@ -237,7 +237,7 @@ async fn dbmate_migrates_the_template_once_and_a_tenant_when_it_goes_on() {
 
     example.put(
         "db/migrations/20260126090000_broken.sql",
-        "-- migrate:up\nselect nothing_such;\n",
+        "-- migrate:up\nselect nothing_such;\n-- migrate:down\n",
     );
     let error = acme.migrate().await.unwrap_err();
     assert_eq!(error.code(), "migrator_failed");

@@ -76,20 +76,18 @@ pub async fn migrate(migration: &Migration<'_>) -> Result<Migrated, StepError> {
     let watch = Watch::new(migration);
     // on the heap: everything that a migrator may do is in this future, and callers nest deep
     let work = Box::pin(connect_and_run(migration, &watch));
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => {
-            // the server does not notice that nobody listens any more
-            if let Err(left) = watch.end_sessions().await {
-                tracing::warn!(
-                    error = chain(&left),
-                    "sessions of a migration that was cut off were left"
-                );
-            }
-            let database = migration.database.as_str().to_owned();
-            Err(Error::TimedOut { database, limit }.into())
-        }
+    if let Ok(done) = tokio::time::timeout(limit, work).await {
+        return done;
     }
+    // the server does not notice that nobody listens any more
+    if let Err(left) = watch.end_sessions().await {
+        tracing::warn!(
+            error = chain(&left),
+            "sessions of a migration that was cut off were left"
+        );
+    }
+    let database = migration.database.as_str().to_owned();
+    Err(Error::TimedOut { database, limit }.into())
 }
 
 async fn connect_and_run(
@@ -125,9 +123,7 @@ async fn run(
 ) -> Result<Migrated, StepError> {
     let done = match &migration.blueprint.project {
         None => sql::migrate(connection, migration, watch).await?,
-        Some(project) => {
-            Box::pin(program::migrate(connection, migration, watch, project)).await?
-        }
+        Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
     };
     if done.changed {
         compare(connection, migration).await?;
