@@ -20,7 +20,8 @@ struct Example(TempDir);
 impl Example {
     /// `None` where the program is not installed.
     fn of(name: &str, variable: &str, from: &str, to: impl Fn(&str) -> String) -> Option<Self> {
-        let Ok(installed) = std::env::var(variable) else {
+        let installed = std::env::var_os(variable).and_then(|value| value.into_string().ok());
+        let Some(installed) = installed else {
             println!("skipped: {variable} is not set");
             return None;
         };
