@@ -14,6 +14,7 @@ mod ident;
 pub mod probe;
 pub mod roles;
 pub mod sessions;
+pub mod shape;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

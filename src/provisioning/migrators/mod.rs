@@ -13,6 +13,7 @@ mod alembic;
 mod blocker;
 mod child;
 mod command;
+mod compare;
 mod error;
 mod prepare;
 mod program;
@@ -33,7 +34,7 @@ use crate::{
     blueprint::Blueprint,
     causes::chain,
     secrets::Keyring,
-    tenant_db::{self, Cluster, Ident, Tag, fingerprint},
+    tenant_db::{self, Cluster, Ident, Tag},
     tenants::TenantId,
 };
 
@@ -126,7 +127,7 @@ async fn run(
         Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
     };
     if done.changed {
-        compare(connection, migration).await?;
+        compare::with_template(connection, migration).await?;
     }
     Ok(done.migrated)
 }
@@ -136,32 +137,6 @@ struct Done {
     migrated: Migrated,
     /// Whether anything was written.
     changed: bool,
-}
-
-/// The structure must be the template's. Grants are given once more where it is not: schemas that a
-/// migration made have none yet.
-async fn compare(
-    connection: &mut PgConnection,
-    migration: &Migration<'_>,
-) -> Result<(), StepError> {
-    let Some(expected) = migration.expected else {
-        return Ok(());
-    };
-    if fingerprint::of(connection).await? == expected {
-        return Ok(());
-    }
-    grant(connection, migration.cluster).await?;
-    let found = fingerprint::of(connection).await?;
-    if found == expected {
-        return Ok(());
-    }
-    let short = |fingerprint: &str| fingerprint.chars().take(12).collect();
-    Err(Error::Drifted {
-        database: migration.database.as_str().to_owned(),
-        found: short(&found),
-        expected: short(expected),
-    }
-    .into())
 }
 
 /// The error of something that is not a file of the blueprint.
