@@ -71,22 +71,22 @@ pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
         .filter_map(|line| line.strip_prefix(MARK)?.split_once(MARK));
     // a constraint of a domain, or one that refers to nothing
     let names: HashMap<&str, &str> = names.chain([("0", "")]).collect();
-    let mut named: Vec<String> = lines.iter().filter_map(|line| name(line, &names)).collect();
-    named.sort_unstable();
-    Ok(hex::encode(secrets::sha256(named.join("\n").as_bytes())))
+    let mut facts: Vec<String> = lines.iter().filter_map(|line| name(line, &names)).collect();
+    facts.sort_unstable();
+    Ok(hex::encode(secrets::sha256(facts.join("\n").as_bytes())))
 }
 
 /// The line with names for numbers; `None` for one about a relation that is no part of the structure, such as a
 /// table's own store of long values.
 fn name(line: &str, names: &HashMap<&str, &str>) -> Option<String> {
     let mut parts = line.split(MARK);
-    let mut named = parts.next()?.to_owned();
-    while let (Some(number), Some(text)) = (parts.next(), parts.next()) {
-        named.push_str(names.get(number)?);
-        named.push_str(text);
+    let mut text = parts.next()?.to_owned();
+    while let (Some(number), Some(after)) = (parts.next(), parts.next()) {
+        text.push_str(names.get(number)?);
+        text.push_str(after);
     }
-    match named.split_once(EXPRESSION) {
-        None => Some(named),
+    match text.split_once(EXPRESSION) {
+        None => Some(text),
         Some((before, expressions)) => Some(format!("{before}{}", settled(expressions))),
     }
 }
