@@ -86,7 +86,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             .await;
         match handed {
             Ok(()) => {
-                cx.from_pool.store(is_pooled, Ordering::Relaxed);
+                note_origin(cx, is_pooled);
                 return record_template(cx, &mark.template).await;
             }
             // the name was taken a moment ago: look again
@@ -131,16 +131,22 @@ async fn take_pooled(cx: &StepContext<'_>, cluster: &Cluster) -> Result<Origin, 
     }
     Ok(match taken {
         Taken::Claimed(pooled) => {
-            provisioner.metrics.pool_hits.inc();
             provisioner.faults.hit(pool::CLAIMED).await?;
             Origin::Pool(databases::pooled(&cluster.prefix, pooled)?, hash)
         }
         Taken::GivenBack => Origin::LookAgain,
-        Taken::Empty => {
-            provisioner.metrics.pool_misses.inc();
-            Origin::None
-        }
+        Taken::Empty => Origin::None,
     })
+}
+
+fn note_origin(cx: &StepContext<'_>, is_pooled: bool) {
+    let metrics = &cx.provisioner.metrics;
+    cx.from_pool.store(is_pooled, Ordering::Relaxed);
+    if is_pooled {
+        metrics.pool_hits.inc();
+    } else if cx.provisioner.pool.settings.is_on() {
+        metrics.pool_misses.inc();
+    }
 }
 
 /// The claim led to nothing.
