@@ -58,15 +58,26 @@ impl Deployment {
 
     /// Waits until exactly so many are ready and nothing else is on record, nor on the server.
     pub async fn pool_is(&self, ready: usize, what: &str) {
-        let rows = "select coalesce(array_agg(database order by database), '{}') from pool_databases where state = 'ready'";
-        let others = "select count(*) from pool_databases where state <> 'ready'";
         wait_until(&format!("{what}: {ready} are ready"), async || {
-            let rows: Vec<String> = self.control(rows).await;
-            rows.len() == ready
-                && self.control::<i64>(others).await == 0
-                && self.pool_databases().await == rows
+            self.pool_agrees()
+                .await
+                .is_some_and(|there| there.len() == ready)
         })
         .await;
+    }
+
+    /// The databases of the pool, if each has its row, each row its database, and all are ready.
+    async fn pool_agrees(&self) -> Option<Vec<String>> {
+        let is_migrated = "select to_regclass('pool_databases') is not null";
+        if !self.control::<bool>(is_migrated).await {
+            return None;
+        }
+        let others = "select count(*) from pool_databases where state <> 'ready'";
+        let rows =
+            "select coalesce(array_agg(database order by database), '{}') from pool_databases";
+        let rows: Vec<String> = self.control(rows).await;
+        let agrees = self.control::<i64>(others).await == 0 && self.pool_databases().await == rows;
+        agrees.then_some(rows)
     }
 }
 
@@ -380,7 +391,10 @@ async fn rows_and_databases_that_lost_each_other_are_mended() {
     })
     .await;
     let there = deployment.pool_databases().await;
-    assert!(there.contains(&kept) && there.contains(&foreign), "{there:?}");
+    assert!(
+        there.contains(&kept) && there.contains(&foreign),
+        "{there:?}"
+    );
     app.stop().await;
     deployment.discard().await;
 }
@@ -421,8 +435,11 @@ async fn a_claim_that_does_not_fit_any_more_is_given_back() {
     app.tenant(&org).is_ready().await;
     let marks = "select count(*) from marks";
     assert_eq!(app.tenant(&org).ask::<i64>(marks).await, 0);
-    deployment.pool_is(2, "one of each blueprint").await;
-    assert!(deployment.pool_databases().await.contains(&claimed));
+    wait_until("it is in the pool again", async || {
+        let there = deployment.pool_agrees().await;
+        there.is_some_and(|there| there.contains(&claimed))
+    })
+    .await;
     app.stop().await;
     deployment.discard().await;
 }
