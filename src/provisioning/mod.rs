@@ -318,7 +318,7 @@ async fn run_step(
     }
     cx.fault(step, FAULT_POINTS[0]).await?;
     let limit = cx.limit(step);
-    let result = in_time(step, limit, step.run(cx)).await;
+    let result = in_time(step, limit, Box::pin(step.run(cx))).await;
     if let Err(StepError::TimedOut { .. }) = result {
         cx.end_sessions().await;
     }
