@@ -229,7 +229,7 @@ async fn killed_while_filling(point: &'static str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_killed_while_it_fills_the_pool_leaves_nothing_that_is_not_mended() {
-    stream::iter(FAULT_POINTS.map(killed_while_filling))
+    stream::iter(FAULT_POINTS.map(|point| Box::pin(killed_while_filling(point))))
         .buffer_unordered(3)
         .collect::<Vec<()>>()
         .await;
@@ -272,7 +272,7 @@ async fn a_replica_killed_while_it_claims_is_succeeded_by_one_that_takes_the_sam
         "create_database.after_effect",
         "create_database.recorded",
     ];
-    stream::iter(points.map(killed_while_claiming))
+    stream::iter(points.map(|point| Box::pin(killed_while_claiming(point))))
         .buffer_unordered(3)
         .collect::<Vec<()>>()
         .await;
@@ -306,7 +306,7 @@ async fn stopped_while_filling(point: &'static str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_makes_nothing() {
     let points = ["pool.begun", "pool.cloned", "pool.marked"];
-    stream::iter(points.map(stopped_while_filling))
+    stream::iter(points.map(|point| Box::pin(stopped_while_filling(point))))
         .buffer_unordered(3)
         .collect::<Vec<()>>()
         .await;
