@@ -51,16 +51,20 @@ pub async fn find(
         .await
 }
 
+/// The template of a hash, whether it is there or not.
+pub(super) fn named(cluster: &Cluster, hash: String) -> Result<Template, StepError> {
+    let name = format!("{}template_{}", cluster.prefix, &hash[..16]);
+    let database = Ident::new(&name).map_err(tenant_db::Error::from)?;
+    Ok(Template { hash, database })
+}
+
 /// Makes sure that the blueprint's template is there.
 pub async fn ensure(
     provisioner: &Provisioner,
     cluster: &Cluster,
     blueprint: &Blueprint,
 ) -> Result<Template, StepError> {
-    let hash = blueprint.hash();
-    let database = Ident::new(&format!("{}template_{}", cluster.prefix, &hash[..16]))
-        .map_err(tenant_db::Error::from)?;
-    let template = Template { hash, database };
+    let template = named(cluster, blueprint.hash())?;
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }
@@ -89,10 +93,12 @@ async fn is_sealed(
     template: &Template,
 ) -> Result<bool, StepError> {
     let name = template.database.as_str();
-    let Some(facts) = cluster
-        .run(async |connection| databases::find(connection, name).await)
-        .await?
-    else {
+    let recorded = provisioner
+        .db
+        .run(async |connection| find(connection, &cluster.name, &template.hash).await);
+    let facts = async { Ok(cluster.find_database(name).await?) };
+    let recorded = async { Ok::<_, StepError>(recorded.await?) };
+    let (recorded, Some(facts)) = tokio::try_join!(recorded, facts)? else {
         return Ok(false);
     };
     if facts.owner != cluster.owner.as_str() {
@@ -105,10 +111,6 @@ async fn is_sealed(
     let sealed = facts.is_template
         && !facts.allows_connections
         && facts.comment == Some(databases::template_comment(&template.hash));
-    let recorded = provisioner
-        .db
-        .run(async |connection| find(connection, &cluster.name, &template.hash).await)
-        .await?;
     Ok(sealed && recorded.is_some())
 }
 

@@ -118,6 +118,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "notifications",
             "page",
+            "provisioning",
             "queue",
             "registrations",
             "secrets",
