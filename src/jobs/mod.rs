@@ -13,6 +13,7 @@ mod hear;
 mod manage_jobs;
 mod manage_members;
 mod manage_tenants;
+mod migrate_fleet;
 mod process_event;
 mod provision_tenant;
 mod prune;
@@ -45,6 +46,7 @@ use crate::{
     config::Source,
     db::{self, Db},
     faults::Injected,
+    fleet::RunId,
     identity, inbox, members,
     notifications::Sender,
     provider_api::{self, Client},
@@ -181,6 +183,9 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::DeliverNotifications { endpoint, tenant } => {
             deliver_notifications::run(cx, &claim, &lease, (endpoint, *tenant)).await
         }
+        Job::MigrateFleet { run, slot } => {
+            migrate_fleet::run(cx, &claim, &lease, (RunId(*run), *slot)).await
+        }
     };
     match result {
         Ok(outcome) => outcome,
@@ -222,6 +227,7 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         Job::DeliverNotifications { endpoint, tenant } => {
             format!("tenant {tenant} for {endpoint}")
         }
+        Job::MigrateFleet { run, slot } => format!("place {slot} of fleet run {run}"),
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -300,11 +306,12 @@ async fn fail_subject(
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
-        // of notifications, another job does (`notifications::keep_going`)
+        // of notifications and fleet runs, another job does (`keep_going` of both)
         Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::ResendInvitation { .. }
         | Job::DeliverNotifications { .. }
+        | Job::MigrateFleet { .. }
         | Job::Prune => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;

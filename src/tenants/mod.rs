@@ -28,6 +28,7 @@ macro_rules! select_tenant {
     };
 }
 
+mod fleet;
 mod hosts;
 mod look;
 pub mod naming;
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
+pub use fleet::{Selection, Standing, find_all, list_migratable, mark_migrated};
 pub use hosts::{
     Host, HostError, add_host, find_by_host, find_taken, list_hosts, normalize_host, remove_host,
 };

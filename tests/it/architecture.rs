@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "db",
             "faults",
+            "fleet",
             "identity",
             "inbox",
             "members",
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "webhooks",
         ],
     ),
+    ("fleet", &["audit", "page", "queue", "tenants"]),
     (
         "retention",
         &[
@@ -363,6 +365,7 @@ const OWNERS_OF_SQL: &[&str] = &[
     "cli/dev",
     "blueprint",
     "db",
+    "fleet",
     "idempotency",
     "identity",
     "inbox",
