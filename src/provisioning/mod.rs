@@ -18,6 +18,7 @@ mod activate;
 mod create_database;
 mod create_role;
 mod error;
+pub mod migrators;
 mod place;
 mod seed;
 pub mod steps;

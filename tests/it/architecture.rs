@@ -224,7 +224,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("secrets", &[]),
     ("shutdown", &[]),
     ("telemetry", &["config"]),
-    ("tenant_db", &["config", "db"]),
+    ("tenant_db", &["config", "db", "secrets"]),
 ];
 
 /// A source file: its module, its path, its code without comments and tests.
