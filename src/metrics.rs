@@ -109,6 +109,8 @@ pub struct Backlog {
     pub notifications: Vec<(String, i64, f64)>,
     /// Endpoints that are disabled.
     pub disabled_endpoints: i64,
+    /// Databases of the pool by state, and the age of the oldest in seconds.
+    pub pool: Vec<(String, i64, f64)>,
 }
 
 /// The metrics of this process.
@@ -136,7 +138,13 @@ pub struct Metrics {
     /// Registrations that took longer than they should.
     pub registrations_delayed: Counter,
     dead_letters: Family<KindLabel, Gauge>,
-    pool: Family<StateLabel, Gauge>,
+    connections: Family<StateLabel, Gauge>,
+    /// Tenants whose database was claimed from the pool.
+    pub pool_hits: Counter,
+    /// Tenants for whom the pool had none.
+    pub pool_misses: Counter,
+    pool_databases: Family<StateLabel, Gauge>,
+    pool_oldest: Family<StateLabel, FloatGauge>,
     pruned_rows: Family<KindLabel, Counter>,
     last_pruned: Family<NoLabels, FloatGauge>,
     notification_attempts: Family<NotificationLabels, Counter>,
@@ -178,7 +186,11 @@ impl Metrics {
             registrations: Family::default(),
             registrations_delayed: Counter::default(),
             dead_letters: Family::default(),
-            pool: Family::default(),
+            connections: Family::default(),
+            pool_hits: Counter::default(),
+            pool_misses: Counter::default(),
+            pool_databases: Family::default(),
+            pool_oldest: Family::default(),
             pruned_rows: Family::default(),
             last_pruned: Family::default(),
             notification_attempts: Family::default(),
@@ -238,6 +250,7 @@ impl Metrics {
             self.jwks_age.clone(),
         );
         self.register_provisioning(&mut registry);
+        self.register_pool(&mut registry);
         self.register_pruning(&mut registry);
         self.register_notifications(&mut registry);
         registry
@@ -326,7 +339,30 @@ impl Metrics {
         registry.register(
             "db_pool_connections",
             "Connections to the control database",
-            self.pool.clone(),
+            self.connections.clone(),
+        );
+    }
+
+    fn register_pool(&self, registry: &mut Registry) {
+        registry.register(
+            "pool_hits",
+            "Tenants whose database was claimed from the pool",
+            self.pool_hits.clone(),
+        );
+        registry.register(
+            "pool_misses",
+            "Tenants for whom the pool had no database",
+            self.pool_misses.clone(),
+        );
+        registry.register(
+            "pool_databases",
+            "Databases of the pool by state",
+            self.pool_databases.clone(),
+        );
+        registry.register(
+            "pool_oldest_age_seconds",
+            "Since when the oldest database of the pool is in its state",
+            self.pool_oldest.clone(),
         );
     }
 
@@ -399,10 +435,11 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A tenant became ready.
-    pub fn tenant_ready(&self, since_receipt: Duration) {
+    /// A tenant became ready, with a database from the pool or with one of its own making.
+    pub fn tenant_ready(&self, from_pool: bool, since_receipt: Duration) {
+        let path = if from_pool { "pool" } else { "cold" };
         self.provision_seconds
-            .get_or_create(&PathLabel { path: "cold" })
+            .get_or_create(&PathLabel { path })
             .observe(since_receipt.as_secs_f64());
     }
 
@@ -445,12 +482,12 @@ impl Metrics {
     /// The pool's connections: open and idle.
     pub fn connections(&self, (open, idle): (u32, usize)) {
         let idle = i64::try_from(idle).unwrap_or(i64::MAX);
-        self.pool
+        self.connections
             .get_or_create(&StateLabel {
                 state: "idle".to_owned(),
             })
             .set(idle);
-        self.pool
+        self.connections
             .get_or_create(&StateLabel {
                 state: "busy".to_owned(),
             })
@@ -472,6 +509,8 @@ impl Metrics {
         self.notifications_pending.clear();
         self.notifications_oldest.clear();
         self.disabled_endpoints.clear();
+        self.pool_databases.clear();
+        self.pool_oldest.clear();
         let Some(backlog) = backlog else { return };
         self.inbox_pending
             .get_or_create(&NoLabels {})
@@ -503,6 +542,11 @@ impl Metrics {
         self.disabled_endpoints
             .get_or_create(&NoLabels {})
             .set(backlog.disabled_endpoints);
+        for (state, databases, oldest_s) in backlog.pool {
+            let label = StateLabel { state };
+            self.pool_databases.get_or_create(&label).set(databases);
+            self.pool_oldest.get_or_create(&label).set(oldest_s);
+        }
         let mut dead_jobs = 0;
         for (state, jobs) in backlog.jobs {
             dead_jobs += if state == "dead" { jobs } else { 0 };

@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     notifications::{self, Sender},
     provider_api::{self, Client},
-    provisioning::{BlueprintSource, Provisioner, StepError, template},
+    provisioning::{BlueprintSource, Provisioner, StepError, pool, template},
     queue::{Waker, worker},
     registrations::{self, Watcher},
     retention::{self, Plan},
@@ -118,6 +118,27 @@ fn senders(config: &Config) -> Result<BTreeMap<String, Sender>, Error> {
     config.notifications.iter().map(sender).collect()
 }
 
+/// What makes tenants ready, and fills the pool.
+pub fn provisioner(
+    config: &Config,
+    blueprint: BlueprintSource,
+    (db, clusters, metrics): (&Db, &Clusters, &Metrics),
+) -> Result<Provisioner, Error> {
+    Ok(Provisioner {
+        db: db.clone(),
+        clusters: clusters.clone(),
+        keyring: Arc::new(Keyring::parse(&config.secrets.keys)?),
+        names: config.tenants.clone(),
+        timeouts: config.provisioning,
+        admin_role: config.identity.admin_role.clone(),
+        max_attempts: config.queue.max_attempts,
+        blueprint,
+        pool: pool::Pool::new(config.pool, clusters.iter()),
+        metrics: metrics.clone(),
+        faults: config.faults.clone(),
+    })
+}
+
 /// How long the start may look at all members, when somebody begins to be told of them.
 const SYNC_LIMIT: Duration = Duration::from_hours(1);
 
@@ -177,18 +198,7 @@ impl Replica {
             config.queue.max_attempts,
             &config.faults,
         );
-        let provisioner = Provisioner {
-            db: db.clone(),
-            clusters: clusters.clone(),
-            keyring: Arc::new(Keyring::parse(&config.secrets.keys)?),
-            names: config.tenants.clone(),
-            timeouts: config.provisioning,
-            admin_role: config.identity.admin_role.clone(),
-            max_attempts: config.queue.max_attempts,
-            blueprint,
-            metrics: metrics.clone(),
-            faults: config.faults.clone(),
-        };
+        let provisioner = provisioner(&config, blueprint, (&db, &clusters, &metrics))?;
         waker.spawn_notifier(&tasks, db.clone());
         Ok(Self {
             db,
@@ -367,7 +377,7 @@ impl Replica {
         self.tasks.spawn_ground(kept);
     }
 
-    /// Starts the worker.
+    /// Starts the worker, and keeps the pool filled.
     pub fn work(&self) {
         let queue = &self.config.queue;
         let settings = worker::Settings {
@@ -395,6 +405,7 @@ impl Replica {
             run_batch,
         );
         self.tasks.spawn(worker);
+        pool::keep_filled(&self.provisioner, &self.tasks);
     }
 
     /// Finishes what runs, at most for the drain time, and closes all connections.

@@ -10,6 +10,7 @@
 mod issuers;
 mod layers;
 mod notifications;
+mod pool;
 mod redact;
 mod retention;
 mod secret_files;
@@ -28,6 +29,7 @@ use crate::{
 pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
 pub use notifications::{Endpoint, NotificationType};
+pub use pool::Pool;
 pub use retention::{Retention, days};
 
 /// The default file: every setting, explained.
@@ -66,6 +68,8 @@ pub struct Config {
     pub registrations: Registrations,
     /// How long making a tenant may take.
     pub provisioning: Provisioning,
+    /// Databases that are ready before anybody asks.
+    pub pool: Pool,
     /// Job queue.
     pub queue: Queue,
     /// How long what is over is kept.
@@ -598,6 +602,7 @@ impl Config {
             ));
         }
         self.provisioning.check()?;
+        self.pool.check()?;
         self.access.check()?;
         self.sources
             .iter()

@@ -3,7 +3,7 @@
 //! Guarantees: a tenant is `ready` exactly when its job is completed; an attempt that lost its claim
 //! opens nothing; whoever became a member since the step `sync_members` is told by a job of their own.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use sqlx::PgConnection;
 
@@ -51,7 +51,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         .to_std();
     cx.provisioner
         .metrics
-        .tenant_ready(waited.unwrap_or_default());
+        .tenant_ready(
+            cx.from_pool.load(Ordering::Relaxed),
+            waited.unwrap_or_default(),
+        );
     tracing::info!(
         tenant.id = %tenant.id,
         organization.id = tenant.org_id,

@@ -51,16 +51,20 @@ pub async fn find(
         .await
 }
 
+/// The template of a hash, whether it is there or not.
+pub(super) fn named(cluster: &Cluster, hash: String) -> Result<Template, StepError> {
+    let name = format!("{}template_{}", cluster.prefix, &hash[..16]);
+    let database = Ident::new(&name).map_err(tenant_db::Error::from)?;
+    Ok(Template { hash, database })
+}
+
 /// Makes sure that the blueprint's template is there.
 pub async fn ensure(
     provisioner: &Provisioner,
     cluster: &Cluster,
     blueprint: &Blueprint,
 ) -> Result<Template, StepError> {
-    let hash = blueprint.hash();
-    let database = Ident::new(&format!("{}template_{}", cluster.prefix, &hash[..16]))
-        .map_err(tenant_db::Error::from)?;
-    let template = Template { hash, database };
+    let template = named(cluster, blueprint.hash())?;
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }

@@ -120,6 +120,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "notifications",
             "page",
+            "provisioning",
             "queue",
             "registrations",
             "secrets",
