@@ -36,7 +36,7 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun, actor: &Actor) -> Resul
 /// Nothing new is begun; what is under way ends.
 pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
     audit::by(tx, actor).await?;
-    let run = runs::lock(tx, id).await?;
+    let run = lock(tx, id).await?;
     match run.state {
         RunState::Preparing | RunState::Running => {}
         _ => return Err(wrong_state(&run, "preparing or running")),
@@ -81,7 +81,7 @@ pub async fn retry(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
 /// The run ends; what is under way ends by itself, and what waits is skipped.
 pub async fn abort(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
     audit::by(tx, actor).await?;
-    let run = runs::lock(tx, id).await?;
+    let run = lock(tx, id).await?;
     if matches!(run.state, RunState::Done | RunState::Aborted) {
         return Err(wrong_state(&run, "unfinished or failed"));
     }
@@ -98,7 +98,7 @@ pub async fn put_first(
     actor: &Actor,
 ) -> Result<(), Error> {
     audit::by(tx, actor).await?;
-    let run = runs::lock(tx, id).await?;
+    let run = hold(tx, id).await?;
     if run.state.is_over() {
         return Err(wrong_state(&run, "unfinished"));
     }
@@ -124,7 +124,11 @@ async fn hold(tx: &mut PgConnection, id: RunId) -> Result<Run, Error> {
     one_at_a_time(tx).await?;
     let run = find(tx, id).await?.ok_or(Error::Unknown(id))?;
     rouse(tx, &run).await?;
-    runs::lock(tx, id).await
+    lock(tx, id).await
+}
+
+async fn lock(tx: &mut PgConnection, id: RunId) -> Result<Run, Error> {
+    runs::lock(tx, id).await?.ok_or(Error::Unknown(id))
 }
 
 async fn go_on(tx: &mut PgConnection, run: &Run) -> Result<Run, Error> {

@@ -20,19 +20,37 @@
 //! Does not: know how a database is migrated. `provisioning::migrators` does.
 
 mod change;
+mod goal;
+mod held;
+mod keep;
+mod one;
 mod portion;
+mod prepare;
 mod runs;
+mod settle;
 mod targets;
+mod work;
 
 pub use change::{abort, create, pause, put_first, resume, retry};
+pub use keep::keep_going;
 pub use portion::{Portion, PortionInvalid};
 pub use runs::{
     Counts, NewRun, Rehearsal, Run, RunFailure, RunId, RunState, find, find_newest,
     find_unfinished, list_page,
 };
 pub use targets::{Target, TargetFilter, TargetState, list_targets};
+pub use work::{Place, work};
 
 use crate::tenants::TenantId;
+
+/// Where a test can make a place of a run fail: templates are there, targets are taken, results are about to be
+/// recorded, and recorded.
+pub const FAULT_POINTS: [&str; 4] = [
+    "fleet.prepared",
+    "fleet.taken",
+    "fleet.recording",
+    "fleet.recorded",
+];
 
 /// Why something cannot be done about fleet runs. Then nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::{Error, Portion};
+use super::Portion;
 use crate::{
     page::{self, Asked, Page},
     tenants::Selection,
@@ -209,8 +209,8 @@ pub struct Run {
 /// What a new run is to do.
 #[derive(Debug, Clone)]
 pub struct NewRun {
-    /// Hash and version of the blueprint to bring tenants to; `None` for that of the replica which prepares the run.
-    pub blueprint: Option<(String, String)>,
+    /// Hash of the blueprint to bring tenants to; `None` for that of the replica which prepares the run.
+    pub blueprint_hash: Option<String>,
     /// The version to stop at; `None` for the blueprint's newest.
     pub wanted_version: Option<String>,
     /// Which tenants.
@@ -272,13 +272,48 @@ pub async fn list_page(
 }
 
 /// The run, and nobody changes its state until the transaction ends. Whoever locks jobs as well locks them first.
-pub(super) async fn lock(tx: &mut PgConnection, id: RunId) -> Result<Run, Error> {
+pub(super) async fn lock(tx: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Run>> {
     sqlx::query("select from fleet_runs where id = $1 for update")
         .bind(id)
         .execute(&mut *tx)
         .await?;
     // a statement of its own: it counts what was committed while the lock was waited for
-    find(tx, id).await?.ok_or(Error::Unknown(id))
+    find(tx, id).await
+}
+
+/// How far a run is, without its counts.
+#[derive(Debug, Clone, Copy, FromRow)]
+pub(super) struct Progress {
+    pub(super) state: RunState,
+    pub(super) current_wave: i32,
+    pub(super) concurrency: i32,
+}
+
+/// How far the run is. What is read here may change at once.
+pub(super) async fn find_progress(
+    connection: &mut PgConnection,
+    id: RunId,
+) -> sqlx::Result<Option<Progress>> {
+    sqlx::query_as("select state, current_wave, concurrency from fleet_runs where id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+}
+
+/// Runs that want a job: unfinished ones, and those of which something was begun and not ended.
+pub(super) async fn list_wanting(connection: &mut PgConnection) -> sqlx::Result<Vec<Run>> {
+    sqlx::query_as(select_run!(
+        "where state in ('preparing', 'running')
+            or exists (
+                select
+                from fleet_targets
+                where run = fleet_runs.id
+                  and fleet_targets.state = 'running'
+            )
+         order by id"
+    ))
+    .fetch_all(connection)
+    .await
 }
 
 /// Writes the run's row; false when another run has not ended.
@@ -290,14 +325,13 @@ pub(super) async fn insert(
 ) -> sqlx::Result<bool> {
     let inserted = sqlx::query(
         "insert into fleet_runs
-             (id, wanted_version, blueprint_hash, version, is_dry, waves, concurrency, max_failures, selection, created_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             (id, wanted_version, blueprint_hash, is_dry, waves, concurrency, max_failures, selection, created_by)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          on conflict do nothing",
     )
     .bind(id)
     .bind(&new.wanted_version)
-    .bind(new.blueprint.as_ref().map(|(hash, _)| hash))
-    .bind(new.blueprint.as_ref().map(|(_, version)| version))
+    .bind(&new.blueprint_hash)
     .bind(new.is_dry)
     .bind(Json(&new.waves))
     .bind(i32::try_from(new.concurrency).unwrap_or(i32::MAX))

@@ -12,7 +12,10 @@ use axum::{
 };
 
 use super::{AppState, Problem};
-use crate::{db::Schema, inbox, metrics::Backlog, notifications, provisioning::pool, queue, registrations, tenants};
+use crate::{
+    db::Schema, inbox, metrics::Backlog, notifications, provisioning::pool, queue, registrations,
+    tenants,
+};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 

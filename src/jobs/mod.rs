@@ -91,6 +91,8 @@ pub struct JobContext {
     pub parent_wait: Duration,
     /// What goes when it is old.
     pub retention: Arc<Plan>,
+    /// Attempts of a target of a fleet run.
+    pub fleet_attempts: u32,
     /// Name of this process's worker, for the record of attempts.
     pub worker: Arc<str>,
 }
@@ -183,9 +185,7 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::DeliverNotifications { endpoint, tenant } => {
             deliver_notifications::run(cx, &claim, &lease, (endpoint, *tenant)).await
         }
-        Job::MigrateFleet { run, slot } => {
-            migrate_fleet::run(cx, &claim, &lease, (RunId(*run), *slot)).await
-        }
+        Job::MigrateFleet { run, .. } => migrate_fleet::run(cx, &claim, &lease, RunId(*run)).await,
     };
     match result {
         Ok(outcome) => outcome,

@@ -49,12 +49,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let waited = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
         - tenant.requested_at)
         .to_std();
-    cx.provisioner
-        .metrics
-        .tenant_ready(
-            cx.from_pool.load(Ordering::Relaxed),
-            waited.unwrap_or_default(),
-        );
+    cx.provisioner.metrics.tenant_ready(
+        cx.from_pool.load(Ordering::Relaxed),
+        waited.unwrap_or_default(),
+    );
     tracing::info!(
         tenant.id = %tenant.id,
         organization.id = tenant.org_id,

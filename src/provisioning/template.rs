@@ -64,11 +64,22 @@ pub async fn ensure(
     cluster: &Cluster,
     blueprint: &Blueprint,
 ) -> Result<Template, StepError> {
-    let template = named(cluster, blueprint.hash())?;
+    ensure_up_to(provisioner, cluster, (blueprint, blueprint)).await
+}
+
+/// Makes sure that the template of the blueprint `cut` is there, which is `whole` up to some version.
+///
+/// What templates have applied is compared with the whole: some may be further than the cut.
+pub async fn ensure_up_to(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    (whole, cut): (&Blueprint, &Blueprint),
+) -> Result<Template, StepError> {
+    let template = named(cluster, cut.hash())?;
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }
-    check_history(&provisioner.db, cluster, blueprint).await?;
+    check_history(&provisioner.db, cluster, whole).await?;
     cluster
         .run(async |connection| roles::ensure_shared(connection, cluster).await)
         .await?;
@@ -78,7 +89,7 @@ pub async fn ensure(
     let built = if is_sealed(provisioner, cluster, &template).await? {
         Ok(())
     } else {
-        build(provisioner, cluster, blueprint, &template, &mut builder).await
+        build(provisioner, cluster, cut, &template, &mut builder).await
     };
     // ends the session and with it the lock, whatever happened
     let _ = builder.close().await;
@@ -203,7 +214,7 @@ async fn build(
 }
 
 /// Shows signs of life on the session that holds the lock; returns when it was lost.
-async fn keep_alive(session: &mut PgConnection) -> StepError {
+pub(super) async fn keep_alive(session: &mut PgConnection) -> StepError {
     loop {
         tokio::time::sleep(tenant_db::IDLE_LIMIT / 4).await;
         if let Err(lost) = session.ping().await {

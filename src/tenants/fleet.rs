@@ -87,3 +87,24 @@ pub async fn mark_migrated(
     .await?;
     Ok(())
 }
+
+/// Whether a tenant is just being made from another blueprint than this: it will be ready with that.
+///
+/// One whose making does not come on is not waited for.
+pub async fn is_any_begun_with_other(
+    connection: &mut PgConnection,
+    blueprint_hash: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (
+             select
+             from tenants
+             where state = 'provisioning'
+               and blueprint_hash <> $1
+               and updated_at > now() - interval '1 minute'
+         )",
+    )
+    .bind(blueprint_hash)
+    .fetch_one(connection)
+    .await
+}

@@ -380,7 +380,10 @@ async fn rows_and_databases_that_lost_each_other_are_mended() {
     })
     .await;
     let there = deployment.pool_databases().await;
-    assert!(there.contains(&kept) && there.contains(&foreign), "{there:?}");
+    assert!(
+        there.contains(&kept) && there.contains(&foreign),
+        "{there:?}"
+    );
     app.stop().await;
     deployment.discard().await;
 }

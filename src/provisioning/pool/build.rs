@@ -58,7 +58,11 @@ pub struct Filled {
 }
 
 /// How fast, whether to go on, and who hears of each.
-pub(super) type Going<'a> = (Pace, &'a (dyn Fn() -> bool + Sync), &'a (dyn Fn(Filled) + Sync));
+pub(super) type Going<'a> = (
+    Pace,
+    &'a (dyn Fn() -> bool + Sync),
+    &'a (dyn Fn(Filled) + Sync),
+);
 
 /// Fills the pool of this blueprint on a cluster, now; builds the template if there is none.
 ///
@@ -253,9 +257,8 @@ impl<'a> Builder<'a> {
         let mut made = 0;
         loop {
             let name = &self.cluster.name;
-            let look = async |connection: &mut _| {
-                rows::look(connection, (name, &template.hash)).await
-            };
+            let look =
+                async |connection: &mut _| rows::look(connection, (name, &template.hash)).await;
             let found = self.provisioner.db.run(look).await?;
             let filled = Filled {
                 made,
@@ -338,7 +341,10 @@ impl<'a> Builder<'a> {
     }
 
     /// Waits while tenants wait for a worker; while some are only being made, a moment.
-    async fn let_tenants_pass(&mut self, may_go_on: &(dyn Fn() -> bool + Sync)) -> Result<(), StepError> {
+    async fn let_tenants_pass(
+        &mut self,
+        may_go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), StepError> {
         let began = Instant::now();
         while may_go_on() {
             let traffic = self

@@ -153,12 +153,7 @@ pub(super) async fn mark_ready(connection: &mut PgConnection, id: Uuid) -> sqlx:
          where id = $1
            and state = 'building'",
     );
-    Ok(marked
-        .bind(id)
-        .execute(connection)
-        .await?
-        .rows_affected()
-        == 1)
+    Ok(marked.bind(id).execute(connection).await?.rows_affected() == 1)
 }
 
 /// ready → dropping. False when a tenant has claimed it meanwhile.
@@ -169,12 +164,7 @@ pub(super) async fn mark_dropping(connection: &mut PgConnection, id: Uuid) -> sq
          where id = $1
            and state = 'ready'",
     );
-    Ok(marked
-        .bind(id)
-        .execute(connection)
-        .await?
-        .rows_affected()
-        == 1)
+    Ok(marked.bind(id).execute(connection).await?.rows_affected() == 1)
 }
 
 /// Its database is dropped.
