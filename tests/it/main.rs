@@ -32,6 +32,7 @@ mod docs;
 mod edge;
 mod edge_limits;
 mod example_apps;
+mod fleet;
 mod form_keys;
 mod forward_auth;
 mod idempotency;
