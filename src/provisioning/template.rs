@@ -104,10 +104,12 @@ async fn is_sealed(
     template: &Template,
 ) -> Result<bool, StepError> {
     let name = template.database.as_str();
-    let Some(facts) = cluster
-        .run(async |connection| databases::find(connection, name).await)
-        .await?
-    else {
+    let recorded = provisioner
+        .db
+        .run(async |connection| find(connection, &cluster.name, &template.hash).await);
+    let facts = async { Ok(cluster.find_database(name).await?) };
+    let recorded = async { Ok::<_, StepError>(recorded.await?) };
+    let (recorded, Some(facts)) = tokio::try_join!(recorded, facts)? else {
         return Ok(false);
     };
     if facts.owner != cluster.owner.as_str() {
@@ -120,10 +122,6 @@ async fn is_sealed(
     let sealed = facts.is_template
         && !facts.allows_connections
         && facts.comment == Some(databases::template_comment(&template.hash));
-    let recorded = provisioner
-        .db
-        .run(async |connection| find(connection, &cluster.name, &template.hash).await)
-        .await?;
     Ok(sealed && recorded.is_some())
 }
 
