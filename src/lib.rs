@@ -37,6 +37,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod faults;
+pub mod fleet;
 pub mod http;
 pub mod idempotency;
 pub mod identity;

@@ -35,6 +35,12 @@ pub struct TemplateRecord {
     pub fingerprint: String,
 }
 
+/// What every clone of a template looks like.
+struct Structure {
+    fingerprint: String,
+    lines: Vec<String>,
+}
+
 /// The record of a sealed template.
 pub async fn find(
     connection: &mut PgConnection,
@@ -46,6 +52,22 @@ pub async fn find(
         .bind(hash)
         .fetch_optional(connection)
         .await
+}
+
+/// The structure of a sealed template, line by line; `None` where an older version of tenantry built it.
+pub async fn find_structure(
+    connection: &mut PgConnection,
+    cluster: &str,
+    hash: &str,
+) -> sqlx::Result<Option<Vec<String>>> {
+    let structure =
+        sqlx::query_scalar("select structure from templates where cluster = $1 and hash = $2");
+    let found: Option<Option<Vec<String>>> = structure
+        .bind(cluster)
+        .bind(hash)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.flatten())
 }
 
 /// Makes sure that the blueprint's template is there.
@@ -168,8 +190,8 @@ async fn build(
         () = tokio::time::sleep(limit) => Err(StepError::TimedOut { step: "template", limit }),
     };
     let _ = connection.close().await;
-    let fingerprint = match built {
-        Ok(fingerprint) => fingerprint,
+    let structure = match built {
+        Ok(structure) => structure,
         Err(error) => {
             // a broken migration must not leave a half-built database behind; the next builder drops
             // it too, and the error that counts is the first one
@@ -181,7 +203,7 @@ async fn build(
     };
     provisioner.faults.hit("template.filled").await?;
     tokio::select! {
-        recorded = record(&provisioner.db, cluster, blueprint, template, &fingerprint) => recorded?,
+        recorded = record(&provisioner.db, cluster, blueprint, template, &structure) => recorded?,
         lost = keep_alive(session) => return Err(lost),
     }
     databases::seal(session, name, &template.hash).await?;
@@ -205,12 +227,12 @@ async fn keep_alive(session: &mut PgConnection) -> StepError {
     }
 }
 
-/// Migrations, shared seed and grants; returns the fingerprint.
+/// Migrations, shared seed and grants; returns the structure.
 async fn fill(
     connection: &mut PgConnection,
     cluster: &Cluster,
     blueprint: &Blueprint,
-) -> Result<String, StepError> {
+) -> Result<Structure, StepError> {
     let (owner, app) = (&cluster.owner, &cluster.app);
     run_sql(
         connection,
@@ -243,7 +265,10 @@ async fn fill(
     if may {
         return Err(StepError::PublicSchemaOpen);
     }
-    Ok(fingerprint::of(connection).await?)
+    Ok(Structure {
+        fingerprint: fingerprint::of(connection).await?,
+        lines: fingerprint::structure(connection).await?,
+    })
 }
 
 /// The session's statements are bounded as the blueprint says.
@@ -364,7 +389,7 @@ async fn record(
     cluster: &Cluster,
     blueprint: &Blueprint,
     template: &Template,
-    fingerprint: &str,
+    structure: &Structure,
 ) -> Result<(), StepError> {
     let migrations: Vec<(&str, &str)> = blueprint
         .migrations
@@ -373,11 +398,12 @@ async fn record(
         .collect();
     db.run(async |connection| {
         sqlx::query(
-            "insert into templates (cluster, hash, database, version, migrations, fingerprint)
-             values ($1, $2, $3, $4, $5, $6)
+            "insert into templates (cluster, hash, database, version, migrations, fingerprint, structure)
+             values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (cluster, hash) do update
              set database = excluded.database,
                  fingerprint = excluded.fingerprint,
+                 structure = excluded.structure,
                  sealed_at = now()",
         )
         .bind(&cluster.name)
@@ -385,7 +411,8 @@ async fn record(
         .bind(template.database.as_str())
         .bind(blueprint.version())
         .bind(Json(migrations))
-        .bind(fingerprint)
+        .bind(&structure.fingerprint)
+        .bind(&structure.lines)
         .execute(connection)
         .await
     })

@@ -32,6 +32,8 @@ mod docs;
 mod edge;
 mod edge_limits;
 mod example_apps;
+mod fleet_drift;
+mod fleet_exec;
 mod form_keys;
 mod forward_auth;
 mod idempotency;
