@@ -40,6 +40,7 @@ mod idempotency;
 mod inbox;
 mod isolation;
 mod jwks;
+mod labels;
 mod matrix;
 mod members;
 mod members_http;
