@@ -4,6 +4,3 @@
 alter table templates add column structure text[];
 
 comment on column templates.structure is 'The lines that the fingerprint is the hash of; null where an older version of tenantry built the template';
-
--- interim
-alter table tenants add column labels jsonb not null default '{}' check (jsonb_typeof(labels) = 'object');

@@ -19,6 +19,7 @@ mod jobs;
 mod keys;
 mod members;
 mod notifications;
+mod pool;
 mod printer;
 mod prune;
 mod sample;
@@ -89,6 +90,9 @@ enum Command {
     /// Look at jobs; retry or cancel one
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// Look at the databases that are ready before anybody asks; fill or drain the pool
+    #[command(subcommand)]
+    Pool(pool::Command),
     /// Delete what has been kept for its time
     Prune(prune::Options),
     /// Look at what was told to whom, tell it once more, enable who was gone
@@ -161,6 +165,7 @@ pub async fn run(
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Jobs(command) => jobs::run(&globals, command).await,
+        Command::Pool(command) => pool::run(&globals, command).await,
         Command::Prune(options) => prune::run(&globals, options).await,
         Command::Notifications(command) => notifications::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,

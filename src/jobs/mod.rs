@@ -13,6 +13,7 @@ mod hear;
 mod manage_jobs;
 mod manage_members;
 mod manage_tenants;
+mod migrate_fleet;
 mod process_event;
 mod provision_tenant;
 mod prune;
@@ -47,6 +48,7 @@ use crate::{
     config::Source,
     db::{self, Db},
     faults::Injected,
+    fleet::RunId,
     identity, inbox, members,
     notifications::Sender,
     provider_api::{self, Client},
@@ -91,6 +93,8 @@ pub struct JobContext {
     pub parent_wait: Duration,
     /// What goes when it is old.
     pub retention: Arc<Plan>,
+    /// Attempts of a target of a fleet run.
+    pub fleet_attempts: u32,
     /// Name of this process's worker, for the record of attempts.
     pub worker: Arc<str>,
 }
@@ -183,6 +187,7 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::DeliverNotifications { endpoint, tenant } => {
             deliver_notifications::run(cx, &claim, &lease, (endpoint, *tenant)).await
         }
+        Job::MigrateFleet { run, .. } => migrate_fleet::run(cx, &claim, &lease, RunId(*run)).await,
     };
     match result {
         Ok(outcome) => outcome,
@@ -224,6 +229,7 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         Job::DeliverNotifications { endpoint, tenant } => {
             format!("tenant {tenant} for {endpoint}")
         }
+        Job::MigrateFleet { run, slot } => format!("place {slot} of fleet run {run}"),
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -302,11 +308,12 @@ async fn fail_subject(
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
-        // of notifications, another job does (`notifications::keep_going`)
+        // of notifications and fleet runs, another job does (`keep_going` of both)
         Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::ResendInvitation { .. }
         | Job::DeliverNotifications { .. }
+        | Job::MigrateFleet { .. }
         | Job::Prune => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  place ─▶ create_database ─▶ create_role ─▶ seed ─▶ sync_members ─▶ verify ─▶ activate
-//!             clone of the       login, DML    this     its people      structure,  routed from
-//!             sealed template    rights        tenant's                 data, login here on
+//!             from the pool,     login, DML    this     its people      structure,  routed from
+//!             or a clone         rights        tenant's                 data, login here on
 //! ```
 //!
 //! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
@@ -18,7 +18,10 @@ mod activate;
 mod create_database;
 mod create_role;
 mod error;
+pub mod migrators;
 mod place;
+pub mod pool;
+pub mod rehearsal;
 mod seed;
 pub mod steps;
 mod sync_members;
@@ -28,7 +31,7 @@ mod undo;
 mod verify;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -60,7 +63,7 @@ use crate::{
 pub enum Step {
     /// Choose the cluster.
     Place,
-    /// Clone the template and hand it over under the tenant's name.
+    /// Take a database from the pool, or clone the template, and hand it over under the tenant's name.
     CreateDatabase,
     /// Create the login role and let it connect.
     CreateRole,
@@ -157,6 +160,8 @@ pub struct Provisioner {
     pub max_attempts: i32,
     /// Where the blueprint is.
     pub blueprint: BlueprintSource,
+    /// Databases that are ready before anybody asks.
+    pub pool: pool::Pool,
     /// Counts.
     pub metrics: Metrics,
     /// Faults that a test injects.
@@ -190,6 +195,8 @@ pub struct StepContext<'a> {
     tag: Tag,
     blueprint: Blueprint,
     tenant: Mutex<Tenant>,
+    /// Whether this attempt took the tenant's database from the pool.
+    from_pool: AtomicBool,
     /// Our session in the tenant's database: opened once, used by several steps.
     session: Mutex<Option<sqlx::PgConnection>>,
 }
@@ -351,6 +358,7 @@ impl<'a> StepContext<'a> {
             tag: Tag::new(tenant.id.0, claim.id.0, claim.attempt),
             blueprint: provisioner.blueprint.load()?,
             tenant: Mutex::new(tenant),
+            from_pool: AtomicBool::new(false),
             session: Mutex::new(None),
         })
     }

@@ -7,11 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, types::Json};
+use sqlx::{Connection, FromRow, PgConnection, types::Json};
 
-use super::{Provisioner, StepError, seed};
+use super::{
+    Provisioner, StepError,
+    migrators::{Migration, grant, migrate, prepare},
+};
 use crate::{
-    blueprint::{Blueprint, SqlFile},
+    blueprint::Blueprint,
     causes::chain,
     db::Db,
     tenant_db::{self, Cluster, Ident, databases, fingerprint, roles},
@@ -33,12 +36,6 @@ pub struct TemplateRecord {
     pub version: String,
     /// Structure of its clones.
     pub fingerprint: String,
-}
-
-/// What every clone of a template looks like.
-struct Structure {
-    fingerprint: String,
-    lines: Vec<String>,
 }
 
 /// The record of a sealed template.
@@ -70,20 +67,35 @@ pub async fn find_structure(
     Ok(found.flatten())
 }
 
+/// The template of a hash, whether it is there or not.
+pub(super) fn named(cluster: &Cluster, hash: String) -> Result<Template, StepError> {
+    let name = format!("{}template_{}", cluster.prefix, &hash[..16]);
+    let database = Ident::new(&name).map_err(tenant_db::Error::from)?;
+    Ok(Template { hash, database })
+}
+
 /// Makes sure that the blueprint's template is there.
 pub async fn ensure(
     provisioner: &Provisioner,
     cluster: &Cluster,
     blueprint: &Blueprint,
 ) -> Result<Template, StepError> {
-    let hash = blueprint.hash();
-    let database = Ident::new(&format!("{}template_{}", cluster.prefix, &hash[..16]))
-        .map_err(tenant_db::Error::from)?;
-    let template = Template { hash, database };
+    ensure_up_to(provisioner, cluster, (blueprint, blueprint)).await
+}
+
+/// Makes sure that the template of the blueprint `cut` is there, which is `whole` up to some version.
+///
+/// What templates have applied is compared with the whole: some may be further than the cut.
+pub async fn ensure_up_to(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    (whole, cut): (&Blueprint, &Blueprint),
+) -> Result<Template, StepError> {
+    let template = named(cluster, cut.hash())?;
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }
-    check_history(&provisioner.db, cluster, blueprint).await?;
+    check_history(&provisioner.db, cluster, whole).await?;
     cluster
         .run(async |connection| roles::ensure_shared(connection, cluster).await)
         .await?;
@@ -93,7 +105,7 @@ pub async fn ensure(
     let built = if is_sealed(provisioner, cluster, &template).await? {
         Ok(())
     } else {
-        build(provisioner, cluster, blueprint, &template, &mut builder).await
+        build(provisioner, cluster, cut, &template, &mut builder).await
     };
     // ends the session and with it the lock, whatever happened
     let _ = builder.close().await;
@@ -185,13 +197,13 @@ async fn build(
     let mut connection = cluster.connect(name, None).await?;
     let limit = Duration::from_millis(blueprint.settings.migrate_timeout_ms.into());
     let built = tokio::select! {
-        built = fill(&mut connection, cluster, blueprint) => built,
+        built = fill(&mut connection, provisioner, cluster, (blueprint, name)) => built,
         lost = keep_alive(session) => Err(lost),
         () = tokio::time::sleep(limit) => Err(StepError::TimedOut { step: "template", limit }),
     };
     let _ = connection.close().await;
-    let structure = match built {
-        Ok(structure) => structure,
+    let filled = match built {
+        Ok(filled) => filled,
         Err(error) => {
             // a broken migration must not leave a half-built database behind; the next builder drops
             // it too, and the error that counts is the first one
@@ -203,14 +215,14 @@ async fn build(
     };
     provisioner.faults.hit("template.filled").await?;
     tokio::select! {
-        recorded = record(&provisioner.db, cluster, blueprint, template, &structure) => recorded?,
+        recorded = record(&provisioner.db, cluster, blueprint, (template, &filled)) => recorded?,
         lost = keep_alive(session) => return Err(lost),
     }
     databases::seal(session, name, &template.hash).await?;
     provisioner.faults.hit("template.sealed").await?;
     tracing::info!(
         template = name.as_str(),
-        version = blueprint.version(),
+        version = filled.version,
         duration_ms = started.elapsed().as_millis(),
         "built the template"
     );
@@ -218,7 +230,7 @@ async fn build(
 }
 
 /// Shows signs of life on the session that holds the lock; returns when it was lost.
-async fn keep_alive(session: &mut PgConnection) -> StepError {
+pub(super) async fn keep_alive(session: &mut PgConnection) -> StepError {
     loop {
         tokio::time::sleep(tenant_db::IDLE_LIMIT / 4).await;
         if let Err(lost) = session.ping().await {
@@ -227,47 +239,47 @@ async fn keep_alive(session: &mut PgConnection) -> StepError {
     }
 }
 
-/// Migrations, shared seed and grants; returns the structure.
+/// What a filled template is.
+struct Filled {
+    version: String,
+    fingerprint: String,
+    structure: Vec<String>,
+}
+
+/// Migrations, shared seed and grants.
 async fn fill(
     connection: &mut PgConnection,
+    provisioner: &Provisioner,
     cluster: &Cluster,
-    blueprint: &Blueprint,
-) -> Result<Structure, StepError> {
-    let (owner, app) = (&cluster.owner, &cluster.app);
-    run_sql(
-        connection,
-        "the ledger",
-        "migration_failed",
-        &ledger(&owner.to_string()),
-    )
+    (blueprint, database): (&Blueprint, &Ident),
+) -> Result<Filled, StepError> {
+    prepare(connection, cluster).await?;
+    let migrated = migrate(&Migration {
+        cluster,
+        keyring: &provisioner.keyring,
+        blueprint,
+        database,
+        tenant: None,
+        tag: None,
+        head: None,
+        expected: None,
+    })
     .await?;
-    blueprint_timeouts(connection, blueprint).await?;
-    for file in &blueprint.migrations {
-        apply(connection, &owner.to_string(), file, "migration_failed").await?;
-    }
-    for file in &blueprint.shared_seed {
-        apply(connection, &owner.to_string(), file, "seed_failed").await?;
-    }
-    run_sql(
-        connection,
-        "the grants",
-        "migration_failed",
-        &grants(&owner.to_string(), &app.to_string()),
-    )
-    .await?;
+    grant(connection, cluster).await?;
     // before Postgres 15 schema public belongs to the superuser, and only a warning says that the
     // grants changed nothing
     let may: bool = sqlx::query_scalar("select has_schema_privilege($1::name, 'public', 'create')")
-        .bind(app.as_str())
+        .bind(cluster.app.as_str())
         .fetch_one(&mut *connection)
         .await
         .map_err(tenant_db::Error::sql("looking at schema public"))?;
     if may {
         return Err(StepError::PublicSchemaOpen);
     }
-    Ok(Structure {
+    Ok(Filled {
+        version: migrated.to,
         fingerprint: fingerprint::of(connection).await?,
-        lines: fingerprint::structure(connection).await?,
+        structure: fingerprint::structure(connection).await?,
     })
 }
 
@@ -288,108 +300,11 @@ pub(super) async fn blueprint_timeouts(
     Ok(())
 }
 
-/// One file, one transaction, as the owner role, with its line in the ledger.
-async fn apply(
-    connection: &mut PgConnection,
-    owner: &str,
-    file: &SqlFile,
-    code: &'static str,
-) -> Result<(), StepError> {
-    let failed = |source| StepError::file(code, file, source);
-    sqlx::raw_sql("begin")
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    seed::run_as_owner(connection, owner).await?;
-    sqlx::raw_sql(AssertSqlSafe(file.sql.clone()))
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    sqlx::query("insert into tenantry.migrations (name, sha256) values ($1, $2)")
-        .bind(&file.name)
-        .bind(&file.sha256)
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    sqlx::raw_sql("commit")
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    Ok(())
-}
-
-async fn run_sql(
-    connection: &mut PgConnection,
-    what: &str,
-    code: &'static str,
-    sql: &str,
-) -> Result<(), StepError> {
-    let failed = |source| StepError::File {
-        code,
-        file: what.to_owned(),
-        source,
-    };
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(connection)
-        .await
-        .map_err(failed)?;
-    Ok(())
-}
-
-/// Our own schema in every tenant's database: what was applied and what was seeded.
-fn ledger(owner: &str) -> String {
-    format!(
-        "grant usage, create on schema public to {owner};
-         create schema tenantry authorization {owner};
-         set role {owner};
-         create table tenantry.migrations (
-             name text primary key,
-             sha256 text not null,
-             applied_at timestamptz not null default now()
-         );
-         create table tenantry.seeds (
-             name text primary key,
-             seeded_at timestamptz not null default now()
-         );
-         reset role"
-    )
-}
-
-/// DML rights for the application group on everything there is and will be; nothing for PUBLIC.
-fn grants(owner: &str, app: &str) -> String {
-    format!(
-        "revoke all on schema public from public;
-         set role {owner};
-         do $$
-         declare
-             target text;
-         begin
-             for target in
-                 select quote_ident(nspname)
-                 from pg_namespace
-                 where nspname not in ('information_schema', 'tenantry')
-                   and nspname !~ '^pg_'
-             loop
-                 execute 'grant usage on schema ' || target || ' to {app}';
-                 execute 'grant select, insert, update, delete on all tables in schema ' || target || ' to {app}';
-                 execute 'grant usage, select on all sequences in schema ' || target || ' to {app}';
-                 execute 'alter default privileges in schema ' || target
-                     || ' grant select, insert, update, delete on tables to {app}';
-                 execute 'alter default privileges in schema ' || target
-                     || ' grant usage, select on sequences to {app}';
-             end loop;
-         end
-         $$;
-         reset role"
-    )
-}
-
 async fn record(
     db: &Db,
     cluster: &Cluster,
     blueprint: &Blueprint,
-    template: &Template,
-    structure: &Structure,
+    (template, filled): (&Template, &Filled),
 ) -> Result<(), StepError> {
     let migrations: Vec<(&str, &str)> = blueprint
         .migrations
@@ -409,10 +324,10 @@ async fn record(
         .bind(&cluster.name)
         .bind(&template.hash)
         .bind(template.database.as_str())
-        .bind(blueprint.version())
+        .bind(&filled.version)
         .bind(Json(migrations))
-        .bind(&structure.fingerprint)
-        .bind(&structure.lines)
+        .bind(&filled.fingerprint)
+        .bind(&filled.structure)
         .execute(connection)
         .await
     })

@@ -28,6 +28,7 @@ macro_rules! select_tenant {
     };
 }
 
+mod fleet;
 mod hosts;
 mod labels;
 mod look;
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
+pub use fleet::{Standing, find_all, is_any_begun_with_other, list_migratable, mark_migrated};
 pub use hosts::{
     Host, HostError, add_host, find_by_host, find_taken, list_hosts, normalize_host, remove_host,
 };

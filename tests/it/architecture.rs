@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "db",
             "faults",
+            "fleet",
             "identity",
             "inbox",
             "members",
@@ -32,6 +33,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "shutdown",
             "tenants",
             "webhooks",
+        ],
+    ),
+    (
+        "fleet",
+        &[
+            "audit",
+            "blueprint",
+            "causes",
+            "db",
+            "page",
+            "provisioning",
+            "queue",
+            "shutdown",
+            "tenant_db",
+            "tenants",
         ],
     ),
     (
@@ -95,17 +111,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
-    (
-        "fleet",
-        &[
-            "audit",
-            "causes",
-            "db",
-            "provisioning",
-            "tenant_db",
-            "tenants",
-        ],
-    ),
     ("identity", &["secrets", "webhooks"]),
     ("members", &["audit", "queue"]),
     ("tenants", &["config", "page", "secrets"]),
@@ -129,6 +134,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "notifications",
             "page",
+            "provisioning",
             "queue",
             "registrations",
             "secrets",
@@ -234,7 +240,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("secrets", &[]),
     ("shutdown", &[]),
     ("telemetry", &["config"]),
-    ("tenant_db", &["config", "db"]),
+    ("tenant_db", &["config", "db", "secrets"]),
 ];
 
 /// A source file: its module, its path, its code without comments and tests.
@@ -375,6 +381,7 @@ const OWNERS_OF_SQL: &[&str] = &[
     "cli/dev",
     "blueprint",
     "db",
+    "fleet",
     "idempotency",
     "identity",
     "inbox",

@@ -58,6 +58,8 @@ mod organizations;
 mod outage;
 mod pages;
 mod path;
+mod pool;
+mod pool_storm;
 mod private_postgres;
 mod provider_api;
 mod provider_registration;

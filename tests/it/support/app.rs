@@ -76,6 +76,8 @@ impl Deployment {
         this.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
         this.set("TENANTRY__LIMITS__PER_FORM_ADDRESS_PER_MINUTE", "0");
         this.set("TENANTRY__LIMITS__PER_FORM_KEY_PER_MINUTE", "0");
+        // most tests count databases; those about the pool have one
+        this.set("TENANTRY__POOL__SIZE", "0");
         this.set("TENANTRY__QUEUE__LEASE_MS", "1500");
         this.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "200");
         this
