@@ -1,4 +1,4 @@
-//! Station 7, KEPT: fleet runs, one migration over all tenants.
+//! Station 7, KEPT: fleet runs, one migration over all tenants; and looks at all their databases at once.
 //!
 //! ```text
 //!  run:     preparing ─▶ running (wave by wave) ─▶ done | failed
@@ -20,12 +20,15 @@
 //! Does not: know how a database is migrated. `provisioning::migrators` does.
 
 mod change;
+pub mod drift;
+pub mod exec;
 mod goal;
 mod held;
 mod keep;
 mod one;
 mod portion;
 mod prepare;
+mod reach;
 mod runs;
 mod settle;
 mod targets;
@@ -34,6 +37,7 @@ mod work;
 pub use change::{abort, create, pause, put_first, resume, retry};
 pub use keep::keep_going;
 pub use portion::{Portion, PortionInvalid};
+pub use reach::{Named, Reach, Unreached};
 pub use runs::{
     Counts, NewRun, Rehearsal, Run, RunFailure, RunId, RunState, find, find_newest,
     find_unfinished, list_page,

@@ -35,7 +35,9 @@ use sqlx::PgConnection;
 pub use abandon::abandon_registration;
 pub use manage_jobs::{cancel_job, retry_job};
 pub use manage_members::MemberDesk;
-pub use manage_tenants::{abandon_tenant, resume_tenant, retry_tenant, suspend_tenant};
+pub use manage_tenants::{
+    Relabel, abandon_tenant, label_tenant, resume_tenant, retry_tenant, suspend_tenant,
+};
 pub use process_event::process_batch;
 pub use refusal::Refusal;
 pub use register::{Asking, NotRegistered, RegistrationDesk};

@@ -51,6 +51,22 @@ pub async fn find(
         .await
 }
 
+/// The structure of a sealed template, line by line; `None` where an older version of tenantry built it.
+pub async fn find_structure(
+    connection: &mut PgConnection,
+    cluster: &str,
+    hash: &str,
+) -> sqlx::Result<Option<Vec<String>>> {
+    let structure =
+        sqlx::query_scalar("select structure from templates where cluster = $1 and hash = $2");
+    let found: Option<Option<Vec<String>>> = structure
+        .bind(cluster)
+        .bind(hash)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.flatten())
+}
+
 /// The template of a hash, whether it is there or not.
 pub(super) fn named(cluster: &Cluster, hash: String) -> Result<Template, StepError> {
     let name = format!("{}template_{}", cluster.prefix, &hash[..16]);
@@ -225,6 +241,7 @@ pub(super) async fn keep_alive(session: &mut PgConnection) -> StepError {
 struct Filled {
     version: String,
     fingerprint: String,
+    structure: Vec<String>,
 }
 
 /// Migrations, shared seed and grants.
@@ -260,6 +277,7 @@ async fn fill(
     Ok(Filled {
         version: migrated.to,
         fingerprint: fingerprint::of(connection).await?,
+        structure: fingerprint::structure(connection).await?,
     })
 }
 
@@ -293,11 +311,12 @@ async fn record(
         .collect();
     db.run(async |connection| {
         sqlx::query(
-            "insert into templates (cluster, hash, database, version, migrations, fingerprint)
-             values ($1, $2, $3, $4, $5, $6)
+            "insert into templates (cluster, hash, database, version, migrations, fingerprint, structure)
+             values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (cluster, hash) do update
              set database = excluded.database,
                  fingerprint = excluded.fingerprint,
+                 structure = excluded.structure,
                  sealed_at = now()",
         )
         .bind(&cluster.name)
@@ -306,6 +325,7 @@ async fn record(
         .bind(&filled.version)
         .bind(Json(migrations))
         .bind(&filled.fingerprint)
+        .bind(&filled.structure)
         .execute(connection)
         .await
     })

@@ -14,6 +14,8 @@ mod ident;
 pub mod probe;
 pub mod roles;
 pub mod sessions;
+pub mod statements;
+pub mod structure;
 
 use std::{
     collections::{BTreeMap, HashMap},

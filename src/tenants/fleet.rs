@@ -1,22 +1,8 @@
 //! The tenants as a fleet: which of them have a database to migrate, and what it is on.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 
-use super::{Tenant, TenantId};
-
-/// Which tenants are meant; every one where it says nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Selection {
-    /// Labels that a tenant has, all of them.
-    pub labels: BTreeMap<String, String>,
-    /// Only these tenants; empty for any.
-    #[schema(value_type = Vec<uuid::Uuid>)]
-    pub tenants: Vec<TenantId>,
-}
+use super::{Selection, Tenant, TenantId};
 
 /// What a tenant's database is on, as its row says.
 #[derive(Debug, Clone, FromRow)]

@@ -35,7 +35,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "webhooks",
         ],
     ),
-    ("fleet", &["audit", "page", "queue", "tenants"]),
+    (
+        "fleet",
+        &[
+            "audit",
+            "blueprint",
+            "causes",
+            "db",
+            "page",
+            "provisioning",
+            "queue",
+            "shutdown",
+            "tenant_db",
+            "tenants",
+        ],
+    ),
     (
         "retention",
         &[
@@ -166,6 +180,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "causes",
             "config",
             "db",
+            "fleet",
             "http",
             "inbox",
             "jobs",

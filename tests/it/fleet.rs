@@ -170,7 +170,7 @@ async fn every_tenant_is_brought_to_the_new_version_and_its_row_says_so() {
     fleet.app.replica.db.transaction(suspend).await.unwrap();
 
     let run = fleet.migrate(&all()).await;
-    assert_eq!((run.state, run.failure), (RunState::Done, None));
+    assert_eq!((run.state, &run.failure), (RunState::Done, &None));
     assert_eq!((run.counts.done, run.counts.total()), (3, 3));
     for org in &fleet.orgs {
         let (tenant, target) = (fleet.tenant(org).await, fleet.target(&run, org).await);
@@ -554,7 +554,7 @@ async fn a_run_may_stop_at_an_older_version_and_leaves_who_is_further() {
         ..all()
     };
     let run = fleet.migrate(&new).await;
-    assert_eq!(run.failure.unwrap().code, "version_unknown");
+    assert_eq!(run.failure.unwrap().code, "blueprint_version_unknown");
     fleet.stop().await;
 }
 

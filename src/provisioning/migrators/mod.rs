@@ -125,9 +125,7 @@ async fn run(
 ) -> Result<Migrated, StepError> {
     let done = match &migration.blueprint.project {
         None => sql::migrate(connection, migration, watch).await?,
-        Some(project) => {
-            Box::pin(program::migrate(connection, migration, watch, project)).await?
-        }
+        Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
     };
     if done.changed {
         compare(connection, migration).await?;
