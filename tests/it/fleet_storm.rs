@@ -82,7 +82,7 @@ async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
     let (broken, locked, dropped) = (&orgs[0], &orgs[1], &orgs[2]);
     execute(
         &deployment.url(&database(broken).await),
-        "create table tags (by_hand int)",
+        "create table public.tags (by_hand int)",
     )
     .await;
     let gone = database(dropped).await;
