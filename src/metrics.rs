@@ -71,6 +71,7 @@ one_label! {
     PathLabel { path: &'static str }
     KindLabel { kind: &'static str }
     EndpointLabel { endpoint: String }
+    OutcomeLabel { outcome: &'static str }
 }
 
 /// For figures without labels that are left out when nobody knows them.
@@ -124,6 +125,7 @@ pub struct Metrics {
     notifications_pending: Family<EndpointLabel, Gauge>,
     notifications_oldest: Family<EndpointLabel, FloatGauge>,
     disabled_endpoints: Family<NoLabels, Gauge>,
+    fleet_targets: Family<OutcomeLabel, Counter>,
     jwks_refreshes: Family<RefreshLabels, Counter>,
     jwks_age: Family<IssuerLabel, FloatGauge>,
     /// When each issuer's keys were fetched last.
@@ -170,6 +172,7 @@ impl Metrics {
             notifications_pending: Family::default(),
             notifications_oldest: Family::default(),
             disabled_endpoints: Family::default(),
+            fleet_targets: Family::default(),
             jwks_refreshes: Family::default(),
             jwks_age: Family::default(),
             jwks_fetched: Arc::default(),
@@ -211,6 +214,11 @@ impl Metrics {
             "fenced_writes",
             "Writes refused because the claim was lost",
             self.fenced_writes.clone(),
+        );
+        registry.register(
+            "fleet_targets",
+            "Targets of fleet runs by how their attempts ended",
+            self.fleet_targets.clone(),
         );
         registry.register(
             "jwks_refreshes",
@@ -398,6 +406,13 @@ impl Metrics {
         let endpoint = endpoint.to_owned();
         self.notification_attempts
             .get_or_create(&NotificationLabels { endpoint, outcome })
+            .inc();
+    }
+
+    /// An attempt at a target of a fleet run ended.
+    pub fn fleet_target_ended(&self, outcome: &'static str) {
+        self.fleet_targets
+            .get_or_create(&OutcomeLabel { outcome })
             .inc();
     }
 

@@ -11,7 +11,7 @@ use crate::{
     causes::chain,
     config::{self, Config},
     db::{self, Db},
-    http,
+    fleet, http,
     inbox::Inbox,
     jobs::{self, JobContext, MemberDesk, RegistrationDesk},
     members,
@@ -358,17 +358,20 @@ impl Replica {
             max_attempts: self.config.queue.max_attempts,
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
             retention: Arc::new(Plan::new(&self.config)),
+            fleet_attempts: self.config.fleet.max_attempts,
             worker: worker::worker_name().into(),
         }
     }
 
-    /// Marks registrations that are late, begins notifications that were left, and sees to it that what has
+    /// Marks registrations that are late, begins notifications and fleet runs that were left, and sees to it that what has
     /// been kept for its time is deleted, by whichever worker comes to it. The control database is migrated.
     pub fn tidy(&self) {
         let marking = registrations::keep_marking_delayed(self.db.clone(), self.metrics.clone());
         self.tasks.spawn_ground(marking);
         self.tasks
             .spawn_ground(notifications::keep_going(self.db.clone()));
+        self.tasks
+            .spawn_ground(fleet::keep_going(self.db.clone(), self.waker.clone()));
         let Some(pause) = Plan::new(&self.config).pause else {
             return;
         };
@@ -383,6 +386,7 @@ impl Replica {
         let settings = worker::Settings {
             concurrency: queue.concurrency,
             outgoing_concurrency: queue.notification_concurrency,
+            fleet_concurrency: self.config.fleet.concurrency,
             lease: queue.lease(),
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),

@@ -12,6 +12,7 @@ mod doctor;
 mod duration;
 mod events;
 mod failure;
+mod fleet;
 mod health;
 mod init;
 mod jobs;
@@ -74,6 +75,9 @@ enum Command {
     /// Look at members; remove, restore, invite, assign
     #[command(subcommand)]
     Members(members::Command),
+    /// Keep the databases of all tenants: find drift, run statements
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     /// Make, rotate and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
@@ -156,6 +160,7 @@ pub async fn run(
         Command::Webhook(command) => webhook::run(&globals, &command),
         Command::Tenants(command) => tenants::run(&globals, command).await,
         Command::Members(command) => members::run(&globals, command).await,
+        Command::Fleet(command) => fleet::run(&globals, command).await,
         Command::Keys(command) => keys::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,

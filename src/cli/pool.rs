@@ -164,18 +164,24 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
     Ok(())
 }
 
-fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failure> {
-    let blueprint = if access::uses_bundled_blueprint(globals) {
+/// The blueprint that replicas of this configuration have.
+pub(super) fn blueprint_source(globals: &Globals, access: &Access) -> BlueprintSource {
+    if access::uses_bundled_blueprint(globals) {
         BlueprintSource::Bundled
     } else {
         BlueprintSource::Directory(access.config.blueprint.directory.clone())
-    };
+    }
+}
+
+fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failure> {
+    let blueprint = blueprint_source(globals, access);
     let (db, clusters) = (&access.db, &access.clusters()?);
     let parts = (db, clusters, &Metrics::new());
     Ok(replica::provisioner(&access.config, blueprint, parts)?)
 }
 
-fn failed(error: &StepError) -> Failure {
+/// An error of what was done here, not of a tenant.
+pub(super) fn failed(error: &StepError) -> Failure {
     Failure::failed(
         format!("{} [{}]", chain(error), error.code()),
         // of what is said to tenants, the part that is not about one

@@ -18,6 +18,7 @@ mod health;
 mod hosts;
 mod invitations;
 mod jobs;
+mod labels;
 mod limits;
 mod members;
 mod mutation;

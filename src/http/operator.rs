@@ -31,9 +31,10 @@ impl From<Refusal> for Problem {
         let status = match error {
             Refusal::Queue(error) => return error.into(),
             Refusal::Job(queue::Refused::Sql(error)) => return error.into(),
-            Refusal::Job(queue::Refused::Unknown(_)) | Refusal::EventUnknown(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Refusal::Job(queue::Refused::Unknown(_))
+            | Refusal::EventUnknown(_)
+            | Refusal::TenantUnknown(_) => StatusCode::NOT_FOUND,
+            Refusal::Label(_) => StatusCode::BAD_REQUEST,
             Refusal::Job(_)
             | Refusal::JobKindUnknown(_)
             | Refusal::RevocationGivenUp(_)

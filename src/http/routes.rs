@@ -10,7 +10,7 @@ use axum::{
 
 use super::{
     AppState, access::Access, audit, connection, docs, events, forward_auth, health, hosts,
-    invitations, jobs, members, notifications, openapi, registration_events, registrations,
+    invitations, jobs, labels, members, notifications, openapi, registration_events, registrations,
     resolve, staff, tenants, webhooks,
 };
 use crate::api_keys::Scope;
@@ -161,6 +161,8 @@ fn tenant_routes() -> Vec<Route> {
             Access::Key(Scope::TenantsConnect),
             connection::reveal,
         ),
+        put("/v1/tenants/{id}/labels", write, labels::replace),
+        patch("/v1/tenants/{id}/labels", write, labels::merge),
         get("/v1/tenants/{id}/hosts", read, hosts::list),
         put("/v1/tenants/{id}/hosts/{host}", write, hosts::add),
         delete("/v1/tenants/{id}/hosts/{host}", write, hosts::remove),

@@ -21,6 +21,7 @@ mod error;
 pub mod migrators;
 mod place;
 pub mod pool;
+pub mod rehearsal;
 mod seed;
 pub mod steps;
 mod sync_members;

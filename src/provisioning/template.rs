@@ -51,6 +51,22 @@ pub async fn find(
         .await
 }
 
+/// The structure of a sealed template, line by line; `None` where an older version of tenantry built it.
+pub async fn find_structure(
+    connection: &mut PgConnection,
+    cluster: &str,
+    hash: &str,
+) -> sqlx::Result<Option<Vec<String>>> {
+    let structure =
+        sqlx::query_scalar("select structure from templates where cluster = $1 and hash = $2");
+    let found: Option<Option<Vec<String>>> = structure
+        .bind(cluster)
+        .bind(hash)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.flatten())
+}
+
 /// The template of a hash, whether it is there or not.
 pub(super) fn named(cluster: &Cluster, hash: String) -> Result<Template, StepError> {
     let name = format!("{}template_{}", cluster.prefix, &hash[..16]);
@@ -64,11 +80,22 @@ pub async fn ensure(
     cluster: &Cluster,
     blueprint: &Blueprint,
 ) -> Result<Template, StepError> {
-    let template = named(cluster, blueprint.hash())?;
+    ensure_up_to(provisioner, cluster, (blueprint, blueprint)).await
+}
+
+/// Makes sure that the template of the blueprint `cut` is there, which is `whole` up to some version.
+///
+/// What templates have applied is compared with the whole: some may be further than the cut.
+pub async fn ensure_up_to(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    (whole, cut): (&Blueprint, &Blueprint),
+) -> Result<Template, StepError> {
+    let template = named(cluster, cut.hash())?;
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }
-    check_history(&provisioner.db, cluster, blueprint).await?;
+    check_history(&provisioner.db, cluster, whole).await?;
     cluster
         .run(async |connection| roles::ensure_shared(connection, cluster).await)
         .await?;
@@ -78,7 +105,7 @@ pub async fn ensure(
     let built = if is_sealed(provisioner, cluster, &template).await? {
         Ok(())
     } else {
-        build(provisioner, cluster, blueprint, &template, &mut builder).await
+        build(provisioner, cluster, cut, &template, &mut builder).await
     };
     // ends the session and with it the lock, whatever happened
     let _ = builder.close().await;
@@ -201,7 +228,7 @@ async fn build(
 }
 
 /// Shows signs of life on the session that holds the lock; returns when it was lost.
-async fn keep_alive(session: &mut PgConnection) -> StepError {
+pub(super) async fn keep_alive(session: &mut PgConnection) -> StepError {
     loop {
         tokio::time::sleep(tenant_db::IDLE_LIMIT / 4).await;
         if let Err(lost) = session.ping().await {
@@ -214,6 +241,7 @@ async fn keep_alive(session: &mut PgConnection) -> StepError {
 struct Filled {
     version: String,
     fingerprint: String,
+    structure: Vec<String>,
 }
 
 /// Migrations, shared seed and grants.
@@ -249,6 +277,7 @@ async fn fill(
     Ok(Filled {
         version: migrated.to,
         fingerprint: fingerprint::of(connection).await?,
+        structure: fingerprint::structure(connection).await?,
     })
 }
 
@@ -282,11 +311,12 @@ async fn record(
         .collect();
     db.run(async |connection| {
         sqlx::query(
-            "insert into templates (cluster, hash, database, version, migrations, fingerprint)
-             values ($1, $2, $3, $4, $5, $6)
+            "insert into templates (cluster, hash, database, version, migrations, fingerprint, structure)
+             values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (cluster, hash) do update
              set database = excluded.database,
                  fingerprint = excluded.fingerprint,
+                 structure = excluded.structure,
                  sealed_at = now()",
         )
         .bind(&cluster.name)
@@ -295,6 +325,7 @@ async fn record(
         .bind(&filled.version)
         .bind(Json(migrations))
         .bind(&filled.fingerprint)
+        .bind(&filled.structure)
         .execute(connection)
         .await
     })

@@ -229,3 +229,26 @@ pub async fn traffic(connection: &mut PgConnection, kind: &str) -> sqlx::Result<
     .fetch_one(connection)
     .await
 }
+
+/// Which of these claims nobody holds any more: their workers were lost, or gave them back.
+pub async fn list_lost(
+    connection: &mut PgConnection,
+    claims: &[(JobId, i32)],
+) -> sqlx::Result<Vec<(JobId, i32)>> {
+    let (ids, attempts): (Vec<JobId>, Vec<i32>) = claims.iter().copied().unzip();
+    sqlx::query_as(
+        "select distinct held.id, held.attempt
+         from unnest($1::bigint[], $2::integer[]) as held (id, attempt)
+         where not exists (
+             select
+             from jobs
+             where jobs.id = held.id
+               and jobs.attempt = held.attempt
+               and jobs.state = 'running'
+         )",
+    )
+    .bind(ids)
+    .bind(attempts)
+    .fetch_all(connection)
+    .await
+}

@@ -144,6 +144,57 @@ pub async fn mark_pooled(
     Ok(())
 }
 
+/// The name of a throw-away clone of the template of this hash.
+pub fn rehearsal(prefix: &str, hash: &str) -> Result<Ident, Error> {
+    let short: String = hash.chars().take(16).collect();
+    Ok(Ident::new(&format!("{prefix}rehearsal_{short}"))?)
+}
+
+/// One commit: a throw-away clone, marked as one, open to us and to nobody else.
+pub async fn open_rehearsal(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
+    let statements = format!(
+        "comment on database {name} is '{REHEARSAL}';
+         revoke all on database {name} from public;
+         alter database {name} allow_connections true"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!(
+            "opening the throw-away clone {}",
+            name.as_str()
+        )))?;
+    Ok(())
+}
+
+/// The comment of a throw-away clone.
+const REHEARSAL: &str = "tenantry rehearsal";
+
+/// Drops the throw-away clones that are left on the cluster. Whoever calls this is the only one who makes any.
+pub async fn drop_rehearsals(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+) -> Result<(), Error> {
+    let left: Vec<String> = sqlx::query_scalar(
+        "select datname::text
+         from pg_database
+         where datname ~ ('^' || $1 || 'rehearsal_[0-9a-f]{16}$')
+           and pg_get_userbyid(datdba) = $2
+           -- one that was not opened yet has no comment
+           and coalesce(shobj_description(oid, 'pg_database'), $3) = $3",
+    )
+    .bind(&cluster.prefix)
+    .bind(cluster.owner.as_str())
+    .bind(REHEARSAL)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(Error::sql("listing throw-away clones"))?;
+    for name in left {
+        drop_database(connection, &Ident::new(&name)?).await?;
+    }
+    Ok(())
+}
+
 /// Databases of the cluster's pool: ours, of such a name, and of no tenant.
 pub async fn list_pooled(
     connection: &mut PgConnection,

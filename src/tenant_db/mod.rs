@@ -15,6 +15,8 @@ pub mod probe;
 pub mod roles;
 pub mod sessions;
 pub mod shape;
+pub mod statements;
+pub mod structure;
 
 use std::{
     collections::{BTreeMap, HashMap},
