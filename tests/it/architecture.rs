@@ -126,6 +126,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "db",
             "faults",
+            "fleet",
             "idempotency",
             "identity",
             "inbox",

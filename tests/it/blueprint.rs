@@ -81,7 +81,7 @@ fn the_bundled_blueprint_is_the_one_on_disk() {
     let bundled = Blueprint::bundled().unwrap();
     assert_eq!(bundled, Blueprint::load(&example("crm")).unwrap());
     assert_eq!(bundled.migrations.len(), 8);
-    assert_eq!(bundled.version().as_deref(), Some("0008_attachments"));
+    assert_eq!(bundled.version().unwrap(), "0008_attachments");
     assert_eq!(bundled.settings, Settings::default());
 }
 
@@ -114,7 +114,7 @@ fn a_blueprint_has_every_file_in_order() {
     );
     assert_eq!(names(&blueprint.tenant_seed), ["seed/tenant/01_users.sql"]);
     assert_eq!(names(&blueprint.verify), ["verify/01_users.sql"]);
-    assert_eq!(blueprint.version().as_deref(), Some("10000_late"));
+    assert_eq!(blueprint.version().unwrap(), "10000_late");
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod edge_limits;
 mod example_apps;
 mod fleet_drift;
 mod fleet_exec;
+mod fleet_runs_http;
 mod form_keys;
 mod forward_auth;
 mod idempotency;
