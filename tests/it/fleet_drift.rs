@@ -126,7 +126,7 @@ async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
     let (code, drift, stderr) = fleet.drift(&[]).await;
     assert_eq!(code, 1);
     assert!(
-        stderr.contains("7 of 50 tenants are not what their blueprint makes [fleet_drifted]"),
+        stderr.contains("7 of 50 tenants are not what their blueprint makes"),
         "{stderr}"
     );
     let told = |texts: &[&str]| {

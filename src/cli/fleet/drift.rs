@@ -109,7 +109,7 @@ fn judge(all: usize, found: &Drift) -> Result<(), Failure> {
     if drifted > 0 {
         return Err(Failure::failed(
             format!(
-                "{drifted} of {all} tenants are not what their blueprint makes [fleet_drifted]"
+                "{drifted} of {all} tenants are not what their blueprint makes"
             ),
             "--json names every tenant and difference; docs/fleet.md says how drift is mended",
         ));
@@ -117,7 +117,7 @@ fn judge(all: usize, found: &Drift) -> Result<(), Failure> {
     match found.unreached.len() {
         0 => Ok(()),
         count => Err(Failure::failed(
-            format!("{count} of {all} tenants were not looked at [fleet_unreached]"),
+            format!("{count} of {all} tenants were not looked at"),
             "see the lines above; `tenantry doctor` checks the clusters",
         )),
     }

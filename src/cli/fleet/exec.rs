@@ -216,7 +216,7 @@ fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure>
         return Ok(());
     }
     Err(Failure::failed(
-        format!("it failed for {failed} of {all} tenants [fleet_exec_failed]"),
+        format!("it failed for {failed} of {all} tenants"),
         "see the lines above; repair, then run it for those alone: --tenant",
     ))
 }
