@@ -509,6 +509,16 @@ impl Metrics {
             .set(i64::from(open) - idle);
     }
 
+    fn pool(&self, states: Vec<(String, i64, f64)>) {
+        self.pool_databases.clear();
+        self.pool_oldest.clear();
+        for (state, databases, oldest_s) in states {
+            let label = StateLabel { state };
+            self.pool_databases.get_or_create(&label).set(databases);
+            self.pool_oldest.get_or_create(&label).set(oldest_s);
+        }
+    }
+
     /// What the database said. `None`: it does not answer, and its gauges are left out rather than stale.
     pub fn backlog(&self, backlog: Option<Backlog>) {
         self.inbox_pending.clear();
@@ -524,8 +534,7 @@ impl Metrics {
         self.notifications_pending.clear();
         self.notifications_oldest.clear();
         self.disabled_endpoints.clear();
-        self.pool_databases.clear();
-        self.pool_oldest.clear();
+        self.pool(Vec::new());
         let Some(backlog) = backlog else { return };
         self.inbox_pending
             .get_or_create(&NoLabels {})
@@ -557,11 +566,7 @@ impl Metrics {
         self.disabled_endpoints
             .get_or_create(&NoLabels {})
             .set(backlog.disabled_endpoints);
-        for (state, databases, oldest_s) in backlog.pool {
-            let label = StateLabel { state };
-            self.pool_databases.get_or_create(&label).set(databases);
-            self.pool_oldest.get_or_create(&label).set(oldest_s);
-        }
+        self.pool(backlog.pool);
         let mut dead_jobs = 0;
         for (state, jobs) in backlog.jobs {
             dead_jobs += if state == "dead" { jobs } else { 0 };

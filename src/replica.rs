@@ -329,7 +329,7 @@ impl Replica {
             .await
             .map_err(db::Error::Sql)?;
         for cluster in self.clusters.iter() {
-            match template::ensure(&self.provisioner, cluster, &blueprint).await {
+            match Box::pin(template::ensure(&self.provisioner, cluster, &blueprint)).await {
                 Ok(_) => {}
                 Err(error @ StepError::Blueprint(_)) => return Err(error.into()),
                 Err(error) => {

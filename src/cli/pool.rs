@@ -94,7 +94,10 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         ));
     }
     let provisioner = provisioner(globals, access)?;
-    let blueprint = provisioner.blueprint.load().map_err(failed)?;
+    let blueprint = provisioner
+        .blueprint
+        .load()
+        .map_err(|error| failed(&error))?;
     let mut report = Vec::new();
     for cluster in provisioner.clusters.iter() {
         let bar = bar(&cluster.name);
@@ -104,7 +107,7 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         };
         let filled = pool::fill(&provisioner, cluster, &blueprint, || true, told).await;
         bar.finish_and_clear();
-        let filled = filled.map_err(failed)?;
+        let filled = filled.map_err(|error| failed(&error))?;
         report.push(OfCluster {
             cluster: cluster.name.clone(),
             made: Some(filled.made),
@@ -141,7 +144,7 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
             made: None,
             ready: None,
             wanted: None,
-            dropped: Some(dropped.map_err(failed)?),
+            dropped: Some(dropped.map_err(|error| failed(&error))?),
         });
     }
     provisioner.clusters.close().await;
@@ -161,20 +164,26 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
     Ok(())
 }
 
-fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failure> {
-    let blueprint = if access::uses_bundled_blueprint(globals) {
+/// The blueprint that replicas of this configuration have.
+pub(super) fn blueprint_source(globals: &Globals, access: &Access) -> BlueprintSource {
+    if access::uses_bundled_blueprint(globals) {
         BlueprintSource::Bundled
     } else {
         BlueprintSource::Directory(access.config.blueprint.directory.clone())
-    };
+    }
+}
+
+fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failure> {
+    let blueprint = blueprint_source(globals, access);
     let (db, clusters) = (&access.db, &access.clusters()?);
     let parts = (db, clusters, &Metrics::new());
     Ok(replica::provisioner(&access.config, blueprint, parts)?)
 }
 
-fn failed(error: StepError) -> Failure {
+/// An error of what was done here, not of a tenant.
+pub(super) fn failed(error: &StepError) -> Failure {
     Failure::failed(
-        format!("{} [{}]", chain(&error), error.code()),
+        format!("{} [{}]", chain(error), error.code()),
         // of what is said to tenants, the part that is not about one
         error
             .fix()

@@ -37,7 +37,8 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
                 rouse_if_unsynced(cx, tx, linked.as_ref().unwrap_or(&tenant)).await?;
             }
             let step = Step::Activate;
-            steps::finish(tx, cx.claim, tenant.id, step, started.elapsed()).await?;
+            let done = Some((step, started.elapsed()));
+            steps::advance(tx, cx.claim, tenant.id, done, None).await?;
             cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
             queue::complete(tx, cx.claim).await?;
             Ok(is_ready)

@@ -55,50 +55,32 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             }
             Some(facts) => return Err(foreign(&unnamed, facts)),
         }
-        let origin = match has_pool {
-            true => take_pooled(cx, cluster).await?,
-            false => Origin::None,
+        let origin = if has_pool {
+            take_pooled(cx, cluster).await?
+        } else {
+            Origin::Clone
         };
         let (from, hash) = match origin {
             Origin::Pool(database, hash) => (database, hash),
             Origin::LookAgain => continue,
-            Origin::None => {
-                let template = template::ensure(cx.provisioner, cluster, &cx.blueprint).await?;
-                // another session's, of whatever template: look again
-                if !clone(cx, &template.database, &unnamed).await? {
-                    continue;
-                }
-                cx.provisioner.faults.hit("create_database.cloned").await?;
-                (unnamed.clone(), template.hash)
-            }
+            // another session's, of whatever template: look again
+            Origin::Clone => match clone(cx, cluster, &unnamed).await? {
+                Some(hash) => (unnamed.clone(), hash),
+                None => continue,
+            },
         };
         let is_pooled = from != unnamed;
-        let mark = Mark {
-            tenant: tenant.id.0,
-            template: hash,
-        };
-        let handed = cluster
-            .run_as(
-                &cx.tag,
-                || cx.lease.is_held(),
-                async |connection| databases::hand_over(connection, &from, &name, &mark).await,
-            )
-            .await;
-        match handed {
-            Ok(()) => {
+        match hand_over(cx, &from, &name, hash).await? {
+            HandedOver::Recorded => {
                 note_origin(cx, is_pooled);
-                return record_template(cx, &mark.template).await;
+                return Ok(());
             }
-            // the name was taken a moment ago: look again
-            Err(error) if error.sqlstate().as_deref() == Some("42P04") => {}
-            // the clone is gone, or the pool's database is: its row goes, and this tenant's is cloned
-            Err(error) if error.sqlstate().as_deref() == Some("3D000") => {
-                if is_pooled {
-                    forget_claim(cx).await?;
-                    has_pool = false;
-                }
+            // the pool's database is gone: its row goes, and this tenant's is cloned
+            HandedOver::Gone if is_pooled => {
+                forget_claim(cx).await?;
+                has_pool = false;
             }
-            Err(error) => return Err(error.into()),
+            HandedOver::Gone | HandedOver::Taken => {}
         }
     }
     Err(StepError::TimedOut {
@@ -107,14 +89,54 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     })
 }
 
+/// How a hand-over ended that did not fail.
+enum HandedOver {
+    /// The database is the tenant's, and on record.
+    Recorded,
+    /// The name was taken a moment ago.
+    Taken,
+    /// What was to be handed over is not there.
+    Gone,
+}
+
+async fn hand_over(
+    cx: &StepContext<'_>,
+    from: &Ident,
+    name: &Ident,
+    template: String,
+) -> Result<HandedOver, StepError> {
+    let tenant = cx.id().await.0;
+    let mark = Mark { tenant, template };
+    let handed = cx
+        .cluster()
+        .await?
+        .run_as(
+            &cx.tag,
+            || cx.lease.is_held(),
+            async |connection| databases::hand_over(connection, from, name, &mark).await,
+        )
+        .await;
+    match handed {
+        Ok(()) => {
+            record_template(cx, &mark.template).await?;
+            Ok(HandedOver::Recorded)
+        }
+        Err(error) => match error.sqlstate().as_deref() {
+            Some("42P04") => Ok(HandedOver::Taken),
+            Some("3D000") => Ok(HandedOver::Gone),
+            _ => Err(error.into()),
+        },
+    }
+}
+
 /// What becomes the tenant's database.
 enum Origin {
     /// One of the pool, of the blueprint with this hash.
     Pool(Ident, String),
     /// None that fits any more: look again.
     LookAgain,
-    /// None: it is cloned.
-    None,
+    /// There is none: it is cloned.
+    Clone,
 }
 
 /// Claims a database of the pool, or finds the one that an earlier attempt claimed.
@@ -135,7 +157,7 @@ async fn take_pooled(cx: &StepContext<'_>, cluster: &Cluster) -> Result<Origin, 
             Origin::Pool(databases::pooled(&cluster.prefix, pooled)?, hash)
         }
         Taken::GivenBack => Origin::LookAgain,
-        Taken::Empty => Origin::None,
+        Taken::Empty => Origin::Clone,
     })
 }
 
@@ -241,16 +263,27 @@ fn foreign(name: &Ident, facts: &Facts) -> StepError {
     .into()
 }
 
-async fn clone(cx: &StepContext<'_>, template: &Ident, name: &Ident) -> Result<bool, StepError> {
-    let cluster = cx.cluster().await?;
+/// Clones the template; its hash, or `None` when the name was taken a moment ago.
+async fn clone(
+    cx: &StepContext<'_>,
+    cluster: &Cluster,
+    name: &Ident,
+) -> Result<Option<String>, StepError> {
+    let template = template::ensure(cx.provisioner, cluster, &cx.blueprint).await?;
     let cloned = cluster
         .run_as(
             &cx.tag,
             || cx.lease.is_held(),
-            async |connection| databases::clone_template(connection, cluster, template, name).await,
+            async |connection| {
+                databases::clone_template(connection, cluster, &template.database, name).await
+            },
         )
         .await?;
-    Ok(cloned)
+    if !cloned {
+        return Ok(None);
+    }
+    cx.provisioner.faults.hit("create_database.cloned").await?;
+    Ok(Some(template.hash))
 }
 
 async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {

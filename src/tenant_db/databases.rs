@@ -225,22 +225,7 @@ pub async fn clone_template(
     name: &Ident,
 ) -> Result<bool, Error> {
     let owner = &cluster.owner;
-    // WAL_LOG needs no checkpoint, FILE_COPY two; from about a gigabyte on the log costs more than
-    // they do. Before 15 there is only the copy.
-    let strategy: String = sqlx::query_scalar(
-        "select case
-                    when current_setting('server_version_num')::integer < 150000 then ''
-                    when pg_database_size($1::name) < 1::bigint << 30 then 'strategy wal_log'
-                    else 'strategy file_copy'
-                end",
-    )
-    .bind(template.as_str())
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(Error::sql(format!(
-        "looking at template {}",
-        template.as_str()
-    )))?;
+    let strategy = clone_strategy(connection, cluster, template).await?;
     let statement = format!(
         "create database {name} template {template} owner {owner} allow_connections false {strategy}"
     );
@@ -252,6 +237,34 @@ pub async fn clone_template(
         template.as_str(),
         name.as_str()
     )))
+}
+
+/// How a template is cloned; asked for once, as its size is found by looking at every one of its files.
+async fn clone_strategy(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    template: &Ident,
+) -> Result<String, Error> {
+    let name = template.as_str();
+    if let Some(known) = cluster.strategies().get(name) {
+        return Ok(known.clone());
+    }
+    // WAL_LOG needs no checkpoint, FILE_COPY two; from about a gigabyte on the log costs more than
+    // they do. Before 15 there is only the copy.
+    let strategy: String = sqlx::query_scalar(
+        "select case
+                    when current_setting('server_version_num')::integer < 150000 then ''
+                    when pg_database_size($1::name) < 1::bigint << 30 then 'strategy wal_log'
+                    else 'strategy file_copy'
+                end",
+    )
+    .bind(name)
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(Error::sql(format!("looking at template {name}")))?;
+    let known = (name.to_owned(), strategy.clone());
+    cluster.strategies().extend([known]);
+    Ok(strategy)
 }
 
 /// Creates an empty database that belongs to the owner role and is open to nobody else.

@@ -17,7 +17,11 @@ pub mod sessions;
 pub mod statements;
 pub mod structure;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
@@ -165,6 +169,8 @@ pub struct Cluster {
     maintenance: Db,
     statement_timeout: Duration,
     options: PgConnectOptions,
+    /// How each template is cloned, as far as it is known.
+    strategies: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -250,7 +256,14 @@ impl Cluster {
             ),
             statement_timeout,
             options,
+            strategies: Arc::default(),
         })
+    }
+
+    fn strategies(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.strategies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` on the maintenance database, as nobody's attempt.

@@ -104,10 +104,7 @@ async fn what_writes_is_one_transaction_a_tenant_and_in_the_audit_log() {
     ];
     let (code, stdout, stderr) = run(&app, &all).await;
     assert_eq!(code, 1, "{stderr}");
-    assert!(
-        stderr.contains("it failed for 1 of 3 tenants"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("it failed for 1 of 3 tenants"), "{stderr}");
     assert_eq!(lines(&stdout, &orgs)[1]["code"], "statement_failed");
     let mut bodies = Vec::new();
     for org in &orgs {

@@ -74,7 +74,9 @@ pub async fn migrate(migration: &Migration<'_>) -> Result<Migrated, StepError> {
     let settings = &migration.blueprint.settings;
     let limit = Duration::from_millis(settings.migrate_timeout_ms.into());
     let watch = Watch::new(migration);
-    match tokio::time::timeout(limit, connect_and_run(migration, &watch)).await {
+    // on the heap: everything that a migrator may do is in this future, and callers nest deep
+    let work = Box::pin(connect_and_run(migration, &watch));
+    match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
         Err(_) => {
             // the server does not notice that nobody listens any more
@@ -123,7 +125,7 @@ async fn run(
 ) -> Result<Migrated, StepError> {
     let done = match &migration.blueprint.project {
         None => sql::migrate(connection, migration, watch).await?,
-        Some(project) => program::migrate(connection, migration, watch, project).await?,
+        Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
     };
     if done.changed {
         compare(connection, migration).await?;

@@ -91,16 +91,12 @@ async fn apply(
     })
 }
 
-const fn code(is_seed: bool) -> &'static str {
-    if is_seed {
+fn code_of(file: &SqlFile) -> &'static str {
+    if file.name.starts_with("seed/") {
         "seed_failed"
     } else {
         "migration_failed"
     }
-}
-
-fn code_of(file: &SqlFile) -> &'static str {
-    code(file.name.starts_with("seed/"))
 }
 
 /// The line in the ledger. Names and digests of a blueprint have no character that a literal minds.
