@@ -20,6 +20,7 @@
 //! Does not: know how a database is migrated. `provisioning::migrators` does.
 
 mod change;
+pub mod command;
 pub mod drift;
 pub mod exec;
 mod goal;

@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "page",
             "provisioning",
             "queue",
+            "secrets",
             "shutdown",
             "tenant_db",
             "tenants",
