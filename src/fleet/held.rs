@@ -62,7 +62,7 @@ pub(super) async fn take(
                    and wave <= $2
                    and run_at <= now()
                  limit $5 * 2 * $6
-             ) some
+             ) nearest
          ),
          next as (
              select tenant
