@@ -280,6 +280,7 @@ impl Error {
     }
 
     /// What to do about it.
+    #[expect(clippy::too_many_lines, reason = "one sentence for each kind of error")]
     pub const fn fix(&self) -> &'static str {
         match self {
             Self::DirectoryMissing { .. } => {

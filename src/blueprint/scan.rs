@@ -68,10 +68,10 @@ pub fn concurrent_index(statement: &str) -> Option<String> {
         .iter()
         .map(String::as_str)
         .collect();
-    let rest = match words.as_slice() {
-        ["create", "index", "concurrently", rest @ ..]
-        | ["create", "unique", "index", "concurrently", rest @ ..] => rest,
-        _ => return None,
+    let (["create", "index", "concurrently", rest @ ..]
+    | ["create", "unique", "index", "concurrently", rest @ ..]) = words.as_slice()
+    else {
+        return None;
     };
     let name = match rest {
         ["if", "not", "exists", name, ..] | [name, ..] => *name,

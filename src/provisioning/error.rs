@@ -241,7 +241,7 @@ impl StepError {
     }
 
     /// Who was in the way of a migration.
-    pub const fn blocker(&self) -> Option<&Blocker> {
+    pub fn blocker(&self) -> Option<&Blocker> {
         match self {
             Self::Migration(error) => error.blocker(),
             _ => None,

@@ -14,6 +14,7 @@ mod ident;
 pub mod probe;
 pub mod roles;
 pub mod sessions;
+pub mod shape;
 pub mod statements;
 pub mod structure;
 

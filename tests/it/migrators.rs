@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::Connection;
+
 use crate::support::{
     Migrations, TinyBlueprint,
     app::wait_until,
@@ -318,6 +320,66 @@ async fn a_database_that_is_gone_says_so() {
     assert_eq!(error.code(), "database_gone");
     assert!(!error.is_retryable());
     acme.app.stop().await;
+}
+
+/// What the fingerprint tells apart the shape tells apart as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_the_structure_is_another_shape() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(
+        SECOND,
+        "create table more (id serial primary key, note text default 'x' check (note <> ''), at date);
+         create index more_by_note on more (note) where note <> 'y';
+         create function f() returns int language sql as 'select 1';
+         create view v as select id from more where note <> 'z';
+         create type mood as enum ('good')",
+    );
+    let done = acme.follow_the_template().await.unwrap();
+    assert_eq!(done.applied, 1);
+    let app = format!("{}app", acme.app.deployment.prefix);
+    let mut session = sqlx::PgConnection::connect(&acme.url().await)
+        .await
+        .unwrap();
+    for change in [
+        "alter table more alter note set default 'w'",
+        "alter table more alter note drop not null, alter at set not null",
+        "alter table more alter at type timestamptz",
+        "alter table more drop constraint more_note_check, add constraint more_note_check check (note <> 'q')",
+        "drop index more_by_note; create index more_by_note on more (note) where note <> 'x'",
+        "drop index more_by_note",
+        "create index by_lower on more (lower(note))",
+        "create or replace function f() returns int language sql as 'select 2'",
+        "create or replace view v as select id from more where note <> 'a'",
+        "alter type mood add value 'bad'",
+        &format!("revoke insert on more from {app}"),
+        &format!("grant update (note) on more to {app}"),
+        "create trigger t before update on more for each row execute function suppress_redundant_updates_trigger()",
+        "alter table more enable row level security",
+        "create policy p on more using (note = 'a')",
+        "create schema other",
+    ] {
+        let before = both(&mut session).await;
+        let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(change.to_owned()));
+        executed.execute(&mut session).await.unwrap();
+        let after = both(&mut session).await;
+        assert_ne!(before.0, after.0, "the fingerprint after: {change}");
+        assert_ne!(before.1, after.1, "the shape after: {change}");
+    }
+    let before = both(&mut session).await;
+    sqlx::raw_sql("insert into more (at) values (now())")
+        .execute(&mut session)
+        .await
+        .unwrap();
+    assert_eq!(both(&mut session).await, before, "data does not count");
+    acme.app.stop().await;
+}
+
+/// Fingerprint and shape.
+async fn both(session: &mut sqlx::PgConnection) -> (String, String) {
+    (
+        tenantry::tenant_db::fingerprint::of(session).await.unwrap(),
+        tenantry::tenant_db::shape::of(session).await.unwrap(),
+    )
 }
 
 /// A process that is killed in the middle leaves its transaction to the server, which ends it.

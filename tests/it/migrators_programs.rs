@@ -154,6 +154,15 @@ async fn a_program_gets_its_database_in_the_environment_and_nothing_that_is_ours
         blueprint.path("").canonicalize().unwrap()
     );
 
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_logs_in_as_a_member_of_the_owner_role_and_of_nothing_else() {
+    let blueprint = Scripted::new("env > .seen");
+    let acme = Migrations::of(blueprint.source()).await;
+    acme.migrate().await.unwrap();
+    let seen = blueprint.read(".seen");
     let mut session = PgConnection::connect(variable(&seen, "DATABASE_URL").unwrap())
         .await
         .unwrap();
@@ -185,8 +194,8 @@ async fn a_variable_is_handed_on_where_it_is_named() {
     let acme = Migrations::of(blueprint.source()).await;
     acme.migrate().await.unwrap();
     let seen = blueprint.read(".seen");
-    let handed = std::env::var("CARGO_MANIFEST_DIR").ok();
-    assert_eq!(variable(&seen, "CARGO_MANIFEST_DIR"), handed.as_deref());
+    let handed = std::env::var_os("CARGO_MANIFEST_DIR").unwrap();
+    assert_eq!(variable(&seen, "CARGO_MANIFEST_DIR"), handed.to_str());
     assert_eq!(variable(&seen, "NO_SUCH"), None);
     acme.app.stop().await;
 }

@@ -20,7 +20,8 @@ struct Example(TempDir);
 impl Example {
     /// `None` where the program is not installed.
     fn of(name: &str, variable: &str, from: &str, to: impl Fn(&str) -> String) -> Option<Self> {
-        let Ok(installed) = std::env::var(variable) else {
+        let installed = std::env::var_os(variable).and_then(|value| value.into_string().ok());
+        let Some(installed) = installed else {
             println!("skipped: {variable} is not set");
             return None;
         };
@@ -237,7 +238,7 @@ async fn dbmate_migrates_the_template_once_and_a_tenant_when_it_goes_on() {
 
     example.put(
         "db/migrations/20260126090000_broken.sql",
-        "-- migrate:up\nselect nothing_such;\n",
+        "-- migrate:up\nselect nothing_such;\n-- migrate:down\n",
     );
     let error = acme.migrate().await.unwrap_err();
     assert_eq!(error.code(), "migrator_failed");

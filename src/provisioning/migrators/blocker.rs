@@ -62,7 +62,7 @@ pub(super) struct Watch<'a> {
     migration: &'a Migration<'a>,
     /// Our own session's process; 0 while it is not known.
     pid: AtomicI32,
-    seen: Mutex<Option<Blocker>>,
+    seen: Mutex<Option<Box<Blocker>>>,
 }
 
 impl<'a> Watch<'a> {
@@ -80,7 +80,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The last one that was seen in the way.
-    pub(super) fn seen(&self) -> Option<Blocker> {
+    pub(super) fn seen(&self) -> Option<Box<Blocker>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.clone()
     }
@@ -102,11 +102,11 @@ impl<'a> Watch<'a> {
             match self.look().await {
                 Ok(Some(blocker)) => {
                     let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    *seen = Some(blocker);
+                    *seen = Some(Box::new(blocker));
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::debug!(error = chain(&error), "nobody could look for a blocker")
+                    tracing::debug!(error = chain(&error), "nobody could look for a blocker");
                 }
             }
             tokio::time::sleep(Duration::from_millis((limit / 5).clamp(20, 1000))).await;
@@ -150,7 +150,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Who holds the advisory lock of this database.
-    pub(super) async fn holder_of(&self, key: i64) -> Option<Blocker> {
+    pub(super) async fn holder_of(&self, key: i64) -> Option<Box<Blocker>> {
         let Migration {
             cluster, database, ..
         } = self.migration;
@@ -178,13 +178,17 @@ impl<'a> Watch<'a> {
                 .map_err(tenant_db::Error::sql("looking who migrates the database"))
             })
             .await;
-        found.unwrap_or_else(|error: tenant_db::Error| {
-            tracing::debug!(
-                error = chain(&error),
-                "nobody could look for the holder of the lock"
-            );
-            None
-        })
+        let found: Result<Option<Blocker>, tenant_db::Error> = found;
+        match found {
+            Ok(found) => found.map(Box::new),
+            Err(error) => {
+                tracing::debug!(
+                    error = chain(&error),
+                    "nobody could look for the holder of the lock"
+                );
+                None
+            }
+        }
     }
 
     /// Ends our own session and those of a program, and waits until they are gone.

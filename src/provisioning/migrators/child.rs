@@ -140,7 +140,8 @@ async fn keep_end(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut stream) = stream else {
         return;
     };
-    let mut buffer = [0; 8192];
+    // on the heap: the futures that hold it nest deep
+    let mut buffer = vec![0; 8192];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..count]);
         if kept.len() > 2 * KEPT_BYTES {

@@ -8,12 +8,12 @@ use super::Blocker;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Somebody else held a lock for too long.
-    #[error("{doing} waited too long for a lock{}", held_by(blocker.as_ref()))]
+    #[error("{doing} waited too long for a lock{}", held_by(blocker.as_deref()))]
     LockTimeout {
         /// The file, or what was to be done.
         doing: String,
         /// Who held it, where one was seen.
-        blocker: Option<Blocker>,
+        blocker: Option<Box<Blocker>>,
         /// What the server said.
         source: Option<sqlx::Error>,
     },
@@ -158,9 +158,9 @@ impl Error {
     }
 
     /// Who was in the way.
-    pub const fn blocker(&self) -> Option<&Blocker> {
+    pub fn blocker(&self) -> Option<&Blocker> {
         match self {
-            Self::LockTimeout { blocker, .. } => blocker.as_ref(),
+            Self::LockTimeout { blocker, .. } => blocker.as_deref(),
             _ => None,
         }
     }

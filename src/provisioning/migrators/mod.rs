@@ -13,6 +13,7 @@ mod alembic;
 mod blocker;
 pub mod child;
 mod command;
+mod compare;
 mod error;
 mod prepare;
 mod program;
@@ -33,7 +34,7 @@ use crate::{
     blueprint::Blueprint,
     causes::chain,
     secrets::Keyring,
-    tenant_db::{self, Cluster, Ident, Tag, fingerprint},
+    tenant_db::{self, Cluster, Ident, Tag},
     tenants::TenantId,
 };
 
@@ -76,20 +77,18 @@ pub async fn migrate(migration: &Migration<'_>) -> Result<Migrated, StepError> {
     let watch = Watch::new(migration);
     // on the heap: everything that a migrator may do is in this future, and callers nest deep
     let work = Box::pin(connect_and_run(migration, &watch));
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => {
-            // the server does not notice that nobody listens any more
-            if let Err(left) = watch.end_sessions().await {
-                tracing::warn!(
-                    error = chain(&left),
-                    "sessions of a migration that was cut off were left"
-                );
-            }
-            let database = migration.database.as_str().to_owned();
-            Err(Error::TimedOut { database, limit }.into())
-        }
+    if let Ok(done) = tokio::time::timeout(limit, work).await {
+        return done;
     }
+    // the server does not notice that nobody listens any more
+    if let Err(left) = watch.end_sessions().await {
+        tracing::warn!(
+            error = chain(&left),
+            "sessions of a migration that was cut off were left"
+        );
+    }
+    let database = migration.database.as_str().to_owned();
+    Err(Error::TimedOut { database, limit }.into())
 }
 
 async fn connect_and_run(
@@ -128,7 +127,7 @@ async fn run(
         Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
     };
     if done.changed {
-        compare(connection, migration).await?;
+        compare::with_template(connection, migration).await?;
     }
     Ok(done.migrated)
 }
@@ -138,32 +137,6 @@ struct Done {
     migrated: Migrated,
     /// Whether anything was written.
     changed: bool,
-}
-
-/// The structure must be the template's. Grants are given once more where it is not: schemas that a
-/// migration made have none yet.
-async fn compare(
-    connection: &mut PgConnection,
-    migration: &Migration<'_>,
-) -> Result<(), StepError> {
-    let Some(expected) = migration.expected else {
-        return Ok(());
-    };
-    if fingerprint::of(connection).await? == expected {
-        return Ok(());
-    }
-    grant(connection, migration.cluster).await?;
-    let found = fingerprint::of(connection).await?;
-    if found == expected {
-        return Ok(());
-    }
-    let short = |fingerprint: &str| fingerprint.chars().take(12).collect();
-    Err(Error::Drifted {
-        database: migration.database.as_str().to_owned(),
-        found: short(&found),
-        expected: short(expected),
-    }
-    .into())
 }
 
 /// The error of something that is not a file of the blueprint.

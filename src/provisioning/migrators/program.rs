@@ -28,7 +28,7 @@ const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 /// What sysexits calls a failure of the moment: the only exit code that means something to us.
 const TRY_AGAIN: i32 = 75;
 
-/// So many lines of standard error are told.
+/// So many lines of what it said are told.
 const TOLD_LINES: usize = 20;
 
 /// Runs the program where the database is not at its version, and then the shared seed.
@@ -187,7 +187,14 @@ fn explain(
     ended: &Ended,
     (from, changed): (&str, bool),
 ) -> Error {
-    let told = last_lines(&ended.errors);
+    let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
+    // Alembic says on standard output why it gives up
+    let said = if is_alembic || ended.errors.trim().is_empty() {
+        &ended.output
+    } else {
+        &ended.errors
+    };
+    let told = last_lines(said);
     let database = migration.database.as_str();
     let waited = ["lock timeout", "LockNotAvailable", "55P03"];
     if changed {
@@ -199,16 +206,14 @@ fn explain(
             told,
         };
     }
-    if watch.seen().is_some() && waited.iter().any(|mark| ended.errors.contains(mark)) {
+    if watch.seen().is_some() && waited.iter().any(|mark| said.contains(mark)) {
         return Error::LockTimeout {
             doing: format!("the migrator of database {database}"),
             blocker: watch.seen(),
             source: None,
         };
     }
-    if migration.blueprint.settings.migrator == Migrator::Alembic
-        && let Some(error) = alembic::explain(&ended.errors, database)
-    {
+    if is_alembic && let Some(error) = alembic::explain(said, database) {
         return error;
     }
     Error::Failed {
@@ -223,7 +228,7 @@ fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     let lines = &lines[lines.len().saturating_sub(TOLD_LINES)..];
     if lines.is_empty() {
-        return "it said nothing on standard error".to_owned();
+        return "it said nothing".to_owned();
     }
     lines.join("\n")
 }
