@@ -149,7 +149,7 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
     }
     provisioner.clusters.close().await;
     if access.config.pool.is_on() {
-        let refilled = "replicas fill the pool again; for good: pool.size = 0, restart them, drain";
+        let refilled = "replicas fill the pool again; for good: pool.size = 0, and restart them";
         globals.printer.talk(refilled);
     }
     if options.json {

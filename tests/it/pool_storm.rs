@@ -54,6 +54,8 @@ impl Storm {
         while !self.is_over.load(Ordering::SeqCst) {
             let mut replica = Process::start(&self.deployment, "").await;
             self.addresses.lock().unwrap()[place] = replica.address;
+            // on a slow machine it lives longer, so that there is work to be interrupted
+            replica.is_ready().await;
             tokio::time::sleep(Duration::from_millis(rng.random_range(1000..3500))).await;
             replica.kill();
             self.kills.fetch_add(1, Ordering::SeqCst);
@@ -80,7 +82,7 @@ impl Storm {
                 if found.fetch_one(&mut control).await.unwrap() {
                     break;
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
         control.close().await.unwrap();
@@ -98,7 +100,7 @@ impl Storm {
             if ready >= i64::from(SIZE / 2) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -111,7 +113,7 @@ impl Storm {
             if answer.is_ok_and(|answer| answer.status == 200) {
                 return true;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
         false
     }

@@ -78,7 +78,10 @@ pub async fn fill(
     let template = template::ensure(provisioner, cluster, blueprint).await?;
     let found = provisioner
         .db
-        .run(async |connection| rows::look(connection, (&cluster.name, &template.hash)).await)
+        .run(async |connection| {
+            let of = (cluster.name.as_str(), template.hash.as_str());
+            rows::look(connection, of, provisioner.pool.settings.evict_after_s).await
+        })
         .await?;
     let busiest = u32::try_from(found.busiest_minute).unwrap_or(u32::MAX);
     let wanted = provisioner.pool.settings.wanted(busiest);
@@ -256,13 +259,12 @@ impl<'a> Builder<'a> {
     ) -> Result<Filled, StepError> {
         let mut made = 0;
         loop {
-            let name = &self.cluster.name;
-            let look =
-                async |connection: &mut _| rows::look(connection, (name, &template.hash)).await;
-            let found = self.provisioner.db.run(look).await?;
+            let of = (self.cluster.name.as_str(), template.hash.as_str());
+            let count = async |connection: &mut _| rows::count_ready(connection, of).await;
+            let ready = self.provisioner.db.run(count).await?;
             let filled = Filled {
                 made,
-                ready: u32::try_from(found.ready).unwrap_or(u32::MAX),
+                ready: u32::try_from(ready).unwrap_or(u32::MAX),
                 wanted,
             };
             told(filled);
@@ -346,16 +348,7 @@ impl<'a> Builder<'a> {
         may_go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), StepError> {
         let began = Instant::now();
-        while may_go_on() {
-            let traffic = self
-                .provisioner
-                .db
-                .run(async |connection| queue::traffic(connection, "provision_tenant").await)
-                .await?;
-            let is_busy = traffic.waiting || (traffic.running && began.elapsed() < PATIENCE);
-            if !is_busy {
-                return Ok(());
-            }
+        while may_go_on() && is_busy(self.provisioner, began).await? {
             self.rest(LOOK).await?;
         }
         Ok(())
@@ -376,4 +369,24 @@ impl<'a> Builder<'a> {
             }
         }
     }
+}
+
+/// The same before there is a session. A database that is away is told of by whoever goes on.
+pub(super) async fn let_tenants_pass(
+    provisioner: &Provisioner,
+    may_go_on: &(dyn Fn() -> bool + Sync),
+) {
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !may_go_on() || !matches!(is_busy(provisioner, began).await, Ok(true)) {
+            return;
+        }
+    }
+}
+
+async fn is_busy(provisioner: &Provisioner, began: Instant) -> Result<bool, StepError> {
+    let look = async |connection: &mut _| queue::traffic(connection, "provision_tenant").await;
+    let traffic = provisioner.db.run(look).await?;
+    Ok(traffic.waiting || (traffic.running && began.elapsed() < PATIENCE))
 }

@@ -103,7 +103,10 @@ async fn keep(provisioner: &Provisioner, name: &str, tasks: &Tasks) {
             ),
         }
         tokio::select! {
-            () = provisioner.pool.called(name) => {}
+            () = provisioner.pool.called(name) => {
+                // whoever called is being made just now: not even a look is to cost them anything
+                build::let_tenants_pass(provisioner, &|| !tasks.is_draining()).await;
+            }
             () = tokio::time::sleep(PAUSE) => {}
             () = tasks.draining() => {}
         }
@@ -118,18 +121,20 @@ async fn look_after(
     tasks: &Tasks,
     is_mending: bool,
 ) -> Result<bool, StepError> {
+    let settings = provisioner.pool.settings;
     let hash = provisioner.blueprint.load()?.hash();
     let (found, is_known) = provisioner
         .db
         .run(async |connection| {
-            let found = rows::look(connection, (&cluster.name, &hash)).await?;
+            let of = (cluster.name.as_str(), hash.as_str());
+            let found = rows::look(connection, of, settings.evict_after_s).await?;
             let template = template::find(connection, &cluster.name, &hash).await?;
             Ok::<_, sqlx::Error>((found, template.is_some()))
         })
         .await?;
     let busiest = u32::try_from(found.busiest_minute).unwrap_or(u32::MAX);
-    let wanted = provisioner.pool.settings.wanted(busiest);
-    let is_mending = is_mending && (provisioner.pool.settings.is_on() || found.rows > 0);
+    let wanted = settings.wanted(busiest);
+    let is_mending = is_mending && (settings.is_on() || found.rows > 0);
     let is_right = found.ready == i64::from(wanted) && found.stale == 0;
     if !is_mending && found.unfinished == 0 && (is_right || !is_known) {
         return Ok(false);
@@ -149,5 +154,6 @@ async fn look_after(
             .fill(&template, wanted, (in_background, &may_go_on, &|_| {}))
             .await?;
     }
+    builder.close().await;
     Ok(true)
 }

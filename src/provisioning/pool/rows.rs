@@ -295,7 +295,7 @@ pub(super) async fn list_ready(
 pub(super) struct Found {
     /// Ready, of the blueprint asked for.
     pub(super) ready: i64,
-    /// Ready, of another one.
+    /// Ready, of another one, and old enough to go.
     pub(super) stale: i64,
     /// Building or dropping.
     pub(super) unfinished: i64,
@@ -308,10 +308,15 @@ pub(super) struct Found {
 pub(super) async fn look(
     connection: &mut PgConnection,
     (cluster, hash): (&str, &str),
+    evict_after_s: u32,
 ) -> sqlx::Result<Found> {
     sqlx::query_as(
         "select count(*) filter (where state = 'ready' and hash = $2) as ready,
-                count(*) filter (where state = 'ready' and hash <> $2) as stale,
+                count(*) filter (
+                    where state = 'ready'
+                      and hash <> $2
+                      and ready_at <= now() - make_interval(secs => $3)
+                ) as stale,
                 count(*) filter (where state in ('building', 'dropping')) as unfinished,
                 count(*) as rows,
                 (
@@ -326,6 +331,25 @@ pub(super) async fn look(
                 ) as busiest_minute
          from pool_databases
          where cluster = $1",
+    )
+    .bind(cluster)
+    .bind(hash)
+    .bind(f64::from(evict_after_s))
+    .fetch_one(connection)
+    .await
+}
+
+/// How many are ready, of a blueprint.
+pub(super) async fn count_ready(
+    connection: &mut PgConnection,
+    (cluster, hash): (&str, &str),
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*)
+         from pool_databases
+         where cluster = $1
+           and hash = $2
+           and state = 'ready'",
     )
     .bind(cluster)
     .bind(hash)
