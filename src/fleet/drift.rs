@@ -51,7 +51,7 @@ pub struct Group {
     pub expected: String,
     /// Fingerprint of the databases.
     pub found: String,
-    /// What is different, the most telling first; empty where the expected structure is not on record.
+    /// What is different, the most telling first; empty where it cannot be read any more.
     pub differences: Vec<String>,
     /// How many differences there are.
     pub difference_count: usize,
@@ -105,7 +105,9 @@ async fn judge(
     };
     for ((cluster, hash, found), tenants) in alike {
         let find = async |connection: &mut _| template::find(connection, cluster, hash).await;
-        let Some(record) = reach.db.run(find).await? else {
+        // an older version of tenantry took another fingerprint
+        let record = reach.db.run(find).await?;
+        let Some(record) = record.filter(|record| record.is_comparable) else {
             let unknown = Failed::TemplateUnknown(hash.clone());
             let unknown = tenants.iter().map(|tenant| unknown.of(tenant));
             drift.unreached.extend(unknown);
@@ -116,7 +118,7 @@ async fn judge(
             continue;
         }
         let of_template = (cluster.clone(), hash.clone(), record.fingerprint);
-        let differences = explain(reach, &of_template, alike, tenants[0]).await?;
+        let differences = explain(reach, &of_template, tenants[0]).await?;
         let (cluster, blueprint_hash, expected) = of_template;
         drift.drifted.push(Group {
             cluster,
@@ -139,19 +141,11 @@ async fn judge(
 async fn explain(
     reach: &Reach<'_>,
     of_template: &Key,
-    alike: &Alike<'_>,
     tenant: &Tenant,
 ) -> sqlx::Result<Vec<String>> {
     let (cluster, hash, _) = of_template;
     let find = async |connection: &mut _| template::find_structure(connection, cluster, hash).await;
-    let expected = match reach.db.run(find).await? {
-        Some(expected) => Some(expected),
-        // an older version of tenantry built it; a tenant that is as it should be knows as well
-        None => match alike.get(of_template).and_then(|tenants| tenants.first()) {
-            Some(model) => read(reach, model).await,
-            None => None,
-        },
-    };
+    let expected = reach.db.run(find).await?;
     let (Some(expected), Some(actual)) = (expected, read(reach, tenant).await) else {
         return Ok(Vec::new());
     };

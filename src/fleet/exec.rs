@@ -73,7 +73,7 @@ async fn one(
         .clusters
         .get(tenant.cluster.as_deref().unwrap_or_default())?;
     if statements.access == Access::Write {
-        let run = excerpt(statements.sql);
+        let run = serde_json::json!({ "sql": excerpt(statements.sql) });
         note(
             reach,
             tenant,
@@ -87,7 +87,7 @@ async fn one(
 }
 
 /// Writes down, before it is begun, what is done in a tenant's database.
-async fn note(
+pub(super) async fn note(
     reach: &Reach<'_>,
     tenant: &Tenant,
     (action, run): (&'static str, &serde_json::Value),
@@ -107,9 +107,13 @@ async fn note(
     reach.db.transaction(note).await
 }
 
-/// The beginning of the statements, for the audit log.
-fn excerpt(sql: &str) -> serde_json::Value {
-    let is_whole = sql.chars().nth(LONGEST_EXCERPT).is_none();
-    let text: String = sql.chars().take(LONGEST_EXCERPT).collect();
-    serde_json::json!({ "sql": if is_whole { text } else { format!("{text}…") } })
+/// The beginning of what is run, for the audit log.
+pub(super) fn excerpt(text: &str) -> String {
+    let is_whole = text.chars().nth(LONGEST_EXCERPT).is_none();
+    let begin: String = text.chars().take(LONGEST_EXCERPT).collect();
+    if is_whole {
+        begin
+    } else {
+        format!("{begin}…")
+    }
 }

@@ -20,12 +20,14 @@
 //! Does not: know how a database is migrated. `provisioning::migrators` does.
 
 mod change;
+pub mod command;
 pub mod drift;
 pub mod exec;
 mod goal;
 mod held;
 mod keep;
 mod one;
+mod pace;
 mod portion;
 mod prepare;
 mod reach;
@@ -36,6 +38,7 @@ mod work;
 
 pub use change::{abort, create, pause, put_first, resume, retry};
 pub use keep::keep_going;
+pub use pace::{Pace, find_pace};
 pub use portion::{Portion, PortionInvalid};
 pub use reach::{Named, Reach, Unreached};
 pub use runs::{

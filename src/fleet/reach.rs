@@ -12,6 +12,7 @@ use sqlx::{Connection, PgConnection};
 use crate::{
     causes::chain,
     db::Db,
+    secrets,
     tenant_db::{self, Clusters, Ident, statements},
     tenants::{Tenant, TenantId},
 };
@@ -79,6 +80,20 @@ pub(super) enum Failed {
     /// It took too long.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The tenant's password cannot be opened.
+    #[error("the tenant's password cannot be opened")]
+    Secrets(#[from] secrets::Error),
+    /// A command cannot be started.
+    #[error("the command cannot be started")]
+    NotStarted(#[source] std::io::Error),
+    /// A command ended with another exit code than 0.
+    #[error("the command ended with exit code {code}: {told}")]
+    Command {
+        /// The exit code; above 128 where a signal ended it.
+        code: i32,
+        /// The last that it said.
+        told: String,
+    },
     /// The tenant's template is not on record.
     #[error("no template of its blueprint {0} is on record for its cluster")]
     TemplateUnknown(String),
@@ -104,6 +119,9 @@ impl Failed {
             },
             Self::Control(_) => "control_database_unavailable",
             Self::TimedOut(_) => "statement_timed_out",
+            Self::Secrets(_) => "credential_unreadable",
+            Self::NotStarted(_) => "command_not_started",
+            Self::Command { .. } => "command_failed",
             Self::TemplateUnknown(_) => "template_unknown",
         }
     }
@@ -115,11 +133,23 @@ impl Reach<'_> {
         &self,
         tenants: &'t [Tenant],
         work: impl AsyncFn(&Tenant, &mut PgConnection) -> Result<T, Failed>,
+        told: impl FnMut(&'t Tenant, Result<T, Unreached>),
+    ) {
+        let limit = self.timeout + MARGIN;
+        let work = async |tenant: &'t Tenant| self.in_database(tenant, &work).await;
+        self.each_within(limit, tenants, work, told).await;
+    }
+
+    /// The same, wherever it is.
+    pub(super) async fn each_within<'t, T>(
+        &self,
+        limit: Duration,
+        tenants: &'t [Tenant],
+        work: impl AsyncFn(&'t Tenant) -> Result<T, Failed>,
         mut told: impl FnMut(&'t Tenant, Result<T, Unreached>),
     ) {
         let one = async |tenant: &'t Tenant| {
-            let limit = self.timeout + MARGIN;
-            let done = tokio::time::timeout(limit, self.in_database(tenant, &work)).await;
+            let done = tokio::time::timeout(limit, work(tenant)).await;
             let done = done.unwrap_or(Err(Failed::TimedOut(limit)));
             (tenant, done.map_err(|failed| failed.of(tenant)))
         };

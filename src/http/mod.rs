@@ -12,6 +12,8 @@ mod cors;
 mod docs;
 mod events;
 mod extract;
+mod fleet_run_events;
+mod fleet_runs;
 mod forward_auth;
 mod head_deadline;
 mod health;

@@ -36,6 +36,8 @@ pub struct TemplateRecord {
     pub version: String,
     /// Structure of its clones.
     pub fingerprint: String,
+    /// Whether the fingerprint is one that this version takes.
+    pub is_comparable: bool,
 }
 
 /// The record of a sealed template.
@@ -44,11 +46,16 @@ pub async fn find(
     cluster: &str,
     hash: &str,
 ) -> sqlx::Result<Option<TemplateRecord>> {
-    sqlx::query_as("select version, fingerprint from templates where cluster = $1 and hash = $2")
-        .bind(cluster)
-        .bind(hash)
-        .fetch_optional(connection)
-        .await
+    sqlx::query_as(
+        "select version, fingerprint, structure is not null as is_comparable
+         from templates
+         where cluster = $1
+           and hash = $2",
+    )
+    .bind(cluster)
+    .bind(hash)
+    .fetch_optional(connection)
+    .await
 }
 
 /// The structure of a sealed template, line by line; `None` where an older version of tenantry built it.
@@ -138,7 +145,8 @@ async fn is_sealed(
     let sealed = facts.is_template
         && !facts.allows_connections
         && facts.comment == Some(databases::template_comment(&template.hash));
-    Ok(sealed && recorded.is_some())
+    // an older version of tenantry took another fingerprint: no clone would be like it
+    Ok(sealed && recorded.is_some_and(|record| record.is_comparable))
 }
 
 /// Refuses a blueprint whose applied migrations were changed.

@@ -28,7 +28,7 @@ const CATALOGS: &str = r"
 select format(E'\x01%s\x01%s.%s %s %s %s %s %s', oid, relnamespace::regnamespace, relname, relkind, relowner, relacl,
               relrowsecurity, relforcerowsecurity)
 from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I');
-select format(E'column \x01%s\x01 %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attacl)
+select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attgenerated, attacl)
 from pg_attribute where attrelid >= 16384 and attnum > 0 and not attisdropped;
 select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
               adbin)
@@ -41,15 +41,16 @@ select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s \x02%s \x02%s', in
               indexprs,
               indpred)
 from pg_index where indexrelid >= 16384;
-select format('function %s %s(%s) %s %s %s %s %s %s', pronamespace::regnamespace, proname, proargtypes::regtype[], proowner, prosecdef,
-              provolatile, proconfig, proacl, md5(prosrc))
+select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[], proowner, prosecdef,
+              provolatile, proconfig, proacl, proretset, prorettype::regtype, md5(prosrc),
+              prosqlbody)
 from pg_proc where oid >= 16384;
 select format(E'trigger \x01%s\x01 %s %s %s %s %s %s %s', tgrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
               tgqual)
 from pg_trigger where oid >= 16384 and not tgisinternal;
 select format(E'rule \x01%s\x01 %s \x02%s', ev_class, rulename, ev_action)
 from pg_rewrite where oid >= 16384;
-select format(E'policy \x01%s\x01 %s %s %s \x02%s \x02%s', polrelid, polname, polcmd, polroles,
+select format(E'policy \x01%s\x01 %s %s %s %s \x02%s \x02%s', polrelid, polname, polpermissive, polcmd, polroles,
               polqual,
               polwithcheck)
 from pg_policy;

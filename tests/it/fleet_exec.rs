@@ -104,10 +104,7 @@ async fn what_writes_is_one_transaction_a_tenant_and_in_the_audit_log() {
     ];
     let (code, stdout, stderr) = run(&app, &all).await;
     assert_eq!(code, 1, "{stderr}");
-    assert!(
-        stderr.contains("it failed for 1 of 3 tenants [fleet_exec_failed]"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("it failed for 1 of 3 tenants"), "{stderr}");
     assert_eq!(lines(&stdout, &orgs)[1]["code"], "statement_failed");
     let mut bodies = Vec::new();
     for org in &orgs {
@@ -204,5 +201,56 @@ async fn a_statement_has_its_time_and_a_tenant_its_rows() {
     );
     let none = ["fleet", "exec", "--state", "archived", "--sql", "select 1"];
     assert_eq!(run(&app, &none).await.0, 0, "no tenant is no failure");
+    app.deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_started_for_each_tenant_with_its_url_in_the_environment() {
+    let (app, orgs, _blueprint) = three_tenants().await;
+    let all = [
+        "fleet",
+        "exec",
+        "--json",
+        "--write",
+        "--yes",
+        "--timeout",
+        "20",
+    ];
+    let started = async |script: &str| {
+        let command = [&all[..], &["--command", "sh", "-c", script]].concat();
+        run(&app, &command).await
+    };
+    let (code, stdout, stderr) = started("echo $TENANTRY_ORGANIZATION_ID $DATABASE_URL $0").await;
+    assert_eq!(code, 0, "{stderr}");
+    for (org, line) in orgs.iter().zip(lines(&stdout, &orgs)) {
+        let tenant = app.tenant(org).find().await.unwrap();
+        let output = line["output"].as_str().unwrap();
+        let url = format!("{org} postgresql://{}:***@", tenant.username);
+        assert!(output.starts_with(&url), "{output}");
+        assert!(output.contains(&tenant.database), "{output}");
+    }
+    let fails_once = format!(
+        "test $TENANTRY_ORGANIZATION_ID != {} || {{ echo no >&2; exit 7; }}",
+        orgs[1]
+    );
+    let (code, stdout, stderr) = started(&fails_once).await;
+    assert_eq!(code, 1, "{stderr}");
+    let failed = &lines(&stdout, &orgs)[1];
+    assert_eq!(failed["code"], "command_failed");
+    assert_eq!(failed["error"], "the command ended with exit code 7: no");
+    let noted = json(
+        &app,
+        &["audit", "ls", "--action", "tenant.command_run", "--json"],
+    )
+    .await;
+    assert_eq!(noted.len(), 6);
+    let without = ["fleet", "exec", "--command", "true"];
+    assert_eq!(run(&app, &without).await.0, 64, "it needs --write");
+    let nothing = [&all[..], &["--command", "/nowhere/at/all"]].concat();
+    let (code, stdout, _) = run(&app, &nothing).await;
+    assert_eq!(
+        (code, &lines(&stdout, &orgs)[0]["code"]),
+        (1, &"command_failed".into())
+    );
     app.deployment.discard().await;
 }

@@ -35,6 +35,7 @@ mod example_apps;
 mod fleet;
 mod fleet_drift;
 mod fleet_exec;
+mod fleet_runs_http;
 mod fleet_storm;
 mod form_keys;
 mod forward_auth;

@@ -84,7 +84,7 @@ fn print(globals: &Globals, found: &Drift) {
 
 fn row(group: &Group) -> Vec<String> {
     let first = group.differences.first().map_or(
-        "cannot be told: the template's structure is not on record",
+        "cannot be told: the database cannot be read any more",
         String::as_str,
     );
     let more = match group.difference_count {
@@ -108,16 +108,14 @@ fn judge(all: usize, found: &Drift) -> Result<(), Failure> {
     let drifted: usize = found.drifted.iter().map(|group| group.tenants.len()).sum();
     if drifted > 0 {
         return Err(Failure::failed(
-            format!(
-                "{drifted} of {all} tenants are not what their blueprint makes [fleet_drifted]"
-            ),
+            format!("{drifted} of {all} tenants are not what their blueprint makes"),
             "--json names every tenant and difference; docs/fleet.md says how drift is mended",
         ));
     }
     match found.unreached.len() {
         0 => Ok(()),
         count => Err(Failure::failed(
-            format!("{count} of {all} tenants were not looked at [fleet_unreached]"),
+            format!("{count} of {all} tenants were not looked at"),
             "see the lines above; `tenantry doctor` checks the clusters",
         )),
     }

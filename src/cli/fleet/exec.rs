@@ -10,6 +10,7 @@ use std::{
 use serde_json::{Value as Json, json};
 
 use super::{
+    command,
     progress::Progress,
     select::{self, InStates, Select},
 };
@@ -32,7 +33,10 @@ pub(in crate::cli) struct Options {
     /// A file with the statements
     #[arg(long, group = "what", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Let them change the databases, with the rights of their owner
+    /// A command and its arguments, started for each tenant with the URL of its role in `DATABASE_URL`; has to be the last
+    #[arg(long, group = "what", value_name = "ARGV", num_args = 1.., allow_hyphen_values = true, requires = "write")]
+    command: Vec<String>,
+    /// Let it change the databases: statements with the rights of their owner, a command with those of the tenant's role
     #[arg(long)]
     write: bool,
     /// Do not ask before they change anything
@@ -45,7 +49,7 @@ pub(in crate::cli) struct Options {
     /// So many databases at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// So many seconds a statement may take
+    /// So many seconds a statement or a command may take
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// At most so many rows of a tenant
@@ -61,7 +65,6 @@ pub(super) async fn run(
     access: &Access,
     options: Options,
 ) -> Result<(), Failure> {
-    let sql = read(&options)?;
     let tenants = select::find(access, &options.select, &options.in_states).await?;
     if options.write && !options.yes && !tenants.is_empty() {
         confirm(globals.printer, tenants.len())?;
@@ -73,6 +76,11 @@ pub(super) async fn run(
         concurrency: options.concurrency.into(),
         timeout: Duration::from_secs(options.timeout),
     };
+    if !options.command.is_empty() {
+        let how = (options.command.as_slice(), options.json);
+        return command::run(globals, access, &reach, (&tenants, how)).await;
+    }
+    let sql = read(&options)?;
     let actor = globals.operator();
     let statements = Statements {
         sql: &sql,
@@ -206,7 +214,7 @@ fn line(tenant: &Tenant, given: &Given) -> Json {
     })
 }
 
-fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure> {
+pub(super) fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure> {
     let failed = summary.failed.len();
     printer.talk(format!(
         "done for {} of {all} tenants, failed for {failed}",
@@ -216,7 +224,7 @@ fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure>
         return Ok(());
     }
     Err(Failure::failed(
-        format!("it failed for {failed} of {all} tenants [fleet_exec_failed]"),
+        format!("it failed for {failed} of {all} tenants"),
         "see the lines above; repair, then run it for those alone: --tenant",
     ))
 }

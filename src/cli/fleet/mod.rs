@@ -1,5 +1,6 @@
 //! `tenantry fleet …`: the databases of all tenants.
 
+mod command;
 mod drift;
 mod exec;
 mod plan;
@@ -36,7 +37,7 @@ pub(super) enum Command {
     First(runs::First),
     /// Find tenants whose database is not what their blueprint makes, and what is different
     Drift(drift::Options),
-    /// Run statements in the databases of many tenants; only looking, unless it is said
+    /// Run statements, or a command, for many tenants; only looking, unless it is said
     Exec(exec::Options),
 }
 

@@ -40,30 +40,30 @@ exit $code
 "#;
 
 /// What is run.
-pub(super) struct Program<'a> {
+pub struct Program<'a> {
     /// The program and its arguments.
-    pub(super) argv: Vec<String>,
+    pub argv: Vec<String>,
     /// Where it runs.
-    pub(super) directory: &'a Path,
+    pub directory: &'a Path,
     /// All that it gets.
-    pub(super) environment: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
     /// What must not be seen in its output.
-    pub(super) secret: &'a str,
+    pub secret: &'a str,
 }
 
 /// How it ended.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub struct Ended {
     /// The exit code; above 128 where a signal ended it.
-    pub(super) code: i32,
+    pub code: i32,
     /// The end of what it said on standard output and standard error.
-    pub(super) output: String,
+    pub output: String,
     /// The end of standard error alone.
-    pub(super) errors: String,
+    pub errors: String,
 }
 
 /// Runs the program to its end. Dropping the future kills it, with everything that it started.
-pub(super) async fn run(program: Program<'_>) -> std::io::Result<Ended> {
+pub async fn run(program: Program<'_>) -> std::io::Result<Ended> {
     let (end, leash) = std::io::pipe()?;
     let mut child = Command::new("/bin/sh")
         .args(["-c", GUARD, "tenantry-migrator"])

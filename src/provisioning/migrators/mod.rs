@@ -11,7 +11,7 @@
 
 mod alembic;
 mod blocker;
-mod child;
+pub mod child;
 mod command;
 mod compare;
 mod error;
