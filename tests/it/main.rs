@@ -35,7 +35,6 @@ mod example_apps;
 mod fleet;
 mod fleet_drift;
 mod fleet_exec;
-mod fleet_storm;
 mod form_keys;
 mod forward_auth;
 mod idempotency;
