@@ -229,7 +229,7 @@ async fn a_zombie_inside_the_last_transaction_opens_nothing() {
     Box::pin(stopped_at("activate.after_effect")).await;
 }
 
-async fn metric(process: &Process, name: &str) -> f64 {
+pub async fn metric(process: &Process, name: &str) -> f64 {
     let answer = crate::support::app::get(process.address, "/metrics").await;
     let line = answer.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok())

@@ -1,0 +1,168 @@
+//! `tenantry fleet plan|migrate|status|targets|runs|pause|resume|first|retry|abort`, as an operator types them.
+
+use serde_json::Value;
+
+use crate::{
+    cli_operator::run,
+    support::{
+        App, Deployment, TinyBlueprint, app::new_org, cluster::execute, events, process::Process,
+    },
+};
+
+/// Runs `tenantry fleet …`: exit code, standard output, standard error.
+async fn fleet(app: &App, arguments: &[&str]) -> (i32, String, String) {
+    run(app, &[&["fleet"], arguments].concat()).await
+}
+
+/// What it prints with `--json`, and its exit code.
+async fn json(app: &App, arguments: &[&str]) -> (i32, Value) {
+    let (code, stdout, stderr) = fleet(app, &[arguments, &["--json"]].concat()).await;
+    let printed = serde_json::from_str(&stdout);
+    (
+        code,
+        printed.unwrap_or_else(|_| panic!("{stdout} {stderr}")),
+    )
+}
+
+/// It is refused with this code.
+async fn is_refused(app: &App, arguments: &[&str], code: &str) {
+    let (exit, _, stderr) = fleet(app, arguments).await;
+    assert_eq!(exit, 1, "{arguments:?}: {stderr}");
+    assert!(
+        stderr.contains(&format!("[{code}]")),
+        "{arguments:?}: {stderr}"
+    );
+}
+
+async fn empty() -> (App, TinyBlueprint) {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await;
+    let directory = blueprint.path().to_str().unwrap().to_owned();
+    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
+    let app = App::of(deployment, blueprint.source()).await;
+    (app, blueprint)
+}
+
+/// Ready tenants in the order in which they are migrated, one migration behind; the first one cannot have it.
+async fn three_behind(app: &App, blueprint: &TinyBlueprint) -> Vec<(String, String)> {
+    let mut tenants = Vec::new();
+    for _ in 0..3 {
+        let org = new_org();
+        app.accepts(&[&events::created(&org, "Acme")]).await;
+        let tenant = app.tenant(&org).is_ready().await;
+        tenants.push((tenant.id.0, org, app.deployment.url(&tenant.database)));
+    }
+    app.is_idle().await;
+    tenants.sort();
+    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
+    execute(&tenants[0].2, "create table public.tags (by_hand int)").await;
+    let named = tenants.into_iter().map(|(_, org, url)| (org, url));
+    named.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_without_tenants_is_migrated_at_once() {
+    let (app, _blueprint) = empty().await;
+    let (code, _, stderr) = fleet(&app, &["status"]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("there is no fleet run yet"), "{stderr}");
+    let (code, plan) = json(&app, &["plan"]).await;
+    assert_eq!((code, &plan["starts"]), (0, &Value::Array(Vec::new())));
+    let (code, stdout, stderr) = fleet(&app, &["migrate"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("0 done, 0 failed"), "{stdout}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
+    let (app, blueprint) = empty().await;
+    let tenants = three_behind(&app, &blueprint).await;
+    let (_, plan) = json(&app, &["plan"]).await;
+    assert_eq!(plan["version"], "0002_tags");
+    let start = &plan["starts"][0];
+    let behind = serde_json::json!({
+        "cluster": start["cluster"], "version": "0001_notes", "tenants": 3, "migrations": ["0002_tags"]
+    });
+    assert_eq!((start, &plan["estimated_s"]), (&behind, &Value::Null));
+    let (code, tried) = json(&app, &["migrate", "--dry-run"]).await;
+    assert_eq!((code, &tried["rehearsals"][0]["applied"]), (0, &1.into()));
+    let (_, stdout, stderr) = fleet(&app, &["plan"]).await;
+    assert!(stdout.contains("0002_tags"), "{stdout}");
+    assert!(
+        stderr.contains("3 tenants to bring to 0002_tags; about"),
+        "{stderr}"
+    );
+
+    let (code, stopped) = json(&app, &["migrate", "--wave", "1"]).await;
+    assert_eq!((code, &stopped["state"]), (1, &"failed".into()));
+    assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
+    let (code, shown) = json(&app, &["status"]).await;
+    assert_eq!(
+        (code, &shown["id"]),
+        (0, &stopped["id"]),
+        "to look is no failure"
+    );
+    let (_, stdout, _) = fleet(&app, &["status"]).await;
+    assert!(stdout.contains("[fleet_wave_failed]"), "{stdout}");
+    let (_, failed) = json(&app, &["targets", "--state", "failed"]).await;
+    assert_eq!(failed.as_array().unwrap().len(), 1);
+    assert_eq!(failed[0]["error_code"], "migration_failed");
+    let (_, stdout, _) = fleet(&app, &["targets"]).await;
+    assert_eq!(stdout.lines().count(), 4, "a header and three: {stdout}");
+
+    // replicas are away
+    let deployment = app.deployment.clone();
+    app.stop().await;
+    let app = App::listening(deployment, blueprint.source()).await;
+    let last = &tenants[2].0;
+    is_refused(&app, &["pause"], "fleet_run_wrong_state").await;
+    is_refused(&app, &["first", last], "fleet_run_wrong_state").await;
+    assert_eq!(fleet(&app, &["resume"]).await.0, 0);
+    is_refused(&app, &["migrate"], "fleet_run_active").await;
+    assert_eq!(fleet(&app, &["first", last]).await.0, 0);
+    let (code, stdout, stderr) = fleet(&app, &["pause"]).await;
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, stopped["id"].as_str().unwrap())
+    );
+    assert!(stderr.contains("is paused now"), "{stderr}");
+    let (code, paused) = json(&app, &["status", "--wait"]).await;
+    assert_eq!((code, &paused["state"]), (1, &"paused".into()));
+    execute(&tenants[0].1, "drop table public.tags").await;
+    assert_eq!(fleet(&app, &["retry"]).await.0, 64, "what is not said");
+    assert_eq!(fleet(&app, &["retry", "--failed"]).await.0, 0);
+    let (_, waiting) = json(&app, &["targets", "--state", "pending"]).await;
+    let first = waiting.as_array().unwrap().iter();
+    let first = first
+        .max_by_key(|target| target["priority"].as_i64())
+        .unwrap();
+    let put = app.tenant(last).find().await.unwrap().id.to_string();
+    assert_eq!(first["tenant"], put);
+    assert_eq!(fleet(&app, &["resume"]).await.0, 0);
+
+    let _replica = Process::with_roles(&app.deployment, "worker").await;
+    let (code, done) = json(&app, &["status", "--wait"]).await;
+    assert_eq!((code, &done["counts"]["done"]), (0, &3.into()));
+    is_refused(&app, &["resume"], "fleet_run_wrong_state").await;
+    Box::pin(what_is_aborted_stays_so(&app, &blueprint)).await;
+    app.stop().await;
+}
+
+async fn what_is_aborted_stays_so(app: &App, blueprint: &TinyBlueprint) {
+    blueprint.write("migrations/0003_slow.sql", "select pg_sleep(1)");
+    let (code, id, stderr) = fleet(app, &["migrate", "--no-wait"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, stderr) = fleet(app, &["abort"]).await;
+    assert_eq!((code, &stdout), (0, &id), "{stderr}");
+    let (code, ended) = json(app, &["status", &id, "--wait"]).await;
+    assert_eq!((code, &ended["state"]), (1, &"aborted".into()));
+    is_refused(app, &["abort"], "fleet_run_wrong_state").await;
+    is_refused(app, &["retry", "--failed"], "fleet_run_wrong_state").await;
+    let (_, runs) = json(app, &["runs"]).await;
+    let states = runs.as_array().unwrap().iter();
+    let states: Vec<&Value> = states.map(|run| &run["state"]).collect();
+    assert_eq!(states, ["aborted", "done", "done"], "newest first");
+    let never = "00000000-0000-0000-0000-000000000000";
+    is_refused(app, &["status", never], "fleet_run_unknown").await;
+}

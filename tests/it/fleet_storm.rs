@@ -1,0 +1,296 @@
+//! Fleet runs while replicas die or stand still: every tenant is migrated exactly once, and the rows are true.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tenantry::{
+    fleet::{self, NewRun, Run, RunState, TargetState},
+    tenants::{Selection, Tenant},
+};
+
+use crate::{
+    crash::metric,
+    support::{
+        App, Deployment, TinyBlueprint,
+        app::{new_org, operator, wait_for, wait_until},
+        cluster::{ask, execute, hold},
+        dice::seed,
+        events,
+        process::Process,
+    },
+};
+
+/// Ready tenants whose replicas are processes; the app in this one only looks.
+struct Fleet {
+    deployment: Deployment,
+    app: App,
+    blueprint: TinyBlueprint,
+    /// In the order in which the tenants are migrated.
+    orgs: Vec<String>,
+}
+
+impl Fleet {
+    async fn of(tenants: usize) -> Self {
+        let blueprint = TinyBlueprint::new();
+        blueprint.write("blueprint.toml", "lock_timeout_ms = 300\n");
+        let mut deployment = Deployment::new().await;
+        let directory = blueprint.path().to_str().unwrap().to_owned();
+        deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
+        deployment.set("TENANTRY__FLEET__CONCURRENCY", "2");
+        deployment.set("TENANTRY__FLEET__MAX_ATTEMPTS", "100");
+        deployment.set("TENANTRY__POOL__SIZE", "0");
+        deployment.set("TENANTRY__QUEUE__LEASE_MS", "600");
+        let app = App::of(deployment.clone(), blueprint.source()).await;
+        let mut orgs = Vec::new();
+        for _ in 0..tenants {
+            let org = new_org();
+            app.accepts(&[&events::created(&org, "Acme")]).await;
+            let tenant = app.tenant(&org).is_ready().await;
+            orgs.push((tenant.id.0, org));
+        }
+        orgs.sort();
+        app.is_idle().await;
+        app.stop().await;
+        let app = App::listening(deployment.clone(), blueprint.source()).await;
+        Self {
+            deployment,
+            app,
+            blueprint,
+            orgs: orgs.into_iter().map(|(_, org)| org).collect(),
+        }
+    }
+
+    /// The blueprint gets a migration. It takes a moment, so that a kill falls into it, and leaves a row each
+    /// time that it is applied.
+    fn grow(&self, version: &str) {
+        let sql = format!(
+            "create table t{version} (id int); select pg_sleep(0.05); insert into notes (body) values ('{version}')"
+        );
+        let file = format!("migrations/{version}.sql");
+        self.blueprint.write(&file, &sql);
+    }
+
+    async fn begin(&self, waves: &[&str]) -> Run {
+        let new = NewRun {
+            blueprint_hash: None,
+            wanted_version: None,
+            selection: Selection::default(),
+            waves: waves.iter().map(|wave| wave.parse().unwrap()).collect(),
+            concurrency: 8,
+            max_failures: None,
+            is_dry: false,
+        };
+        let create = async |tx: &mut _| fleet::create(tx, &new, &operator()).await;
+        self.app.replica.db.transaction(create).await.unwrap()
+    }
+
+    async fn find(&self, run: &Run) -> Run {
+        let find = async |connection: &mut _| fleet::find(connection, run.id).await;
+        self.app.replica.db.run(find).await.unwrap().unwrap()
+    }
+
+    async fn is_over(&self, run: &Run) -> Run {
+        wait_for("the run is over", async || {
+            let run = self.find(run).await;
+            (run.state.is_over() && run.counts.running == 0).then_some(run)
+        })
+        .await
+    }
+
+    async fn tenant(&self, org: &str) -> Tenant {
+        self.app.tenant(org).find().await.unwrap()
+    }
+
+    async fn url(&self, org: &str) -> String {
+        self.deployment.url(&self.tenant(org).await.database)
+    }
+
+    /// Where the tenant's target is, and the code of its error.
+    async fn target(&self, run: &Run, org: &str) -> (String, String) {
+        let tenant = self.tenant(org).await.id;
+        let of = format!(
+            "from fleet_targets where run = '{}' and tenant = '{tenant}'",
+            run.id
+        );
+        let state = self.app.ask(&format!("select state {of}")).await;
+        let code = format!("select coalesce(error_code, '') {of}");
+        (state, self.app.ask(&code).await)
+    }
+
+    /// The target, the tenant's row, its database and the database's ledger say the same.
+    async fn is_migrated_once(&self, run: &Run, org: &str) {
+        let version = run.version.clone().unwrap();
+        let (state, _) = self.target(run, org).await;
+        assert_eq!(state, TargetState::Done.name(), "{org}");
+        let tenant = self.tenant(org).await;
+        assert_eq!(tenant.alembic_version, version, "{org}");
+        assert_eq!(tenant.blueprint_hash, run.blueprint_hash, "{org}");
+        let url = self.deployment.url(&tenant.database);
+        let rows = format!("select count(*) from notes where body = '{version}'");
+        let lines = format!(
+            "select count(*) from tenantry.migrations where name = 'migrations/{version}.sql'"
+        );
+        let applied: (i64, i64) = (ask(&url, &rows).await, ask(&url, &lines).await);
+        assert_eq!(applied, (1, 1), "rows and lines of the ledger: {org}");
+    }
+
+    /// Everything that a run writes.
+    async fn written(&self) -> String {
+        let rows =
+            "select md5((select string_agg(t::text, '' order by run, tenant) from fleet_targets t)
+                             || (select string_agg(t::text, '' order by id) from tenants t)
+                             || (select string_agg(r::text, '' order by id) from fleet_runs r))";
+        self.app.ask(rows).await
+    }
+
+    /// Keeps a replica at work; kills it when the run has gone on with it, and starts another one. The last one,
+    /// when enough were killed or the run is over.
+    async fn kill(&self, run: &Run, (kills, enough): (&AtomicUsize, usize), pause: u64) -> Process {
+        let mut rng = StdRng::seed_from_u64(seed());
+        loop {
+            let mut replica = Process::with_roles(&self.deployment, "worker").await;
+            let begun = self.find(run).await.counts.settled();
+            let now = wait_for("the run goes on", async || {
+                let now = self.find(run).await;
+                (now.state.is_over() || now.counts.settled() > begun).then_some(now)
+            })
+            .await;
+            if now.state.is_over() || kills.load(Ordering::SeqCst) >= enough {
+                return replica;
+            }
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..pause))).await;
+            replica.kill();
+            kills.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn end(self) {
+        self.app.stop().await;
+        self.deployment.discard().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
+    let asked = std::env::var("TENANTRY_TEST_FLEET").ok();
+    let asked: Option<usize> = asked.map(|text| text.parse().unwrap());
+    let (tenants, enough, pause) =
+        asked.map_or((16, 4, 150), |tenants| (tenants, usize::MAX, 2000));
+    let fleet = Fleet::of(tenants).await;
+    fleet.grow("0002_tags");
+    let (broken, locked, dropped) = (&fleet.orgs[0], &fleet.orgs[1], &fleet.orgs[tenants - 1]);
+    let broken_url = fleet.url(broken).await;
+    execute(&broken_url, "create table public.t0002_tags (by_hand int)").await;
+    let lock = "lock table notes in exclusive mode";
+    let mut holder = hold(&fleet.url(locked).await, lock).await;
+
+    let run = fleet.begin(&["3"]).await;
+    let kills = AtomicUsize::new(0);
+    let meanwhile = async {
+        wait_until("the lock is met", async || {
+            fleet.target(&run, locked).await.1 == "lock_timeout"
+        })
+        .await;
+        // it is in the second wave, which has not begun
+        let database = fleet.tenant(dropped).await.database;
+        let drop = format!("drop database {database} with (force)");
+        execute(&fleet.deployment.control_url, &drop).await;
+        holder.release().await;
+    };
+    let (_one, _other, ()) = tokio::join!(
+        Box::pin(fleet.kill(&run, (&kills, enough), pause)),
+        Box::pin(fleet.kill(&run, (&kills, enough), pause)),
+        Box::pin(meanwhile),
+    );
+    let run = fleet.is_over(&run).await;
+    let lost = "select count(*) from jobs join job_attempts on job_id = id where kind = 'migrate_fleet' and outcome = 'lost'";
+    let lost: i64 = fleet.app.ask(lost).await;
+    let kills = kills.into_inner();
+    println!("{tenants} tenants, {kills} replicas killed, {lost} attempts lost");
+    assert!(lost > 0, "nobody died in the middle of anything");
+
+    assert_eq!(run.state, RunState::Failed, "{:?}", run.failure);
+    let counts = run.counts;
+    assert_eq!((counts.done as usize, counts.failed), (tenants - 2, 2));
+    let told = fleet.target(&run, broken).await;
+    assert_eq!(told, ("failed".to_owned(), "migration_failed".to_owned()));
+    assert_eq!(fleet.tenant(broken).await.alembic_version, "0001_notes");
+    let told = fleet.target(&run, dropped).await;
+    assert_eq!(told, ("failed".to_owned(), "database_gone".to_owned()));
+    for org in &fleet.orgs[1..tenants - 1] {
+        fleet.is_migrated_once(&run, org).await;
+    }
+
+    Box::pin(what_failed_is_tried_again_and_nothing_else(&fleet, &run)).await;
+    fleet.end().await;
+}
+
+async fn what_failed_is_tried_again_and_nothing_else(fleet: &Fleet, run: &Run) {
+    let done = format!(
+        "select string_agg(tenant || ' ' || finished_at, ',' order by tenant)
+         from fleet_targets where tenant <> '{}' and state = 'done'",
+        fleet.tenant(&fleet.orgs[0]).await.id
+    );
+    let before: String = fleet.app.ask(&done).await;
+    execute(
+        &fleet.url(&fleet.orgs[0]).await,
+        "drop table public.t0002_tags",
+    )
+    .await;
+    let _replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
+    fleet.app.replica.db.transaction(retry).await.unwrap();
+    let run = fleet.is_over(run).await;
+    let counts = run.counts;
+    assert_eq!((counts.total() - counts.done, counts.failed), (1, 1));
+    for org in &fleet.orgs[..fleet.orgs.len() - 1] {
+        fleet.is_migrated_once(&run, org).await;
+    }
+    assert_eq!(fleet.app.ask::<String>(&done).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_killed_at_any_point_of_a_run_leaves_targets_that_the_next_one_ends() {
+    let fleet = Fleet::of(3).await;
+    for (at, point) in fleet::FAULT_POINTS.iter().enumerate() {
+        fleet.grow(&format!("{:04}_killed", at + 2));
+        let mut first = Process::start(&fleet.deployment, &format!("{point}=kill")).await;
+        let run = fleet.begin(&[]).await;
+        first.is_killed().await;
+        let _second = Process::start(&fleet.deployment, "").await;
+        let run = fleet.is_over(&run).await;
+        let ended = (run.state, run.counts.done, run.counts.total());
+        assert_eq!(ended, (RunState::Done, 3, 3), "killed at {point}");
+        for org in &fleet.orgs {
+            fleet.is_migrated_once(&run, org).await;
+        }
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stood_still_writes_nothing_of_a_run_that_others_ended() {
+    let fleet = Fleet::of(3).await;
+    for (at, point) in ["fleet.taken", "fleet.recording"].iter().enumerate() {
+        fleet.grow(&format!("{:04}_stopped", at + 2));
+        let zombie = Process::start(&fleet.deployment, &format!("{point}=stop")).await;
+        let run = fleet.begin(&[]).await;
+        zombie.is_stopped().await;
+        let second = Process::start(&fleet.deployment, "").await;
+        let run = fleet.is_over(&run).await;
+        // nobody else writes from now on
+        drop(second);
+        let before = fleet.written().await;
+        zombie.resume();
+        let fenced = async || metric(&zombie, "tenantry_fenced_writes_total").await >= 1.0;
+        wait_until(&format!("who stopped at {point} notices"), fenced).await;
+        assert_eq!(fleet.written().await, before, "stopped at {point}");
+        for org in &fleet.orgs {
+            fleet.is_migrated_once(&run, org).await;
+        }
+    }
+    fleet.end().await;
+}
