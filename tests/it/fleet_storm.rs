@@ -48,10 +48,14 @@ impl Fleet {
         for _ in 0..tenants {
             let org = new_org();
             app.accepts(&[&events::created(&org, "Acme")]).await;
-            let tenant = app.tenant(&org).is_ready().await;
-            orgs.push((tenant.id.0, org));
+            orgs.push(org);
         }
-        orgs.sort();
+        let mut named = Vec::new();
+        for org in orgs {
+            let tenant = app.tenant(&org).is_ready().await;
+            named.push((tenant.id.0, org));
+        }
+        named.sort();
         app.is_idle().await;
         app.stop().await;
         let app = App::listening(deployment.clone(), blueprint.source()).await;
@@ -59,7 +63,7 @@ impl Fleet {
             deployment,
             app,
             blueprint,
-            orgs: orgs.into_iter().map(|(_, org)| org).collect(),
+            orgs: named.into_iter().map(|(_, org)| org).collect(),
         }
     }
 
@@ -108,15 +112,18 @@ impl Fleet {
         self.deployment.url(&self.tenant(org).await.database)
     }
 
-    /// Where the tenant's target is, and the code of its error.
+    /// Where the tenant's target is, and the code of its error; nothing before the targets are set.
     async fn target(&self, run: &Run, org: &str) -> (String, String) {
         let tenant = self.tenant(org).await.id;
         let of = format!(
             "from fleet_targets where run = '{}' and tenant = '{tenant}'",
             run.id
         );
-        let state = self.app.ask(&format!("select state {of}")).await;
-        let code = format!("select coalesce(error_code, '') {of}");
+        let state = self
+            .app
+            .ask(&format!("select coalesce(max(state), '') {of}"))
+            .await;
+        let code = format!("select coalesce(max(error_code), '') {of}");
         (state, self.app.ask(&code).await)
     }
 
@@ -200,7 +207,7 @@ async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
         execute(&fleet.deployment.control_url, &drop).await;
         holder.release().await;
     };
-    let (_one, _other, ()) = tokio::join!(
+    let (one, other, ()) = tokio::join!(
         Box::pin(fleet.kill(&run, (&kills, enough), pause)),
         Box::pin(fleet.kill(&run, (&kills, enough), pause)),
         Box::pin(meanwhile),
@@ -225,6 +232,7 @@ async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
     }
 
     Box::pin(what_failed_is_tried_again_and_nothing_else(&fleet, &run)).await;
+    drop((one, other));
     fleet.end().await;
 }
 
@@ -240,7 +248,6 @@ async fn what_failed_is_tried_again_and_nothing_else(fleet: &Fleet, run: &Run) {
         "drop table public.t0002_tags",
     )
     .await;
-    let _replica = Process::with_roles(&fleet.deployment, "worker").await;
     let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
     fleet.app.replica.db.transaction(retry).await.unwrap();
     let run = fleet.is_over(run).await;
