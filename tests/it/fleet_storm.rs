@@ -17,7 +17,7 @@ use crate::{
         App, Deployment, TinyBlueprint,
         app::{new_org, operator, wait_for, wait_until},
         cluster::{ask, execute, hold},
-        dice::seed,
+        dice::{number, seed},
         events,
         process::Process,
     },
@@ -182,10 +182,10 @@ impl Fleet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
-    let asked = std::env::var("TENANTRY_TEST_FLEET").ok();
-    let asked: Option<usize> = asked.map(|text| text.parse().unwrap());
-    let (tenants, enough, pause) =
-        asked.map_or((16, 4, 150), |tenants| (tenants, usize::MAX, 2000));
+    let (tenants, enough, pause) = match number("TENANTRY_TEST_FLEET", 0) {
+        0 => (16, 4, 150),
+        tenants => (usize::try_from(tenants).unwrap(), usize::MAX, 2000),
+    };
     let fleet = Fleet::of(tenants).await;
     fleet.grow("0002_tags");
     let (broken, locked, dropped) = (&fleet.orgs[0], &fleet.orgs[1], &fleet.orgs[tenants - 1]);
@@ -299,5 +299,42 @@ async fn a_replica_that_stood_still_writes_nothing_of_a_run_that_others_ended() 
             fleet.is_migrated_once(&run, org).await;
         }
     }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_its_job_without_noticing_records_nothing() {
+    let fleet = Fleet::of(3).await;
+    fleet.grow("0002_tags");
+    // nobody looks whether the lease is still there
+    let mut held = fleet.deployment.with_fault("fleet.recording=hold");
+    held.set("TENANTRY__QUEUE__LEASE_MS", "120000");
+    let app = App::of(held, fleet.blueprint.source()).await;
+    let faults = app.replica.provisioner.faults.clone();
+    let run = fleet.begin(&[]).await;
+    wait_until("one is held, the others are done", async || {
+        faults.was_hit("fleet.recording") && fleet.find(&run).await.counts.done == 2
+    })
+    .await;
+    let taken_back = "update jobs set state = 'available', lease_expires_at = null, run_at = now()
+                      where id = (select held_by from fleet_targets where state = 'running')";
+    execute(&fleet.deployment.control_url, taken_back).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 3));
+    let before = fleet.written().await;
+
+    faults.release("fleet.recording");
+    wait_until("it notices", async || {
+        let metrics = app.get("/metrics").await.text;
+        metrics
+            .lines()
+            .any(|line| line.starts_with("tenantry_fenced_writes_total") && !line.ends_with(" 0"))
+    })
+    .await;
+    assert_eq!(fleet.written().await, before);
+    for org in &fleet.orgs {
+        fleet.is_migrated_once(&run, org).await;
+    }
+    app.stop().await;
     fleet.end().await;
 }
