@@ -35,7 +35,7 @@ def measure(run: Run) -> Contest:
         f"Signed `organization.created` events, each of another organization, over {CONNECTIONS} kept connections for {run.sizes.seconds:g} s; "
         "answered 2xx after the commit. No worker runs. The sender shares the machine."
     )
-    return Contest("accepted", "New events accepted", "a second", about, sides, [Aim(TENANTRY, FASTAPI, 10)])
+    return Contest("accepted", "New events accepted", "events/s", about, sides, [Aim(TENANTRY, FASTAPI, 10)])
 
 
 def deliver(port: int, name: str, seconds: float) -> float:

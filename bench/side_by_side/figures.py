@@ -39,7 +39,7 @@ class Contest:
 
     key: str
     title: str
-    # "ms", where less is better, or "a second", where more is
+    # "ms", where less is better, or something a second, where more is
     unit: str
     about: str
     sides: list[Side]

@@ -15,7 +15,6 @@ from .sides.tenantry import Tenantry, has_command
 TENANTRY, POOL, LOOP = "tenantry fleet migrate", "Alembic, a pool of 2 processes", "alembic upgrade, in a loop"
 DBMATE, DJANGO, HAND = "dbmate, in a loop", "django-tenants, 2 processes", "by hand, 4 connections"
 AIMS = [Aim(TENANTRY, POOL, 2.5), Aim(TENANTRY, LOOP, 30), Aim(TENANTRY, DJANGO, 7)]
-NO_AIMS = []
 
 
 @dataclass
@@ -128,8 +127,8 @@ class Fleet:
         nothing = "The same command once more. tenantry keeps in its control database what each tenant is on; the others ask every database."
         idle_sides = missing + [side for side in idle.values() if side.kind != "floor"]
         return [
-            Contest("fleet", f"One migration over {count} databases", "a second", about, sides, AIMS),
-            Contest("fleet_idle", f"Nothing to do in {count} databases", "a second", nothing, idle_sides, NO_AIMS),
+            Contest("fleet", f"One migration over {count} databases", "databases/s", about, sides, AIMS),
+            Contest("fleet_idle", f"Nothing to do in {count} databases", "databases/s", nothing, idle_sides),
         ]
 
 

@@ -81,7 +81,7 @@ class Ready:
             f"By hand: {by_hand.HANDS} connections, as many as tenantry runs jobs at once."
         )
         aims = [Aim(CLONE, FASTAPI, 4), Aim(POOL, FASTAPI, 4)]
-        return Contest("at_once", f"{count} organizations at once", "a second", about, sides, aims)
+        return Contest("at_once", f"{count} organizations at once", "tenants/s", about, sides, aims)
 
     def drop_tenants(self) -> None:
         for name, maker in self.makers.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import deliveries, processes, work
 from ..postgres import Postgres
-from ..processes import Service
+from ..processes import Failed, Service
 from .readiness import Readiness
 
 POLL_ONE_S = 0.001
@@ -77,9 +77,18 @@ class Tenantry:
 
     def make_one(self) -> float:
         self.runs += 1
+        missed = self.misses()
         taken = self.readiness.make(f"{self.prefix}{self.runs}", range(1), POLL_ONE_S)
+        if self.misses() != missed:
+            raise Failed("a tenant was cloned although the pool was full")
         self.settle()
         return taken
+
+    def misses(self) -> list[str]:
+        """How often the pool was empty, as the metrics have it; with no pool nobody asks it."""
+        if not self.pool:
+            return []
+        return [line for line in processes.get(self.port, "/metrics").splitlines() if line.startswith("tenantry_pool_misses_total")]
 
     def make_many(self, count: int) -> float:
         self.runs += 1
@@ -98,11 +107,12 @@ class Tenantry:
         return [name for (name,) in tenants if name in there]
 
     def release(self, number: int) -> None:
-        """The blueprint gets its next migration, and the replica is replaced by one with it."""
+        """The blueprint gets its next migration; replicas read it anew."""
         script = work.release("tenantry", number)
-        (self.blueprint / "migrations" / f"{script.name}.sql").write_text(script.text)
-        self.stop()
-        self.start()
+        written = self.directory / "written.sql"
+        written.write_text(script.text)
+        # whole or not at all
+        written.rename(self.blueprint / "migrations" / f"{script.name}.sql")
 
     def migrate(self) -> str:
         """Brings every tenant to the blueprint."""
