@@ -27,12 +27,26 @@ CONTESTS = ("ready", "at_once", "accepted", "fleet")
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description="tenantry and what people do instead, side by side.")
     program = BENCH.parent / "target" / "release" / "tenantry"
-    parser.add_argument("--tenantry", type=Path, default=program, metavar="FILE", help="a release build [default: target/release/tenantry]")
+    parser.add_argument(
+        "--tenantry",
+        type=Path,
+        default=program,
+        metavar="FILE",
+        help="a release build [default: target/release/tenantry]",
+    )
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="where benchmarks.md goes [default: docs]")
     parser.add_argument("--only", choices=CONTESTS, action="append", help="one of the measurements; may be repeated")
     how_much = parser.add_mutually_exclusive_group()
-    how_much.add_argument("--quick", action="store_const", dest="sizes", const=QUICK, help="small numbers, some minutes")
-    how_much.add_argument("--smoke", action="store_const", dest="sizes", const=SMOKE, help="only whether every side works; writes nothing unless --out is given")
+    how_much.add_argument(
+        "--quick", action="store_const", dest="sizes", const=QUICK, help="small numbers, some minutes"
+    )
+    how_much.add_argument(
+        "--smoke",
+        action="store_const",
+        dest="sizes",
+        const=SMOKE,
+        help="only whether every side works; writes nothing unless --out is given",
+    )
     parser.set_defaults(sizes=DEFAULT)
     return parser.parse_args()
 

@@ -22,7 +22,10 @@ def measure(run: Run) -> Contest:
     }
     for service in services.values():
         run.keep(service)
-    sides = [Side(TENANTRY, "tenantry", "one process"), Side(FASTAPI, "peer", f"{API_PROCESSES} processes, with an idempotency table")]
+    sides = [
+        Side(TENANTRY, "tenantry", "one process"),
+        Side(FASTAPI, "peer", f"{API_PROCESSES} processes, with an idempotency table"),
+    ]
     for round_ in range(run.sizes.rounds):
         for side in in_turns(sides, round_):
             run.say(f"accepted events, round {round_ + 1}: {side.name}")
@@ -32,8 +35,8 @@ def measure(run: Run) -> Contest:
             run.postgres.checkpoint()
             side.values.append(deliver(port, name, run.sizes.seconds))
     about = (
-        f"Signed `organization.created` events, each of another organization, over {CONNECTIONS} kept connections for {run.sizes.seconds:g} s; "
-        "answered 2xx after the commit. No worker runs. The sender shares the machine."
+        f"Signed `organization.created` events, each of another organization, over {CONNECTIONS} kept connections for "
+        f"{run.sizes.seconds:g} s; answered 2xx after the commit. No worker runs. The sender shares the machine."
     )
     return Contest("accepted", "New events accepted", "events/s", about, sides, [Aim(TENANTRY, FASTAPI, 10)])
 

@@ -11,7 +11,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from .processes import Failed
 
@@ -27,8 +27,13 @@ def organizations(run: str) -> str:
 def created(run: str, number: int) -> bytes:
     """The whole request that says that an organization was created."""
     now = time.time()
-    at = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    domain = {"object": "organization_domain", "id": f"org_domain_{run}_{number}", "domain": f"{number}.{run}.example.com", "state": "verified"}
+    at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    domain = {
+        "object": "organization_domain",
+        "id": f"org_domain_{run}_{number}",
+        "domain": f"{number}.{run}.example.com",
+        "state": "verified",
+    }
     data = {
         "object": "organization",
         "id": f"{organizations(run)}{number}",
@@ -39,7 +44,14 @@ def created(run: str, number: int) -> bytes:
         "created_at": at,
         "updated_at": at,
     }
-    event = {"object": "event", "id": f"event_{run}_{number}", "event": "organization.created", "data": data, "created_at": at, "context": {}}
+    event = {
+        "object": "event",
+        "id": f"event_{run}_{number}",
+        "event": "organization.created",
+        "data": data,
+        "created_at": at,
+        "context": {},
+    }
     return signed(json.dumps(event).encode(), int(now * 1000))
 
 

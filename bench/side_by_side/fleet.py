@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from . import work
 from .figures import Aim, Contest, Side, in_turns
@@ -65,8 +66,8 @@ class Fleet:
         for name, tool, count in tools:
             side = Side(name, "floor" if name == HAND else "peer", self.subset(count))
             mine = urls[:count]
-            migrate = lambda tool=tool, mine=mine: tool.migrate(mine)
-            self.keepers.append(Keeper(side, count, tool.release, migrate, self.check_of(tool.name, mine)))
+            check = self.check_of(tool.name, mine)
+            self.keepers.append(Keeper(side, count, tool.release, partial(tool.migrate, mine), check))
 
     def add_django(self) -> None:
         count = self.run.sizes.schemas
@@ -75,10 +76,14 @@ class Fleet:
         self.run.say(f"{count} schemas of django-tenants")
         for _ in range(count):
             project.make_one()
+
         def has_release(number: int) -> bool:
             query = "select count(*) from pg_tables where tablename = %s"
             return self.run.postgres.rows(query, (f"deal_moves_django_{number}",), project.name) == [(count,)]
-        self.keepers.append(Keeper(Side(DJANGO, "peer", self.subset(count)), count, project.release, project.migrate, has_release))
+
+        self.keepers.append(
+            Keeper(Side(DJANGO, "peer", self.subset(count)), count, project.release, project.migrate, has_release)
+        )
 
     def make_databases(self, ledgers: str) -> list[str]:
         """Databases with the blueprint's tables and every tool's ledger; they belong to a role without special rights."""
@@ -100,7 +105,8 @@ class Fleet:
 
         def has_release(number: int) -> bool:
             query = "select to_regclass(%s) is not null"
-            return all(self.run.postgres.rows_at(url, query, (f"deal_moves_{label}_{number}",)) == [(True,)] for url in (urls[0], urls[-1]))
+            values = (f"deal_moves_{label}_{number}",)
+            return all(self.run.postgres.rows_at(url, query, values) == [(True,)] for url in (urls[0], urls[-1]))
 
         return has_release
 
@@ -121,10 +127,14 @@ class Fleet:
         sides = missing + [keeper.side for keeper in self.keepers]
         count = self.run.sizes.fleet
         about = (
-            "A release with one additive migration: a column with a check and an index, and a table with two foreign keys and an index. Databases a second, of the whole "
-            "command from start to exit: of tenantry with everything that it does before and after, the new template and the comparison of every database with it."
+            "A release with one additive migration: a column with a check and an index, and a table with foreign keys and "
+            "an index. Databases a second, of the whole command from start to exit. tenantry's makes a new template first, "
+            "and compares every database with it."
         )
-        nothing = "The same command once more. tenantry keeps in its control database what each tenant is on; the others ask every database."
+        nothing = (
+            "The same command once more. tenantry keeps in its control database what each tenant is on; "
+            "the others ask every database."
+        )
         idle_sides = missing + [side for side in idle.values() if side.kind != "floor"]
         return [
             Contest("fleet", f"One migration over {count} databases", "databases/s", about, sides, AIMS),

@@ -33,8 +33,8 @@ class Machine:
 
     def describe(self) -> str:
         text = (
-            f"Measured at {self.at}: {self.processors} processors ({self.processor}), {self.memory_gib:.0f} GiB, {self.system}; {self.postgres}. "
-            "Servers, clients and Postgres share the machine."
+            f"Measured at {self.at}: {self.processors} processors ({self.processor}), {self.memory_gib:.0f} GiB, "
+            f"{self.system}; {self.postgres}. Servers, clients and Postgres share the machine."
         )
         if self.size != "default":
             text += f"\n\n**A {self.size} run**: small numbers, and not what the project shows."
@@ -48,8 +48,15 @@ class Machine:
 
 def look(run: Run) -> Machine:
     """Looks, while nothing of the run does anything."""
-    cpu = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    programs = {"tenantry": tenantry.version(run.program).removeprefix("tenantry "), "Python": platform.python_version()}
+    cpu = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    programs = {
+        "tenantry": tenantry.version(run.program).removeprefix("tenantry "),
+        "Python": platform.python_version(),
+    }
     programs |= {name: metadata.version(name) for name in PACKAGES}
     programs["dbmate"] = processes.run(["dbmate", "--version"]).split()[-1]
     return Machine(

@@ -149,4 +149,6 @@ class Postgres:
         """The version, and what makes a commit durable."""
         names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
         version, *settings = (self.rows("select current_setting(%s)", (name,))[0][0] for name in names)
-        return f"Postgres {version.split()[0]}: " + ", ".join(f"{name} {value}" for name, value in zip(names[1:], settings))
+        return f"Postgres {version.split()[0]}: " + ", ".join(
+            f"{name} {value}" for name, value in zip(names[1:], settings)
+        )

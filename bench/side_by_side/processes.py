@@ -11,10 +11,13 @@ import socket
 import subprocess
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 START_LIMIT_S = 90
 STOP_LIMIT_S = 30
+# what a process gets of the user's environment: nothing that would change a figure
+KEPT = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
 
 
 class Failed(Exception):
@@ -33,24 +36,27 @@ def os_program(name: str) -> list[str]:
     return [found]
 
 
-def run(command: list[str], environment: dict[str, str] | None = None, directory: Path | None = None, stdin: str = "") -> str:
+def environment_with(more: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in KEPT} | more
+
+
+def run(
+    command: list[str], environment: dict[str, str] | None = None, directory: Path | None = None, stdin: str = ""
+) -> str:
     """Runs a command to its end and returns what it wrote to stdout."""
     done = subprocess.run(
         with_parent(command),
-        env=os.environ | (environment or {}),
+        env=environment_with(environment or {}),
         cwd=directory,
         input=stdin,
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise Failed(f"{' '.join(command[:6])} … ended with {done.returncode}:\n{last_lines(done.stdout + done.stderr)}")
+        raise Failed(
+            f"{' '.join(command[:6])} … ended with {done.returncode}:\n{last_lines(done.stdout + done.stderr)}"
+        )
     return done.stdout
-
-
-def python_path() -> str:
-    """Where this Python finds the packages of the peers; its children do so as well."""
-    return os.environ.get("PYTHONPATH", "")
 
 
 def free_port() -> int:
@@ -72,7 +78,7 @@ class Service:
         with self.log.open("a") as log_file:
             self.process = subprocess.Popen(
                 command,
-                env=os.environ | environment,
+                env=environment_with(environment),
                 cwd=directory,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if log.endswith(".answers") else log_file,
@@ -88,7 +94,9 @@ class Service:
         while not is_ready():
             ended = self.process.poll() is not None
             if ended or time.monotonic() - started > START_LIMIT_S:
-                raise Failed(f"{self.log.name}: {'ended' if ended else 'not ready in time'}\n{last_lines(self.log.read_text())}")
+                raise Failed(
+                    f"{self.log.name}: {'ended' if ended else 'not ready in time'}\n{last_lines(self.log.read_text())}"
+                )
             time.sleep(0.02)
 
     def ask(self, line: str) -> str:
@@ -104,14 +112,10 @@ class Service:
         """Ends the process in order, and whatever is left of its group at once."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 

@@ -7,6 +7,7 @@ from .run import Run
 from .sides import by_hand
 from .sides.django import Django
 from .sides.fastapi import FastApi
+from .sides.readiness import CONNECTIONS
 from .sides.tenantry import Tenantry, has_command
 
 POOL, CLONE = "tenantry, from the pool", "tenantry, by clone"
@@ -34,8 +35,7 @@ class Ready:
     def sides(self, *names: str) -> list[Side]:
         kinds = {POOL: "tenantry", CLONE: "tenantry", HAND: "floor"}
         return [
-            Side(name, kinds.get(name, "peer"), missing=self.pool_missing if name == POOL else "")
-            for name in names
+            Side(name, kinds.get(name, "peer"), missing=self.pool_missing if name == POOL else "") for name in names
         ]
 
     def one_at_a_time(self) -> Contest:
@@ -55,7 +55,8 @@ class Ready:
                 side.values.append(median(taken[side.name]))
         self.drop_tenants()
         about = (
-            "A signed `organization.created`, and the time until its tenant is in `public.tenants` with `initialize`; nothing else happens meanwhile. "
+            "A signed `organization.created`, and the time until its tenant is in `public.tenants` with `initialize`; "
+            "nothing else happens meanwhile. "
             f"A value is the median of {self.run.sizes.tenants} tenants of each side, made in turns."
         )
         aims = [Aim(POOL, FASTAPI, 12), Aim(CLONE, FASTAPI, 4)]
@@ -77,7 +78,8 @@ class Ready:
                 side.values.append(count / maker.make_many(count))
                 maker.drop_tenants()
         about = (
-            f"{count} signed events over 32 connections; tenants ready a second, from the first event until the last tenant is ready. "
+            f"{count} signed events over {CONNECTIONS} connections; tenants ready a second, from the first event until the "
+            "last tenant is ready. "
             f"By hand: {by_hand.HANDS} connections, as many as tenantry runs jobs at once."
         )
         aims = [Aim(CLONE, FASTAPI, 4), Aim(POOL, FASTAPI, 4)]

@@ -14,21 +14,25 @@ from .machine import Machine
 
 PREFACE = """# Benchmarks
 
-tenantry and what people do instead, on one machine and one Postgres, in one run, taking turns. `bench/run` measures it and writes this document;
-[bench/README.md](../bench/README.md) says how, and how far to trust it. Times of another machine are others: what carries over is the ratio.
+tenantry and what people do instead, on one machine and one Postgres, in one run, taking turns. `bench/run` measures it
+and writes this document; [bench/README.md](../bench/README.md) says how, and how far to trust it. Times of another machine
+are others: what carries over is the ratio.
 """
 SIDES = """## The sides
 
 Every side makes, or migrates, the 20 tables of `examples/crm` with the same SQL files: 8 migrations, seeds, verify queries.
 
-- **tenantry**: `tenantry serve` and its commands, a release build with default settings, and the pool as each table says. More than the others it makes a login role for each
-  tenant, checks its rights, and compares the structure of each database with the template's.
-- **FastAPI + Alembic**: SQLAlchemy over asyncpg in the webhook, an idempotency table, a queue in Postgres with leases, a worker that creates the database, runs
-  Alembic in a pool of 2 processes, seeds and verifies. One login role for all tenants.
-- **django-tenants**: a schema per tenant in one database, its migrations run the same SQL files. What is shared is shared: it has no database and no role per tenant.
-- **Alembic**, **dbmate**: one migration over many databases; revisions and files run the same SQL. What it costs
-  to render DDL from Python, as most projects of Alembic and Django do, is not in their figures.
-- **By hand**: the statements from a script that knows what to do. It keeps no record, and goes on nowhere after a crash: the floor, not a peer.
+- **tenantry**: `tenantry serve` and its commands with default settings, and the pool as each table says. More than the
+  others it makes a login role for each tenant, checks its rights, and compares each database with the template.
+- **FastAPI + Alembic**: SQLAlchemy over asyncpg in the webhook, an idempotency table, a queue in Postgres with leases, a
+  worker that creates the database, runs Alembic in a pool of 2 processes, seeds and verifies. One login role for all.
+- **django-tenants**: a schema per tenant in one database. It has no database and no role per tenant.
+- **Alembic**, **dbmate**: one migration over many databases.
+- **By hand**: the statements from a script that knows what to do. It keeps no record and does not go on after a crash:
+  the floor, not a peer.
+
+Revisions of Alembic and migrations of Django run the SQL as it is. What it costs to render DDL from Python, as most projects
+do, is not in their figures.
 """
 
 

@@ -25,7 +25,9 @@ ENQUEUE = text("insert into provisioning_jobs (webhook_id, org_id, org_name) val
 NOTIFY = text("select pg_notify('provisioning_jobs', '')")
 
 engine = create_async_engine(
-    settings.DATABASE_URL.replace("postgresql://", "postgresql+asyncpg://"), pool_size=settings.CONNECTIONS, max_overflow=0
+    settings.DATABASE_URL.replace("postgresql://", "postgresql+asyncpg://"),
+    pool_size=settings.CONNECTIONS,
+    max_overflow=0,
 )
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 

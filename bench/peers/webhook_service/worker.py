@@ -58,7 +58,9 @@ def read_scripts(kind: str) -> list[str]:
 
 class Worker:
     def __init__(self):
-        self.processes = ProcessPoolExecutor(settings.MIGRATION_PROCESSES, multiprocessing.get_context("spawn"), warm_up)
+        self.processes = ProcessPoolExecutor(
+            settings.MIGRATION_PROCESSES, multiprocessing.get_context("spawn"), warm_up
+        )
         self.called = asyncio.Event()
         self.is_stopping = False
         self.seeds = read_scripts("seed")

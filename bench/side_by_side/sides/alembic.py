@@ -55,7 +55,9 @@ class Fleet:
         self.directory = directory / name
         self.ini = write_project(self.directory, name)
         newest = work.migrations()[-1].number
-        self.ledger = f"create table {name} (version_num varchar(32) primary key); insert into {name} values ('{newest}');"
+        self.ledger = (
+            f"create table {name} (version_num varchar(32) primary key); insert into {name} values ('{newest}');"
+        )
 
     def release(self, number: int) -> None:
         write_revisions(self.directory / "versions", [work.release(self.name, number)])

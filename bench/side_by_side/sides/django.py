@@ -1,5 +1,6 @@
 """django-tenants: one database with a schema per tenant."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +38,7 @@ class Django:
         self.environment = {
             "DATABASE_URL": postgres.make_login(name),
             "SEED_DIRECTORY": str(work.BLUEPRINT),
-            "PYTHONPATH": f"{DIRECTORY}:{self.directory}:{processes.python_path()}",
+            "PYTHONPATH": f"{DIRECTORY}:{self.directory}:{os.environ['PYTHONPATH']}",
         }
         self.tenants = 0
         self.service = None

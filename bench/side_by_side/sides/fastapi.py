@@ -40,7 +40,9 @@ class FastApi:
             worker.wait_until(lambda: "ready" in worker.log.read_text())
         uvicorn = [sys.executable, "-m", "uvicorn", "api:app", "--app-dir", str(DIRECTORY), "--host", "127.0.0.1"]
         fast = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-        api = self.serve([*uvicorn, "--port", str(self.port), "--workers", str(self.api_processes), *fast], f"{self.name}_api.log")
+        api = self.serve(
+            [*uvicorn, "--port", str(self.port), "--workers", str(self.api_processes), *fast], f"{self.name}_api.log"
+        )
         api.wait_until(lambda: processes.answers(self.port, "/healthz"))
         self.readiness = Readiness(self.port, self.control)
 

@@ -28,7 +28,9 @@ def version(program: Path) -> str:
 class Tenantry:
     """A replica with a control database of its own; `pool` is how many databases it keeps ready, if it can."""
 
-    def __init__(self, program: Path, postgres: Postgres, directory: Path, prefix: str, pool: int, roles: str = "api,worker"):
+    def __init__(
+        self, program: Path, postgres: Postgres, directory: Path, prefix: str, pool: int, roles: str = "api,worker"
+    ):
         self.program, self.postgres, self.prefix, self.pool, self.roles = program, postgres, prefix, pool, roles
         self.directory = directory / prefix
         self.blueprint = self.directory / "blueprint"
@@ -88,7 +90,11 @@ class Tenantry:
         """How often the pool was empty, as the metrics have it; with no pool nobody asks it."""
         if not self.pool:
             return []
-        return [line for line in processes.get(self.port, "/metrics").splitlines() if line.startswith("tenantry_pool_misses_total")]
+        return [
+            line
+            for line in processes.get(self.port, "/metrics").splitlines()
+            if line.startswith("tenantry_pool_misses_total")
+        ]
 
     def make_many(self, count: int) -> float:
         self.runs += 1
