@@ -3,6 +3,7 @@
 from . import deliveries
 from .deliveries import Sender
 from .figures import Aim, Contest, Side, in_turns
+from .processes import Failed
 from .run import Run
 from .sides.fastapi import FastApi
 from .sides.tenantry import Tenantry
@@ -29,11 +30,10 @@ def measure(run: Run) -> Contest:
     for round_ in range(run.sizes.rounds):
         for side in in_turns(sides, round_):
             run.say(f"accepted events, round {round_ + 1}: {side.name}")
-            port = services[side.name].port
-            name = f"{side.name.lower()}{round_}"
-            deliver(port, f"warm{name}", run.sizes.seconds / 5)
+            service, name = services[side.name], f"{side.name.lower()}{round_}"
+            deliver(service, f"warm{name}", run.sizes.seconds / 5)
             run.postgres.checkpoint()
-            side.values.append(deliver(port, name, run.sizes.seconds))
+            side.values.append(deliver(service, name, run.sizes.seconds))
     about = (
         f"Signed `organization.created` events, each of another organization, over {CONNECTIONS} kept connections for "
         f"{run.sizes.seconds:g} s; answered 2xx after the commit. No worker runs. The sender shares the machine."
@@ -41,10 +41,13 @@ def measure(run: Run) -> Contest:
     return Contest("accepted", "New events accepted", "events/s", about, sides, [Aim(TENANTRY, FASTAPI, 10)])
 
 
-def deliver(port: int, name: str, seconds: float) -> float:
-    """Events accepted a second."""
+def deliver(service: Tenantry | FastApi, name: str, seconds: float) -> float:
+    """Events accepted a second; an error unless each of them is in the service's table."""
     requests = [deliveries.created(name, number) for number in range(int(MOST_A_SECOND * seconds))]
-    sender = Sender(port, CONNECTIONS)
+    before = service.recorded()
+    sender = Sender(service.port, CONNECTIONS)
     answered, taken = sender.deliver(requests, seconds)
     sender.close()
+    if service.recorded() - before != answered:
+        raise Failed(f"{answered} events were accepted, and others recorded")
     return answered / taken

@@ -87,7 +87,7 @@ class Connection:
         if not found:
             return False
         if not head.startswith(b"HTTP/1.1 2"):
-            raise Failed(f"an event was answered {self.answer[:300]!r}")
+            raise Failed(f"an event was answered {head.splitlines()[0].decode()}")
         return len(body) >= content_length(head)
 
 

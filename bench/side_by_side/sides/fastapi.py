@@ -65,5 +65,9 @@ class FastApi:
         self.runs += 1
         return self.readiness.make(f"{self.name}{self.runs}", range(count), POLL_MANY_S)
 
+    def recorded(self) -> int:
+        """How many events it has."""
+        return self.readiness.control.execute("select count(*) from webhook_idempotency").fetchone()[0]
+
     def drop_tenants(self) -> None:
         self.postgres.drop(self.postgres.databases("tenant_"))

@@ -112,6 +112,10 @@ class Tenantry:
         tenants = self.readiness.control.execute("select database from public.tenants where initialize")
         return [name for (name,) in tenants if name in there]
 
+    def recorded(self) -> int:
+        """How many events it has."""
+        return self.readiness.control.execute("select count(*) from webhook_events").fetchone()[0]
+
     def release(self, number: int) -> None:
         """The blueprint gets its next migration; replicas read it anew."""
         script = work.release("tenantry", number)
