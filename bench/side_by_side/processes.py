@@ -16,6 +16,7 @@ from pathlib import Path
 
 START_LIMIT_S = 90
 STOP_LIMIT_S = 30
+RUN_LIMIT_S = 600
 # what a process gets of the user's environment: nothing that would change a figure
 KEPT = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
 
@@ -44,14 +45,18 @@ def run(
     command: list[str], environment: dict[str, str] | None = None, directory: Path | None = None, stdin: str = ""
 ) -> str:
     """Runs a command to its end and returns what it wrote to stdout."""
-    done = subprocess.run(
-        with_parent(command),
-        env=environment_with(environment or {}),
-        cwd=directory,
-        input=stdin,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            with_parent(command),
+            env=environment_with(environment or {}),
+            cwd=directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=RUN_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"{' '.join(command[:6])} … takes longer than {RUN_LIMIT_S} s") from error
     if done.returncode:
         raise Failed(
             f"{' '.join(command[:6])} … ended with {done.returncode}:\n{last_lines(done.stdout + done.stderr)}"
