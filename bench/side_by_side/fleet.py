@@ -131,10 +131,7 @@ class Fleet:
             "an index. Databases a second, of the whole command from start to exit. tenantry's makes a new template first, "
             "and compares every database with it."
         )
-        nothing = (
-            "The same command once more. tenantry keeps in its control database what each tenant is on; "
-            "the others ask every database."
-        )
+        nothing = "The same command once more: every database is asked what it is on. tenantry records a result for each tenant."
         idle_sides = missing + [side for side in idle.values() if side.kind != "floor"]
         return [
             Contest("fleet", f"One migration over {count} databases", "databases/s", about, sides, AIMS),
