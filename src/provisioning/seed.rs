@@ -63,19 +63,7 @@ async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError
         .map_err(note_failed)
 }
 
-/// Rows and objects belong to the owner role, and the file has its rights, not ours.
-pub(super) async fn run_as_owner(
-    connection: &mut PgConnection,
-    quoted_owner: &str,
-) -> Result<(), StepError> {
-    sqlx::raw_sql(AssertSqlSafe(format!("set local role {quoted_owner}")))
-        .execute(connection)
-        .await
-        .map_err(note_failed)?;
-    Ok(())
-}
-
-/// The same in a transaction that begins here.
+/// Begins a transaction as the owner role: rows and objects belong to it, and a file has its rights, not ours.
 pub(super) async fn begin_as_owner(
     connection: &mut PgConnection,
     begin: &str,
