@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Run;
 use crate::{
-    blueprint::Blueprint,
+    blueprint::{Blueprint, SqlFile},
     provisioning::{
         Provisioner, StepError,
         template::{self, TemplateRecord},
@@ -62,7 +62,7 @@ impl Goal {
     pub(super) fn is_behind(&self, version: &str) -> bool {
         let beyond = self.whole.migrations.iter().skip(self.cut.migrations.len());
         beyond
-            .map(|file| file.version())
+            .map(SqlFile::version)
             .any(|further| further == version)
     }
 

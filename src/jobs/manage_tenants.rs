@@ -160,14 +160,11 @@ fn merge(
     changes: &BTreeMap<String, Option<String>>,
 ) -> Result<Labels, LabelInvalid> {
     for (key, value) in changes {
-        match value {
-            Some(value) => {
-                labels.insert(key.clone(), value.clone());
-            }
-            None => {
-                tenants::check_key(key)?;
-                labels.remove(key);
-            }
+        if let Some(value) = value {
+            labels.insert(key.clone(), value.clone());
+        } else {
+            tenants::check_key(key)?;
+            labels.remove(key);
         }
     }
     Ok(labels)

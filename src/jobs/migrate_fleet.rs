@@ -33,7 +33,7 @@ pub(super) async fn run(
         max_attempts: cx.fleet_attempts,
         run,
     };
-    match fleet::work(&place).await {
+    match Box::pin(fleet::work(&place)).await {
         Ok(outcome) => Ok(outcome),
         Err(StepError::LostClaim) => Err(JobError::Lost),
         // a target's own failures are its row's: this is one of the place, and passes

@@ -3,7 +3,7 @@
 //! Guarantees: equal lines have no difference, and lines that are not equal have one; what comes first
 //! is what the rest follows from: a table before its columns, a column before the index on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kinds of facts; a difference in an earlier one may be why there is one in a later one.
 const KINDS: [&str; 16] = [
@@ -127,7 +127,7 @@ fn is_short(value: &str) -> bool {
 }
 
 /// Who has which right: role and right.
-type Rights<'a> = BTreeMap<(&'a str, &'static str), ()>;
+type Rights<'a> = BTreeSet<(&'a str, &'static str)>;
 
 fn compare_grants(
     thing: &str,
@@ -141,7 +141,7 @@ fn compare_grants(
     let counts = |role: &str| !(is_default && owners.contains(&Some(role)));
     let only_in = |these: &Rights<'_>, others: &Rights<'_>, say: &str| {
         let mut of_roles = BTreeMap::<String, Vec<&str>>::new();
-        for (role, right) in these.keys().filter(|key| !others.contains_key(*key)) {
+        for (role, right) in these.difference(others) {
             if counts(role) {
                 of_roles.entry((*role).to_owned()).or_default().push(right);
             }
@@ -173,7 +173,7 @@ fn compare_grants(
 /// Reads an access list, such as `{app=arwd/owner}`.
 fn rights(list: Option<&str>, is_function: bool) -> Rights<'_> {
     let Some(list) = list else {
-        let execute = is_function.then_some((("", "execute"), ()));
+        let execute = is_function.then_some(("", "execute"));
         return execute.into_iter().collect();
     };
     let items = list.trim_matches(['{', '}']).split(',');
@@ -186,7 +186,7 @@ fn rights(list: Option<&str>, is_function: bool) -> Rights<'_> {
         let role = role.trim_matches(['"', '\\']);
         let known = |letter| RIGHTS.iter().find(|(known, _)| *known == letter);
         for (_, right) in letters.chars().filter_map(known) {
-            rights.insert((role, right), ());
+            rights.insert((role, *right));
         }
     }
     rights

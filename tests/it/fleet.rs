@@ -233,14 +233,15 @@ async fn a_blueprint_that_does_not_build_touches_no_tenant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_fails_stops_the_run_and_a_retry_goes_on() {
     let fleet = Fleet::of(4).await;
-    let targets = |state| async move { state };
     let mut ids = Vec::new();
     for org in &fleet.orgs {
         ids.push((fleet.tenant(org).await.id.0, org.clone()));
     }
     ids.sort();
     let canary = ids[0].1.clone();
-    fleet.sql(&canary, "create table tags (by_hand int)").await;
+    fleet
+        .sql(&canary, "create table public.tags (by_hand int)")
+        .await;
 
     let new = NewRun {
         waves: waves("1,50%"),
@@ -259,9 +260,9 @@ async fn a_canary_that_fails_stops_the_run_and_a_retry_goes_on() {
             .contains("tenantry fleet retry --failed")
     );
     fleet.every_row_is_true().await;
-    assert_eq!(targets(TargetState::Failed).await, failed.state);
+    assert_eq!(failed.state, TargetState::Failed);
 
-    fleet.sql(&canary, "drop table tags").await;
+    fleet.sql(&canary, "drop table public.tags").await;
     fleet.retry(&run).await;
     let run = fleet.is_over(&run).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 4));
@@ -276,7 +277,9 @@ async fn a_canary_that_fails_stops_the_run_and_a_retry_goes_on() {
 async fn one_that_fails_holds_up_no_other_and_only_it_is_retried() {
     let fleet = Fleet::of(3).await;
     let broken = &fleet.orgs[1];
-    fleet.sql(broken, "create table tags (by_hand int)").await;
+    fleet
+        .sql(broken, "create table public.tags (by_hand int)")
+        .await;
     let run = fleet.migrate(&all()).await;
     let code = run.failure.clone().unwrap().code;
     assert_eq!(
@@ -286,7 +289,7 @@ async fn one_that_fails_holds_up_no_other_and_only_it_is_retried() {
     assert_eq!((run.counts.done, run.counts.failed), (2, 1));
     fleet.every_row_is_true().await;
 
-    fleet.sql(broken, "drop table tags").await;
+    fleet.sql(broken, "drop table public.tags").await;
     let before = fleet.target(&run, &fleet.orgs[0]).await;
     fleet.retry(&run).await;
     let run = fleet.is_over(&run).await;
@@ -302,7 +305,9 @@ async fn too_many_failures_stop_the_run() {
     deployment.set("TENANTRY__FLEET__CONCURRENCY", "1");
     let fleet = Fleet::on(deployment, 4).await;
     for org in &fleet.orgs {
-        fleet.sql(org, "create table tags (by_hand int)").await;
+        fleet
+            .sql(org, "create table public.tags (by_hand int)")
+            .await;
     }
     let new = NewRun {
         max_failures: Some(Portion::Count(1)),
@@ -317,7 +322,7 @@ async fn too_many_failures_stop_the_run() {
     );
     assert!(run.counts.failed >= 2, "{:?}", run.counts);
     for org in &fleet.orgs {
-        fleet.sql(org, "drop table tags").await;
+        fleet.sql(org, "drop table public.tags").await;
     }
     fleet.retry(&run).await;
     let run = fleet.is_over(&run).await;
@@ -367,7 +372,9 @@ async fn an_aborted_run_skips_what_waits() {
         ..all()
     };
     for org in &fleet.orgs {
-        fleet.sql(org, "create table tags (by_hand int)").await;
+        fleet
+            .sql(org, "create table public.tags (by_hand int)")
+            .await;
     }
     let run = fleet.migrate(&canary_fails).await;
     let abort = async |tx: &mut _| fleet::abort(tx, run.id, &operator()).await;
@@ -378,7 +385,7 @@ async fn an_aborted_run_skips_what_waits() {
     let refused = fleet.change(resume).await.unwrap_err();
     assert_eq!(refused.code(), "fleet_run_wrong_state");
     for org in &fleet.orgs {
-        fleet.sql(org, "drop table tags").await;
+        fleet.sql(org, "drop table public.tags").await;
     }
     // another run may begin
     let run = fleet.migrate(&all()).await;

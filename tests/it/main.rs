@@ -36,7 +36,6 @@ mod fleet;
 mod fleet_drift;
 mod fleet_exec;
 mod fleet_runs_http;
-mod fleet_storm;
 mod form_keys;
 mod forward_auth;
 mod idempotency;

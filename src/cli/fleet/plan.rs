@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::select::Select;
 use crate::{
+    blueprint::SqlFile,
     cli::{Failure, Globals, access::Access, pool},
     fleet::{self, Run},
     page::Asked,
@@ -83,7 +84,7 @@ pub(super) async fn run(
         if is_there {
             return Some(Vec::new());
         }
-        let mut names = blueprint.migrations.iter().map(|file| file.version());
+        let mut names = blueprint.migrations.iter().map(SqlFile::version);
         names.position(|name| name == version)?;
         Some(names.map(str::to_owned).collect())
     };
