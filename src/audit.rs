@@ -139,12 +139,29 @@ pub struct Act<'a> {
 
 /// Writes down an act that changes no row of its own, by whom [`by`] or [`by_request`] named.
 pub async fn note(tx: &mut PgConnection, act: Act<'_>) -> sqlx::Result<()> {
+    insert(tx, act, None).await
+}
+
+/// The same, with what was done.
+pub async fn note_with(
+    tx: &mut PgConnection,
+    act: Act<'_>,
+    done: &serde_json::Value,
+) -> sqlx::Result<()> {
+    insert(tx, act, Some(done)).await
+}
+
+async fn insert(
+    tx: &mut PgConnection,
+    act: Act<'_>,
+    done: Option<&serde_json::Value>,
+) -> sqlx::Result<()> {
     sqlx::query(
-        "insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, request_id)
+        "insert into audit_log (actor_kind, actor, action, target_kind, target, source, org_id, after, request_id)
          values (
              coalesce(nullif(current_setting('tenantry.actor_kind', true), ''), 'system'),
              nullif(current_setting('tenantry.actor', true), ''),
-             $1, $2, $3, $4, $5,
+             $1, $2, $3, $4, $5, $6,
              nullif(current_setting('tenantry.request_id', true), '')
          )",
     )
@@ -153,6 +170,7 @@ pub async fn note(tx: &mut PgConnection, act: Act<'_>) -> sqlx::Result<()> {
     .bind(act.target)
     .bind(act.organization.map(|(source, _)| source))
     .bind(act.organization.and_then(|(_, org_id)| org_id))
+    .bind(done)
     .execute(tx)
     .await?;
     Ok(())

@@ -17,7 +17,7 @@ use sqlx::{
 };
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 16] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
@@ -63,12 +63,27 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
         "retention",
         include_str!("../migrations/0013_retention.sql"),
     ),
+    (14, "pool", include_str!("../migrations/0014_pool.sql")),
+    (15, "fleet", include_str!("../migrations/0015_fleet.sql")),
+    (
+        16,
+        "structure",
+        include_str!("../migrations/0016_structure.sql"),
+    ),
 ];
 
 /// Which older binaries a migration leaves working: those whose own newest migration is at least the
 /// second number. One that only adds what they do not know serves them; one that takes something
 /// away serves those that have ceased to use it. A migration that is not here serves nobody older.
-const SERVES_SINCE: &[(i64, i64)] = &[(10, 9), (11, 9), (12, 9), (13, 9)];
+const SERVES_SINCE: &[(i64, i64)] = &[
+    (10, 9),
+    (11, 9),
+    (12, 9),
+    (13, 9),
+    (14, 9),
+    (15, 9),
+    (16, 9),
+];
 
 /// What migrations say of older binaries. No migration of its own makes it: it is read and written
 /// by binaries that know different migrations, before any of them runs.

@@ -5,7 +5,8 @@
 //! run in parallel.
 //!
 //! A plan is `point=action`, several separated by `;`. Actions: `kill` (SIGKILL to ourselves),
-//! `stop` (SIGSTOP), `error` (once), `panic` (once), `stall:<ms>`.
+//! `stop` (SIGSTOP), `error` (once), `panic` (once), `stall:<ms>`, `hold` (until the test that shares
+//! the process releases it).
 
 use std::{
     collections::HashMap,
@@ -17,6 +18,7 @@ use std::{
 };
 
 use rustix::process::{Signal, getpid, kill_process};
+use tokio_util::sync::CancellationToken;
 
 /// What a point does when it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +28,14 @@ enum Action {
     Error,
     Panic,
     Stall(Duration),
+    Hold,
 }
 
 #[derive(Debug)]
 struct Point {
     action: Action,
     used: AtomicBool,
+    released: CancellationToken,
 }
 
 /// The faults to inject; empty in production.
@@ -57,6 +61,7 @@ impl Faults {
                 None if action == "stop" => Action::Stop,
                 None if action == "error" => Action::Error,
                 None if action == "panic" => Action::Panic,
+                None if action == "hold" => Action::Hold,
                 _ => return None,
             };
             Some((
@@ -64,6 +69,7 @@ impl Faults {
                 Point {
                     action,
                     used: AtomicBool::new(false),
+                    released: CancellationToken::new(),
                 },
             ))
         };
@@ -74,6 +80,13 @@ impl Faults {
     pub fn was_hit(&self, point: &str) -> bool {
         let point = self.0.get(point);
         point.is_some_and(|point| point.used.load(Ordering::SeqCst))
+    }
+
+    /// Whoever is held at the point goes on, and whoever comes later is not held.
+    pub fn release(&self, point: &str) {
+        if let Some(point) = self.0.get(point) {
+            point.released.cancel();
+        }
     }
 
     /// A point of the product was reached. Each acts once.
@@ -94,6 +107,7 @@ impl Faults {
             Action::Error => return Err(Injected(point.to_owned())),
             Action::Panic => panic!("injected fault at {point}"),
             Action::Stall(time) => tokio::time::sleep(time).await,
+            Action::Hold => found.released.cancelled().await,
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! POST /webhooks/{source} ─▶ webhooks ─▶ inbox ─▶ queue ─▶ jobs ─▶ provisioning ─▶ tenants (ready)
-//!                            verified    once     durable   run      step by step
-//! POST /v1/registrations ───────────────▶ idempotency key ─▶ queue
+//!                            verified    once     durable   run      step by step     ▲
+//! POST /v1/registrations ───────────────▶ idempotency key ─▶ queue                    fleet keeps them migrated
 //! ```
 //!
 //! The stations of an event, in order; a registration joins at the queue:
@@ -14,6 +14,7 @@
 //! 4. [`jobs`] knows what each job means.
 //! 5. [`provisioning`] makes a tenant, step by step, each step checked and recorded.
 //! 6. [`tenants`] are the rows and the states they go through.
+//! 7. [`fleet`] keeps them migrated.
 //!
 //! The second way in is [`registrations`]: somebody signs up, once by their [`idempotency`] key, and follows.
 //!
@@ -37,6 +38,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod faults;
+pub mod fleet;
 pub mod http;
 pub mod idempotency;
 pub mod identity;

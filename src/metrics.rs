@@ -3,6 +3,8 @@
 //! Guarantees: no label carries the id of a tenant, organization, user or event; event types that we
 //! do not know count as "other", so that no sender can make labels.
 
+mod backlog;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -14,6 +16,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
+
+pub use backlog::Backlog;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -67,6 +71,7 @@ one_label! {
     PathLabel { path: &'static str }
     KindLabel { kind: &'static str }
     EndpointLabel { endpoint: String }
+    OutcomeLabel { outcome: &'static str }
 }
 
 /// For figures without labels that are left out when nobody knows them.
@@ -80,35 +85,6 @@ const BUCKETS: [f64; 15] = [
 
 fn histogram() -> Histogram {
     Histogram::new(BUCKETS)
-}
-
-/// What the database says about backlog and tenants.
-#[derive(Debug, Clone, Default)]
-pub struct Backlog {
-    /// Events received and not settled.
-    pub inbox_pending: i64,
-    /// Age of the oldest of them, in seconds.
-    pub inbox_oldest_s: f64,
-    /// Events that name an object which nobody has described yet.
-    pub waiting_events: i64,
-    /// Events that failed.
-    pub failed_events: i64,
-    /// Jobs by state.
-    pub jobs: Vec<(String, i64)>,
-    /// Jobs that are due and wait.
-    pub jobs_past_due: i64,
-    /// Age of the oldest job that is due, in seconds.
-    pub oldest_due_s: f64,
-    /// Tenants by state.
-    pub tenants: Vec<(String, i64)>,
-    /// Registrations that have not ended, by state.
-    pub registrations: Vec<(String, i64)>,
-    /// When old rows were pruned last by themselves, in seconds since 1970.
-    pub last_pruned: Option<f64>,
-    /// Notifications that each endpoint is still to be told, and the age of the oldest in seconds.
-    pub notifications: Vec<(String, i64, f64)>,
-    /// Endpoints that are disabled.
-    pub disabled_endpoints: i64,
 }
 
 /// The metrics of this process.
@@ -136,13 +112,20 @@ pub struct Metrics {
     /// Registrations that took longer than they should.
     pub registrations_delayed: Counter,
     dead_letters: Family<KindLabel, Gauge>,
-    pool: Family<StateLabel, Gauge>,
+    connections: Family<StateLabel, Gauge>,
+    /// Tenants whose database was claimed from the pool.
+    pub pool_hits: Counter,
+    /// Tenants for whom the pool had none.
+    pub pool_misses: Counter,
+    pool_databases: Family<StateLabel, Gauge>,
+    pool_oldest: Family<StateLabel, FloatGauge>,
     pruned_rows: Family<KindLabel, Counter>,
     last_pruned: Family<NoLabels, FloatGauge>,
     notification_attempts: Family<NotificationLabels, Counter>,
     notifications_pending: Family<EndpointLabel, Gauge>,
     notifications_oldest: Family<EndpointLabel, FloatGauge>,
     disabled_endpoints: Family<NoLabels, Gauge>,
+    fleet_targets: Family<OutcomeLabel, Counter>,
     jwks_refreshes: Family<RefreshLabels, Counter>,
     jwks_age: Family<IssuerLabel, FloatGauge>,
     /// When each issuer's keys were fetched last.
@@ -178,13 +161,18 @@ impl Metrics {
             registrations: Family::default(),
             registrations_delayed: Counter::default(),
             dead_letters: Family::default(),
-            pool: Family::default(),
+            connections: Family::default(),
+            pool_hits: Counter::default(),
+            pool_misses: Counter::default(),
+            pool_databases: Family::default(),
+            pool_oldest: Family::default(),
             pruned_rows: Family::default(),
             last_pruned: Family::default(),
             notification_attempts: Family::default(),
             notifications_pending: Family::default(),
             notifications_oldest: Family::default(),
             disabled_endpoints: Family::default(),
+            fleet_targets: Family::default(),
             jwks_refreshes: Family::default(),
             jwks_age: Family::default(),
             jwks_fetched: Arc::default(),
@@ -228,6 +216,11 @@ impl Metrics {
             self.fenced_writes.clone(),
         );
         registry.register(
+            "fleet_targets",
+            "Targets of fleet runs by how their attempts ended",
+            self.fleet_targets.clone(),
+        );
+        registry.register(
             "jwks_refreshes",
             "Fetches of issuers' keys by how they ended",
             self.jwks_refreshes.clone(),
@@ -238,6 +231,7 @@ impl Metrics {
             self.jwks_age.clone(),
         );
         self.register_provisioning(&mut registry);
+        self.register_pool(&mut registry);
         self.register_pruning(&mut registry);
         self.register_notifications(&mut registry);
         registry
@@ -326,7 +320,30 @@ impl Metrics {
         registry.register(
             "db_pool_connections",
             "Connections to the control database",
-            self.pool.clone(),
+            self.connections.clone(),
+        );
+    }
+
+    fn register_pool(&self, registry: &mut Registry) {
+        registry.register(
+            "pool_hits",
+            "Tenants whose database was claimed from the pool",
+            self.pool_hits.clone(),
+        );
+        registry.register(
+            "pool_misses",
+            "Tenants for whom the pool had no database",
+            self.pool_misses.clone(),
+        );
+        registry.register(
+            "pool_databases",
+            "Databases of the pool by state",
+            self.pool_databases.clone(),
+        );
+        registry.register(
+            "pool_oldest_age_seconds",
+            "Since when the oldest database of the pool is in its state",
+            self.pool_oldest.clone(),
         );
     }
 
@@ -392,6 +409,13 @@ impl Metrics {
             .inc();
     }
 
+    /// An attempt at a target of a fleet run ended.
+    pub fn fleet_target_ended(&self, outcome: &'static str) {
+        self.fleet_targets
+            .get_or_create(&OutcomeLabel { outcome })
+            .inc();
+    }
+
     /// A step of provisioning was done.
     pub fn step_done(&self, step: &'static str, took: Duration) {
         self.step_seconds
@@ -399,10 +423,11 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A tenant became ready.
-    pub fn tenant_ready(&self, since_receipt: Duration) {
+    /// A tenant became ready, with a database from the pool or with one of its own making.
+    pub fn tenant_ready(&self, from_pool: bool, since_receipt: Duration) {
+        let path = if from_pool { "pool" } else { "cold" };
         self.provision_seconds
-            .get_or_create(&PathLabel { path: "cold" })
+            .get_or_create(&PathLabel { path })
             .observe(since_receipt.as_secs_f64());
     }
 
@@ -445,16 +470,26 @@ impl Metrics {
     /// The pool's connections: open and idle.
     pub fn connections(&self, (open, idle): (u32, usize)) {
         let idle = i64::try_from(idle).unwrap_or(i64::MAX);
-        self.pool
+        self.connections
             .get_or_create(&StateLabel {
                 state: "idle".to_owned(),
             })
             .set(idle);
-        self.pool
+        self.connections
             .get_or_create(&StateLabel {
                 state: "busy".to_owned(),
             })
             .set(i64::from(open) - idle);
+    }
+
+    fn pool(&self, states: Vec<(String, i64, f64)>) {
+        self.pool_databases.clear();
+        self.pool_oldest.clear();
+        for (state, databases, oldest_s) in states {
+            let label = StateLabel { state };
+            self.pool_databases.get_or_create(&label).set(databases);
+            self.pool_oldest.get_or_create(&label).set(oldest_s);
+        }
     }
 
     /// What the database said. `None`: it does not answer, and its gauges are left out rather than stale.
@@ -472,6 +507,7 @@ impl Metrics {
         self.notifications_pending.clear();
         self.notifications_oldest.clear();
         self.disabled_endpoints.clear();
+        self.pool(Vec::new());
         let Some(backlog) = backlog else { return };
         self.inbox_pending
             .get_or_create(&NoLabels {})
@@ -503,6 +539,7 @@ impl Metrics {
         self.disabled_endpoints
             .get_or_create(&NoLabels {})
             .set(backlog.disabled_endpoints);
+        self.pool(backlog.pool);
         let mut dead_jobs = 0;
         for (state, jobs) in backlog.jobs {
             dead_jobs += if state == "dead" { jobs } else { 0 };

@@ -11,14 +11,14 @@ use crate::{
     causes::chain,
     config::{self, Config},
     db::{self, Db},
-    http,
+    fleet, http,
     inbox::Inbox,
     jobs::{self, JobContext, MemberDesk, RegistrationDesk},
     members,
     metrics::Metrics,
     notifications::{self, Sender},
     provider_api::{self, Client},
-    provisioning::{BlueprintSource, Provisioner, StepError, template},
+    provisioning::{BlueprintSource, Provisioner, StepError, pool, template},
     queue::{Waker, worker},
     registrations::{self, Watcher},
     retention::{self, Plan},
@@ -118,6 +118,27 @@ fn senders(config: &Config) -> Result<BTreeMap<String, Sender>, Error> {
     config.notifications.iter().map(sender).collect()
 }
 
+/// What makes tenants ready, and fills the pool.
+pub fn provisioner(
+    config: &Config,
+    blueprint: BlueprintSource,
+    (db, clusters, metrics): (&Db, &Clusters, &Metrics),
+) -> Result<Provisioner, Error> {
+    Ok(Provisioner {
+        db: db.clone(),
+        clusters: clusters.clone(),
+        keyring: Arc::new(Keyring::parse(&config.secrets.keys)?),
+        names: config.tenants.clone(),
+        timeouts: config.provisioning,
+        admin_role: config.identity.admin_role.clone(),
+        max_attempts: config.queue.max_attempts,
+        blueprint,
+        pool: pool::Pool::new(config.pool, clusters.iter()),
+        metrics: metrics.clone(),
+        faults: config.faults.clone(),
+    })
+}
+
 /// How long the start may look at all members, when somebody begins to be told of them.
 const SYNC_LIMIT: Duration = Duration::from_hours(1);
 
@@ -177,18 +198,7 @@ impl Replica {
             config.queue.max_attempts,
             &config.faults,
         );
-        let provisioner = Provisioner {
-            db: db.clone(),
-            clusters: clusters.clone(),
-            keyring: Arc::new(Keyring::parse(&config.secrets.keys)?),
-            names: config.tenants.clone(),
-            timeouts: config.provisioning,
-            admin_role: config.identity.admin_role.clone(),
-            max_attempts: config.queue.max_attempts,
-            blueprint,
-            metrics: metrics.clone(),
-            faults: config.faults.clone(),
-        };
+        let provisioner = provisioner(&config, blueprint, (&db, &clusters, &metrics))?;
         waker.spawn_notifier(&tasks, db.clone());
         Ok(Self {
             db,
@@ -319,7 +329,7 @@ impl Replica {
             .await
             .map_err(db::Error::Sql)?;
         for cluster in self.clusters.iter() {
-            match template::ensure(&self.provisioner, cluster, &blueprint).await {
+            match Box::pin(template::ensure(&self.provisioner, cluster, &blueprint)).await {
                 Ok(_) => {}
                 Err(error @ StepError::Blueprint(_)) => return Err(error.into()),
                 Err(error) => {
@@ -348,17 +358,20 @@ impl Replica {
             max_attempts: self.config.queue.max_attempts,
             parent_wait: Duration::from_secs(self.config.identity.parent_wait_s),
             retention: Arc::new(Plan::new(&self.config)),
+            fleet_attempts: self.config.fleet.max_attempts,
             worker: worker::worker_name().into(),
         }
     }
 
-    /// Marks registrations that are late, begins notifications that were left, and sees to it that what has
+    /// Marks registrations that are late, begins notifications and fleet runs that were left, and sees to it that what has
     /// been kept for its time is deleted, by whichever worker comes to it. The control database is migrated.
     pub fn tidy(&self) {
         let marking = registrations::keep_marking_delayed(self.db.clone(), self.metrics.clone());
         self.tasks.spawn_ground(marking);
         self.tasks
             .spawn_ground(notifications::keep_going(self.db.clone()));
+        self.tasks
+            .spawn_ground(fleet::keep_going(self.db.clone(), self.waker.clone()));
         let Some(pause) = Plan::new(&self.config).pause else {
             return;
         };
@@ -367,12 +380,13 @@ impl Replica {
         self.tasks.spawn_ground(kept);
     }
 
-    /// Starts the worker.
+    /// Starts the worker, and keeps the pool filled.
     pub fn work(&self) {
         let queue = &self.config.queue;
         let settings = worker::Settings {
             concurrency: queue.concurrency,
             outgoing_concurrency: queue.notification_concurrency,
+            fleet_concurrency: self.config.fleet.concurrency,
             lease: queue.lease(),
             poll_interval: Duration::from_millis(queue.poll_interval_ms),
             faults: self.config.faults.clone(),
@@ -395,6 +409,7 @@ impl Replica {
             run_batch,
         );
         self.tasks.spawn(worker);
+        pool::keep_filled(&self.provisioner, &self.tasks);
     }
 
     /// Finishes what runs, at most for the drain time, and closes all connections.

@@ -107,6 +107,15 @@ impl Keyring {
         Ok(row)
     }
 
+    /// A password that follows from the first key and a label: the same wherever the key is configured.
+    pub fn derive(&self, label: &str) -> Result<SecretString, Error> {
+        let (_, key) = self.keys.first().ok_or(Error::NoKey)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        let text = format!("tenantry derived password: {label}");
+        let tag = hmac::sign(&key, text.as_bytes());
+        Ok(SecretString::from(URL_SAFE_NO_PAD.encode(tag.as_ref())))
+    }
+
     /// Opens what [`Keyring::seal`] made for the same tenant.
     pub fn open(&self, tenant: Uuid, row: &[u8]) -> Result<SecretString, Error> {
         let (id, nonce, sealed) = split(row).ok_or(Error::Unopenable)?;

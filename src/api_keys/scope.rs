@@ -24,6 +24,10 @@ pub enum Scope {
     EventsRead,
     /// Replay events; retry and cancel jobs.
     EventsWrite,
+    /// Look at fleet runs.
+    FleetRead,
+    /// Begin fleet runs; pause, resume, retry and abort them.
+    FleetWrite,
     /// Ask for registrations.
     RegistrationsWrite,
     /// Ask for registrations from a web page: what a form key may do, and no other key.
@@ -36,11 +40,12 @@ pub enum Scope {
 
 /// The scopes as they may be typed, for messages; not that of form keys, which comes with `--form`.
 pub const CHOICES: &str = "tenants:read, tenants:write, tenants:connect, tenants:* (without connect), members:read, \
-     members:write, members:*, events:read, events:write, events:*, registrations:write, audit:read, admin";
+     members:write, members:*, events:read, events:write, events:*, fleet:read, \
+     fleet:write, fleet:*, registrations:write, audit:read, admin";
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::TenantsRead,
         Self::TenantsWrite,
         Self::TenantsConnect,
@@ -48,6 +53,8 @@ impl Scope {
         Self::MembersWrite,
         Self::EventsRead,
         Self::EventsWrite,
+        Self::FleetRead,
+        Self::FleetWrite,
         Self::RegistrationsWrite,
         Self::RegistrationsSubmit,
         Self::AuditRead,
@@ -64,6 +71,8 @@ impl Scope {
             Self::MembersWrite => "members:write",
             Self::EventsRead => "events:read",
             Self::EventsWrite => "events:write",
+            Self::FleetRead => "fleet:read",
+            Self::FleetWrite => "fleet:write",
             Self::RegistrationsWrite => "registrations:write",
             Self::RegistrationsSubmit => "registrations:submit",
             Self::AuditRead => "audit:read",
@@ -94,6 +103,7 @@ impl Scopes {
             "tenants:*" => vec![Scope::TenantsRead, Scope::TenantsWrite],
             "members:*" => vec![Scope::MembersRead, Scope::MembersWrite],
             "events:*" => vec![Scope::EventsRead, Scope::EventsWrite],
+            "fleet:*" => vec![Scope::FleetRead, Scope::FleetWrite],
             name => vec![Scope::parse(name).ok_or_else(|| UnknownScope(name.to_owned()))?],
         };
         Ok(scopes.into_iter().collect())
@@ -183,6 +193,7 @@ mod tests {
         assert_eq!(allowed(&["tenants:*"]), ["tenants:read", "tenants:write"]);
         assert_eq!(allowed(&["members:*"]), ["members:read", "members:write"]);
         assert_eq!(allowed(&["events:*"]), ["events:read", "events:write"]);
+        assert_eq!(allowed(&["fleet:*"]), ["fleet:read", "fleet:write"]);
         assert_eq!(
             allowed(&["tenants:*", "tenants:connect"]),
             ["tenants:read", "tenants:write", "tenants:connect"]
@@ -202,7 +213,7 @@ mod tests {
         ] {
             assert_eq!(Scopes::parse(text), Err(UnknownScope(text.to_owned())));
         }
-        let stored = Scopes::from(vec!["fleet:write".to_owned(), "audit:read".to_owned()]);
+        let stored = Scopes::from(vec!["moons:write".to_owned(), "audit:read".to_owned()]);
         assert_eq!(stored, scopes(&["audit:read"]));
     }
 

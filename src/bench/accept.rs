@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use sqlx::PgConnection;
 use tokio::task::JoinSet;
@@ -140,8 +141,7 @@ impl Course<'_> {
     }
 
     async fn ours(&self) -> Result<(f64, Samples), Error> {
-        let mut senders = Vec::new();
-        for number in 0..self.senders {
+        let senders = (0..self.senders).map(async |number| {
             let mut sender = Sender::connect(self.replica.address).await?;
             let events = Stream::new(self.kind, self.events, number);
             for event in &events.known {
@@ -149,8 +149,9 @@ impl Course<'_> {
             }
             // one that is not counted: the connection and its statements are warm
             sender.deliver(&Event::created(&unique(), 0)).await?;
-            senders.push((sender, events));
-        }
+            Ok::<_, Error>((sender, events))
+        });
+        let senders = try_join_all(senders).await?;
         let started = Instant::now();
         let until = started + self.slice;
         let mut running = JoinSet::new();
@@ -170,16 +171,16 @@ impl Course<'_> {
     }
 
     async fn floor(&self) -> Result<(f64, Samples), Error> {
-        let mut connections = Vec::new();
-        for number in 0..self.senders {
+        let connections = (0..self.senders).map(async |number| {
             let mut connection = self.server.control().await?;
             let events = Stream::new(self.kind, self.events, number);
             for event in &events.known {
                 insert(&mut connection, event).await?;
             }
             insert(&mut connection, &Event::created(&unique(), 0)).await?;
-            connections.push((connection, events));
-        }
+            Ok::<_, Error>((connection, events))
+        });
+        let connections = try_join_all(connections).await?;
         let started = Instant::now();
         let until = started + self.slice;
         let (kind, mut running) = (self.kind, JoinSet::new());

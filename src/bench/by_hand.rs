@@ -1,7 +1,8 @@
 //! A tenant made by hand: the statements of the plan and nothing else.
 //!
 //! The same effect as provisioning has: clone, mark, rights, name, role, seed, fingerprint, verify
-//! queries, login. Without: the event, the queue, the control database, looking first, checkpoints.
+//! queries, login. Without: the event, the queue, the control database (but for the claim, where a database
+//! of the pool is claimed), looking first, checkpoints.
 //! The statements stand here once more, and not by calls of the product's functions, so that
 //! whatever the product does in excess shows in the ratio.
 
@@ -65,8 +66,68 @@ impl Hand {
     pub(super) async fn make(&mut self) -> Result<(), Error> {
         let id = Uuid::now_v7();
         let name = format!("{}hand_{}", self.prefix, id.simple());
+        let clone = format!("{name}_new");
+        self.clone_template(&clone).await?;
+        self.make_of(id, &clone, &name).await
+    }
+
+    /// Databases that wait for [`Hand::make_from_pool`], each with its row.
+    pub(super) async fn fill_pool(
+        &mut self,
+        control: &mut PgConnection,
+        count: u32,
+    ) -> Result<(), Error> {
+        for _ in 0..count {
+            let id = Uuid::now_v7();
+            let name = format!("{}hand_pool_{}", self.prefix, id.simple());
+            self.clone_template(&name).await?;
+            let row = "insert into pool_databases (id, cluster, hash, database, state, ready_at)
+                values ($1, 'by hand', $2, $3, 'ready', now())";
+            sqlx::query(row)
+                .bind(id)
+                .bind(&self.hash)
+                .bind(&name)
+                .execute(&mut *control)
+                .await
+                .map_err(Error::sql("filling the pool by hand"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes one tenant of a database that waits: the claim's own statements in place of the clone.
+    pub(super) async fn make_from_pool(&mut self, control: &mut PgConnection) -> Result<(), Error> {
+        let id = Uuid::now_v7();
+        let name = format!("{}hand_{}", self.prefix, id.simple());
+        let claim = "update pool_databases
+            set state = 'claimed', tenant_id = $1, claimed_at = now()
+            where id = (
+                select id
+                from pool_databases
+                where cluster = 'by hand' and hash = $2 and state = 'ready'
+                order by ready_at, id
+                limit 1
+                for update skip locked
+            )
+            returning database";
+        let pooled: String = sqlx::query_scalar(claim)
+            .bind(id)
+            .bind(&self.hash)
+            .fetch_one(&mut *control)
+            .await
+            .map_err(Error::sql("claiming by hand"))?;
+        self.make_of(id, &pooled, &name).await?;
+        sqlx::query("delete from pool_databases where tenant_id = $1")
+            .bind(id)
+            .execute(control)
+            .await
+            .map_err(Error::sql("ending a claim by hand"))?;
+        Ok(())
+    }
+
+    async fn make_of(&mut self, id: Uuid, from: &str, name: &str) -> Result<(), Error> {
+        let name = name.to_owned();
         let password = secrets::random_password()?;
-        self.clone_template(id, &name).await?;
+        self.hand_over(id, from, &name).await?;
         self.create_role(id, &name, &password).await?;
         let mut tenant = connect(self.options.clone().database(&name)).await?;
         self.seed(&mut tenant, id, &name).await?;
@@ -81,19 +142,22 @@ impl Hand {
         self.check_login(connect(login).await?).await
     }
 
-    async fn clone_template(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
+    async fn clone_template(&mut self, name: &str) -> Result<(), Error> {
         let (prefix, template, strategy) = (&self.prefix, &self.template, self.strategy);
         let clone = format!(
-            "create database {name}_new template {template} owner {prefix}owner allow_connections false {strategy}"
+            "create database {name} template {template} owner {prefix}owner allow_connections false {strategy}"
         );
+        execute(&mut self.maintenance, clone).await
+    }
+
+    async fn hand_over(&mut self, id: Uuid, from: &str, name: &str) -> Result<(), Error> {
         let hand_over = format!(
-            "comment on database {name}_new is 'tenantry tenant={id} template={}';
-             revoke all on database {name}_new from public;
-             alter database {name}_new allow_connections true;
-             alter database {name}_new rename to {name}",
+            "comment on database {from} is 'tenantry tenant={id} template={}';
+             revoke all on database {from} from public;
+             alter database {from} allow_connections true;
+             alter database {from} rename to {name}",
             self.hash
         );
-        execute(&mut self.maintenance, clone).await?;
         execute(&mut self.maintenance, hand_over).await
     }
 

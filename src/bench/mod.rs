@@ -5,7 +5,7 @@
 //!        ─▶ replica (api)          ─▶ auth_verify_*  tenants_resolve_*
 //!        ─▶ replica (api)          ─▶ registrations_*  registration_status_*
 //!        ─▶ replica (api)          ─▶ registration_streams_mib
-//!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial  ready_100_at_once  signups_100_at_once  people_jobs*
+//!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial*  ready_100_at_once  signups_100_at_once  people_jobs*
 //! ```
 //!
 //! A floor is the same effect by the plainest means: the same row inserted and committed one by
@@ -288,6 +288,9 @@ async fn measure(
         rss_after = rss_after.max(replica.rss_mib()?);
         results.extend(footprint::after(options, rss_after));
         replica.stop().await?;
+        if options.wants("ready_serial_pool") {
+            results.push(ready::measure_pool(options, server, progress).await?);
+        }
     }
     let environment = server.environment().await?;
     Ok(Report {

@@ -21,6 +21,7 @@ use super::{
 
 /// A template of the worked blueprint takes a second or two.
 const START_LIMIT: Duration = Duration::from_mins(1);
+const FILL_LIMIT: Duration = Duration::from_mins(5);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(1);
 
@@ -38,6 +39,35 @@ pub(super) struct Replica {
 impl Replica {
     /// Starts one with these roles and waits until it is ready.
     pub(super) async fn start(server: &Server, roles: &str) -> Result<Self, Error> {
+        Self::start_with(server, roles, &[]).await
+    }
+
+    /// Starts one that works, with a pool of so many databases, and waits until they are ready.
+    pub(super) async fn start_with_pool(server: &Server, size: u32) -> Result<Self, Error> {
+        let size_of_pool = [("TENANTRY__POOL__SIZE", size.to_string())];
+        let replica = Self::start_with(server, "api,worker", &size_of_pool).await?;
+        let mut control = server.control().await?;
+        let filled = format!(
+            "select
+             from pool_databases
+             where cluster = 'main' and state = 'ready'
+             having count(*) >= {size}"
+        );
+        let started = Instant::now();
+        while !has_row(&mut control, &filled).await? {
+            if started.elapsed() > FILL_LIMIT {
+                return Err(replica.not_ready());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(replica)
+    }
+
+    async fn start_with(
+        server: &Server,
+        roles: &str,
+        more: &[(&'static str, String)],
+    ) -> Result<Self, Error> {
         let address = free_address()?;
         let log = server.scratch.join("replica.log");
         let stderr = File::create(&log).map_err(Error::io("opening the replica's log"))?;
@@ -46,6 +76,7 @@ impl Replica {
             .args(["serve", "--roles", roles])
             .env_clear()
             .envs(server.variables.iter().map(|(name, value)| (name, value)))
+            .envs(more.iter().map(|(name, value)| (name, value)))
             .env("TENANTRY__SERVER__LISTEN", address.to_string())
             // where no tenantry.toml lies
             .current_dir(&server.scratch)

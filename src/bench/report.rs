@@ -36,7 +36,12 @@ pub(super) const NAMES: [&[&str]; 7] = [
     ],
     &["registration_streams_mib"],
     &["start_to_ready_ms", "rss_idle_mib", "rss_after_mib"],
-    &["ready_serial", "ready_100_at_once", "signups_100_at_once"],
+    &[
+        "ready_serial",
+        "ready_serial_pool",
+        "ready_100_at_once",
+        "signups_100_at_once",
+    ],
     &["people_jobs", "people_jobs_one_org"],
 ];
 

@@ -125,7 +125,8 @@ impl Server {
 
     /// Forgets every registration, with organizations and tenants, and every event and job. No tenant has a database.
     pub(super) async fn empty_registrations(&self) -> Result<(), Error> {
-        let tables = "truncate organizations, tenants, tenant_hosts, provisioning_steps,
+        let tables =
+            "truncate organizations, tenants, tenant_hosts, provisioning_steps, pool_databases,
                                registrations, registration_events, idempotency_keys";
         execute(&mut self.control().await?, tables.to_owned()).await?;
         self.empty_inbox().await
@@ -268,6 +269,8 @@ fn variables(run: &str, control_url: &str, scratch: &Path) -> Vec<(&'static str,
     vec![
         ("DATABASE_URL", control_url.to_owned()),
         ("WORKOS_WEBHOOK_SECRET", SECRET.to_owned()),
+        // a clone for each tenant; what measures the pool has one
+        ("TENANTRY__POOL__SIZE", "0".to_owned()),
         // one sender and one key stand for all of them
         ("TENANTRY__LIMITS__PER_PRINCIPAL_PER_MINUTE", "0".to_owned()),
         ("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0".to_owned()),

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 
 use super::load::RawFile;
 use super::scan::{self, Flaw, Statement};
-use super::{Blueprint, Error, Settings, SqlFile, SyncScripts, sync};
+use super::{Blueprint, Error, Project, Settings, SqlFile, SyncScripts, sync};
 
 const MIGRATIONS: &str = "migrations/";
 
@@ -15,14 +15,26 @@ const LONGEST_VERSION: usize = 50;
 
 /// Reads `blueprint.toml`.
 pub(super) fn settings(file: &RawFile) -> Result<Settings, Error> {
-    Settings::parse(text(file)?)
+    let settings = Settings::parse(text(file)?)?;
+    if let Some(command) = &settings.command {
+        match scan::statements(&command.version_query).as_deref() {
+            Ok([one]) if !ends_transaction(one) => {}
+            _ => return Err(Error::VersionQueryInvalid),
+        }
+    }
+    Ok(settings)
 }
 
 /// Checks every file and puts it where it belongs.
-pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Blueprint, Error> {
+pub(super) fn assemble(
+    settings: Settings,
+    files: Vec<RawFile>,
+    project: Option<Project>,
+) -> Result<Blueprint, Error> {
     let mut blueprint = Blueprint {
         settings,
         migrations: Vec::new(),
+        project,
         shared_seed: Vec::new(),
         tenant_seed: Vec::new(),
         sync: None,
@@ -33,7 +45,7 @@ pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Bluepr
         let checked = check(&file)?;
         let (folder, _) = file.name.rsplit_once('/').unwrap_or_default();
         match folder {
-            "migrations" => blueprint.migrations.push(checked),
+            "migrations" if blueprint.project.is_none() => blueprint.migrations.push(checked),
             "seed/shared" => blueprint.shared_seed.push(checked),
             "seed/tenant" => blueprint.tenant_seed.push(checked),
             "sync" => sync.push(checked),
@@ -51,7 +63,7 @@ pub(super) fn assemble(settings: Settings, files: Vec<RawFile>) -> Result<Bluepr
             });
         }
     }
-    if blueprint.migrations.is_empty() {
+    if blueprint.migrations.is_empty() && blueprint.project.is_none() {
         return Err(Error::NoMigrations);
     }
     Ok(blueprint)
@@ -64,7 +76,7 @@ pub(super) fn version(name: &str) -> &str {
 }
 
 /// The number in `migrations/NNNN_name.sql`, if the name is one.
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     let (digits, rest) = version(name).split_once('_')?;
     let is_number = digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && !rest.is_empty() {
@@ -77,8 +89,9 @@ fn number(name: &str) -> Option<u64> {
 fn check(file: &RawFile) -> Result<SqlFile, Error> {
     check_name(&file.name)?;
     let sql = text(file)?;
-    check_statements(&file.name, sql)?;
+    let statements = check_statements(&file.name, sql)?;
     Ok(SqlFile {
+        statements,
         name: file.name.clone(),
         sql: sql.to_owned(),
         sha256: hex::encode(digest::digest(&digest::SHA256, &file.bytes)),
@@ -119,7 +132,8 @@ fn text(file: &RawFile) -> Result<&str, Error> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn check_statements(name: &str, sql: &str) -> Result<(), Error> {
+/// The statements one by one, where the file is marked to run outside of a transaction.
+fn check_statements(name: &str, sql: &str) -> Result<Option<Vec<String>>, Error> {
     let file = name.to_owned();
     let line = |at| scan::line(sql.as_bytes(), at);
     let statements = match scan::statements(sql) {
@@ -140,15 +154,20 @@ fn check_statements(name: &str, sql: &str) -> Result<(), Error> {
         return Err(Error::TransactionControl {
             file,
             line: line(found.at),
-            statement: found.words.join(" "),
+            statement: found.words[..found.words.len().min(4)].join(" "),
         });
     }
     match statements.get(1) {
         Some(second) if name.starts_with("verify/") || name == sync::ROLES => {
             let line = line(second.at);
-            Err(Error::ManyQueries { file, line })
+            return Err(Error::ManyQueries { file, line });
         }
-        _ => Ok(()),
+        _ => {}
+    }
+    match scan::has_mark(sql) {
+        false => Ok(None),
+        true if name.starts_with(MIGRATIONS) => Ok(Some(scan::cut(sql, &statements))),
+        true => Err(Error::MarkMisplaced { file }),
     }
 }
 

@@ -31,11 +31,32 @@ pub enum Error {
         /// The name in the file.
         name: String,
     },
-    /// A migrator that is planned.
-    #[error("blueprint.toml names the migrator {name:?}, which is not supported yet")]
-    MigratorUnsupported {
-        /// The name in the file.
-        name: String,
+    /// `migrator = "command"` without its table.
+    #[error("blueprint.toml names the migrator \"command\" and has no [command]")]
+    CommandMissing,
+    /// A migrator that goes by nothing.
+    #[error("the migrator has no file in the blueprint")]
+    ProjectEmpty,
+    /// What the migrator goes by is not there.
+    #[error("{file}, which the migrator goes by, is not there")]
+    ProjectMissing {
+        /// Path inside the blueprint.
+        file: String,
+    },
+    /// More files, or more in them, than a project of migrations has.
+    #[error("{file} has more than the files of a migrator may have together: 64 MiB, 10,000 files")]
+    ProjectTooLarge {
+        /// Path inside the blueprint.
+        file: String,
+    },
+    /// The query of the version is not one query.
+    #[error("command.version_query is not one query")]
+    VersionQueryInvalid,
+    /// A version that no migrator may get.
+    #[error("{version:?} is not a version")]
+    VersionInvalid {
+        /// What was asked for.
+        version: String,
     },
     /// The operating system would not give it out.
     #[error("cannot read {file}")]
@@ -152,6 +173,23 @@ pub enum Error {
         /// The line of the second one.
         line: usize,
     },
+    /// The mark of a migration in another file.
+    #[error(
+        "{file} has the mark {:?}, which only a migration may have",
+        super::scan::MARK
+    )]
+    MarkMisplaced {
+        /// Path inside the blueprint.
+        file: String,
+    },
+    /// A version that no migration makes.
+    #[error("no migration makes the version {version:?}; the last one makes {last}")]
+    VersionUnknown {
+        /// What was asked for.
+        version: String,
+        /// The newest version.
+        last: String,
+    },
     /// Members could be added and never removed, or the reverse.
     #[error("{file} is there, but {missing} is not")]
     SyncIncomplete {
@@ -208,7 +246,12 @@ impl Error {
             Self::SettingsMissing { .. } => "blueprint_settings_missing",
             Self::SettingsInvalid { .. } => "blueprint_settings_invalid",
             Self::MigratorUnknown { .. } => "blueprint_migrator_unknown",
-            Self::MigratorUnsupported { .. } => "blueprint_migrator_unsupported",
+            Self::CommandMissing => "blueprint_command_missing",
+            Self::ProjectEmpty => "blueprint_project_empty",
+            Self::ProjectMissing { .. } => "blueprint_project_missing",
+            Self::ProjectTooLarge { .. } => "blueprint_project_too_large",
+            Self::VersionQueryInvalid => "blueprint_version_query_invalid",
+            Self::VersionInvalid { .. } => "blueprint_version_invalid",
             Self::Unreadable { .. } => "blueprint_unreadable",
             Self::Unexpected { .. } => "blueprint_unexpected_file",
             Self::LinkOutside { .. } => "blueprint_link_outside",
@@ -225,6 +268,8 @@ impl Error {
             Self::PsqlCommand { .. } => "blueprint_psql_command",
             Self::TransactionControl { .. } => "blueprint_transaction_control",
             Self::ManyQueries { .. } => "blueprint_many_queries",
+            Self::MarkMisplaced { .. } => "blueprint_mark_misplaced",
+            Self::VersionUnknown { .. } => "blueprint_version_unknown",
             Self::SyncIncomplete { .. } => "blueprint_sync_incomplete",
             Self::MigrationEdited { .. } => "blueprint_migration_edited",
             Self::MigrationRemoved { .. } => "blueprint_migration_removed",
@@ -235,6 +280,7 @@ impl Error {
     }
 
     /// What to do about it.
+    #[expect(clippy::too_many_lines, reason = "one sentence for each kind of error")]
     pub const fn fix(&self) -> &'static str {
         match self {
             Self::DirectoryMissing { .. } => {
@@ -246,8 +292,26 @@ impl Error {
             Self::SettingsInvalid { .. } => {
                 "correct the line shown; `tenantry init` writes a file with every key explained"
             }
-            Self::MigratorUnknown { .. } | Self::MigratorUnsupported { .. } => {
-                "write migrator = \"sql\" and put numbered files into migrations/"
+            Self::MigratorUnknown { .. } => {
+                "write migrator = \"sql\", \"alembic\" or \"command\"; docs/migrators.md has each"
+            }
+            Self::CommandMissing => {
+                "add [command] with argv, files and version_query, as docs/migrators.md shows"
+            }
+            Self::ProjectEmpty => {
+                "name in command.files what the program goes by, such as db/migrations; a folder must have a file"
+            }
+            Self::ProjectMissing { .. } => {
+                "put the file or folder into the blueprint, or correct its name in blueprint.toml"
+            }
+            Self::ProjectTooLarge { .. } => {
+                "take out of the folder what is no part of the migrations, such as a virtual environment"
+            }
+            Self::VersionQueryInvalid => {
+                "write one query, without begin or commit, such as select max(version) from schema_migrations"
+            }
+            Self::VersionInvalid { .. } => {
+                "name a revision: at most 50 letters, digits and _-.@:+, and no - at its beginning"
             }
             Self::Unreadable { .. } => {
                 "check that the file is there and that this user may read it"
@@ -277,6 +341,12 @@ impl Error {
             }
             Self::ManyQueries { .. } => {
                 "join the two with union all, or move the second into a file of its own"
+            }
+            Self::MarkMisplaced { .. } => {
+                "take the mark out: seeds and verify queries run in a transaction"
+            }
+            Self::VersionUnknown { .. } => {
+                "name a migration of the blueprint, such as 0008_attachments or 8"
             }
             Self::SyncIncomplete { .. } => {
                 "write the missing one too: who comes may leave; or remove the folder sync/"

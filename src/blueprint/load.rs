@@ -8,7 +8,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
+
 use super::Error;
+use super::project::{MOST_BYTES, MOST_FILES, Project};
 
 /// The file that makes a directory a blueprint.
 pub(super) const SETTINGS: &str = "blueprint.toml";
@@ -66,21 +69,22 @@ impl Folder {
         read(&self.inside(&path, SETTINGS)?, SETTINGS)
     }
 
-    /// All SQL files, sorted by name within each folder.
-    pub(super) fn sql_files(&self) -> Result<Vec<RawFile>, Error> {
+    /// All SQL files, sorted by name within each folder; what lies under `others` is passed over.
+    pub(super) fn sql_files(&self, others: &[&str]) -> Result<Vec<RawFile>, Error> {
         let mut files = Vec::new();
-        self.visit(&self.root, "", &mut files)?;
+        self.visit(&self.root, "", others, &mut files)?;
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
     }
 
-    fn visit(&self, dir: &Path, folder: &str, files: &mut Vec<RawFile>) -> Result<(), Error> {
-        let unreadable = |source| Error::Unreadable {
-            file: if folder.is_empty() { "." } else { folder }.to_owned(),
-            source,
-        };
-        for entry in fs::read_dir(dir).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
+    fn visit(
+        &self,
+        dir: &Path,
+        folder: &str,
+        others: &[&str],
+        files: &mut Vec<RawFile>,
+    ) -> Result<(), Error> {
+        for path in entries(dir, folder)? {
             let file_name = path.file_name().unwrap_or_default();
             let name = [folder, &file_name.to_string_lossy()].join("/");
             let name = name.trim_start_matches('/');
@@ -89,10 +93,17 @@ impl Folder {
                     file: name.to_owned(),
                 });
             };
-            if file_name.starts_with('.') || file_name == "README.md" || name == SETTINGS {
+            let is_passed_over = file_name.starts_with('.') || file_name == "README.md";
+            if is_passed_over || name == SETTINGS || others.contains(&name) {
                 continue;
             }
-            self.take(&self.inside(&path, name)?, name, files)?;
+            let real = self.inside(&path, name)?;
+            let below = format!("{name}/");
+            if real.is_dir() && others.iter().any(|other| other.starts_with(&below)) {
+                self.visit(&real, name, others, files)?;
+            } else {
+                self.take(&real, name, files)?;
+            }
         }
         Ok(())
     }
@@ -108,7 +119,7 @@ impl Folder {
 
         // Only a regular file is opened: reading a pipe would wait for ever.
         if path.is_dir() && is_folder(name) {
-            self.visit(path, name, files)
+            self.visit(path, name, &[], files)
         } else if path.is_file() && holds_sql(folder) && is_sql {
             files.push(read(path, name)?);
             Ok(())
@@ -116,6 +127,58 @@ impl Folder {
             let file = name.to_owned();
             Err(Error::Unexpected { file })
         }
+    }
+
+    /// What a migrator of its own goes by: these files, and all in these folders.
+    pub(super) fn project(&self, paths: &[&str]) -> Result<Project, Error> {
+        let mut found = Found::default();
+        for name in paths {
+            let path = self.root.join(name);
+            if path.symlink_metadata().is_err() {
+                let file = (*name).to_owned();
+                return Err(Error::ProjectMissing { file });
+            }
+            self.add(&path, name, &mut found)?;
+        }
+        if found.files.is_empty() {
+            return Err(Error::ProjectEmpty);
+        }
+        found.files.sort();
+        // one that two paths name is there once
+        found.files.dedup();
+        Ok(Project {
+            root: self.root.clone(),
+            files: found.files,
+            target: None,
+        })
+    }
+
+    fn add(&self, path: &Path, name: &str, found: &mut Found) -> Result<(), Error> {
+        let real = self.inside(path, name)?;
+        if real.is_dir() {
+            for path in entries(&real, name)? {
+                let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+                let is_bytecode = file_name == "__pycache__" || file_name.ends_with(".pyc");
+                if !file_name.starts_with('.') && !is_bytecode {
+                    self.add(&path, &format!("{name}/{file_name}"), found)?;
+                }
+            }
+            return Ok(());
+        }
+        // reading a pipe would wait for ever
+        if !real.is_file() {
+            let file = name.to_owned();
+            return Err(Error::Unexpected { file });
+        }
+        let raw = read(&real, name)?;
+        found.bytes += raw.bytes.len() as u64;
+        if found.bytes > MOST_BYTES || found.files.len() == MOST_FILES {
+            let file = name.to_owned();
+            return Err(Error::ProjectTooLarge { file });
+        }
+        let sha256 = hex::encode(digest::digest(&digest::SHA256, &raw.bytes));
+        found.files.push((raw.name, sha256));
+        Ok(())
     }
 
     /// The path with all links followed, if that is still in the blueprint.
@@ -133,6 +196,24 @@ impl Folder {
             target: real,
         })
     }
+}
+
+/// What was read of a project so far.
+#[derive(Default)]
+struct Found {
+    files: Vec<(String, String)>,
+    bytes: u64,
+}
+
+fn entries(dir: &Path, folder: &str) -> Result<Vec<PathBuf>, Error> {
+    let unreadable = |source| Error::Unreadable {
+        file: if folder.is_empty() { "." } else { folder }.to_owned(),
+        source,
+    };
+    fs::read_dir(dir)
+        .map_err(unreadable)?
+        .map(|entry| entry.map(|entry| entry.path()).map_err(unreadable))
+        .collect()
 }
 
 fn read(path: &Path, name: &str) -> Result<RawFile, Error> {

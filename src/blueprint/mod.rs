@@ -9,6 +9,9 @@
 //! verify/*.sql            one query a file, returns the rows that are wrong
 //! ```
 //!
+//! With the migrator `alembic` or `command` the files that `blueprint.toml` names stand in the place of
+//! `migrations/`; they are read for the hash and for nothing else.
+//!
 //! A [`Blueprint`] that was loaded holds its whole promise in memory: every file is text that the
 //! server can take, named and numbered without doubt, and free of statements that would end the
 //! transaction it runs in. Loading only reads, and only inside the directory. What is left to the
@@ -21,6 +24,8 @@ mod bundled;
 mod check;
 mod error;
 mod load;
+mod programs;
+mod project;
 mod scan;
 mod settings;
 mod sync;
@@ -30,6 +35,9 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest;
 
 pub use self::error::Error;
+pub use self::programs::{Alembic, Command};
+pub use self::project::Project;
+pub use self::scan::concurrent_index;
 pub use self::settings::{Members, Migrator, Settings};
 pub use self::sync::SyncScripts;
 
@@ -38,8 +46,10 @@ pub use self::sync::SyncScripts;
 pub struct Blueprint {
     /// What `blueprint.toml` says.
     pub settings: Settings,
-    /// The schema, in the order to apply it; never empty.
+    /// The schema, in the order to apply it; empty only where a `project` stands in its place.
     pub migrations: Vec<SqlFile>,
+    /// What a migrator that is a program of its own goes by.
+    pub project: Option<Project>,
     /// Rows that are the same for every tenant, in the order to run them.
     pub shared_seed: Vec<SqlFile>,
     /// Rows of one tenant, in the order to run them.
@@ -59,6 +69,15 @@ pub struct SqlFile {
     pub sql: String,
     /// Digest of the bytes on disk, in hex.
     pub sha256: String,
+    /// Its statements one by one, where it is marked to run outside of a transaction.
+    pub statements: Option<Vec<String>>,
+}
+
+impl SqlFile {
+    /// The schema version that a migration makes: its name without folder and `.sql`.
+    pub fn version(&self) -> &str {
+        check::version(&self.name)
+    }
 }
 
 impl Blueprint {
@@ -67,13 +86,19 @@ impl Blueprint {
         let folder = load::Folder::open(dir)?;
         // Settings first: what the other files may be depends on the migrator.
         let settings = check::settings(&folder.settings()?)?;
-        check::assemble(settings, folder.sql_files()?)
+        let paths = settings.project_paths();
+        let files = folder.sql_files(&paths)?;
+        let project = match settings.migrator {
+            Migrator::Sql => None,
+            Migrator::Alembic | Migrator::Command => Some(folder.project(&paths)?),
+        };
+        check::assemble(settings, files, project)
     }
 
     /// The blueprint that is compiled in: `examples/crm`.
     pub fn bundled() -> Result<Self, Error> {
         let (settings, files) = bundled::split(bundled::CRM);
-        check::assemble(check::settings(&settings)?, files)
+        check::assemble(check::settings(&settings)?, files, None)
     }
 
     /// Writes the blueprint that is compiled in, for a process that reads a directory.
@@ -104,6 +129,17 @@ impl Blueprint {
                 add(&mut context, &file.sha256);
             }
         }
+        if let Some(project) = &self.project {
+            for term in self.settings.project_terms() {
+                add(&mut context, term);
+            }
+            add(&mut context, project.target.as_deref().unwrap_or_default());
+            context.update(&(project.files.len() as u64).to_be_bytes());
+            for (name, sha256) in &project.files {
+                add(&mut context, name);
+                add(&mut context, sha256);
+            }
+        }
         hex::encode(context.finish())
     }
 
@@ -125,16 +161,53 @@ impl Blueprint {
     /// The schema version: the last migration's name, such as `0008_attachments`.
     ///
     /// At most 50 characters of ASCII: applications read it from a `varchar(50)`.
-    pub fn version(&self) -> String {
+    ///
+    /// `None` where only the migrator knows: then the template's record has it, once it is built.
+    pub fn version(&self) -> Option<String> {
         let last = self.migrations.last();
-        last.map_or_else(String::new, |file| check::version(&file.name).to_owned())
+        last.map(|file| file.version().to_owned())
+    }
+
+    /// The blueprint cut off after a migration, which its name or its leading number names.
+    ///
+    /// Whether a migrator of its own knows the version turns out when it runs.
+    pub fn up_to(&self, version: &str) -> Result<Self, Error> {
+        if let Some(project) = &self.project {
+            project::check_version(version)?;
+            let mut cut = self.clone();
+            let target = Some(version.to_owned());
+            cut.project = Some(Project {
+                target,
+                ..project.clone()
+            });
+            return Ok(cut);
+        }
+        let number = |file: &SqlFile| check::number(&file.name);
+        let wanted = version.parse::<u64>().ok();
+        let is_last = |file: &SqlFile| {
+            file.version() == version || (wanted.is_some() && number(file) == wanted)
+        };
+        let Some(at) = self.migrations.iter().position(is_last) else {
+            return Err(Error::VersionUnknown {
+                version: version.to_owned(),
+                last: self.version().unwrap_or_default(),
+            });
+        };
+        let mut cut = self.clone();
+        cut.migrations.truncate(at + 1);
+        Ok(cut)
     }
 
     /// Compares with the migrations that a database has applied, as (name, sha256).
     ///
     /// Refuses when one was edited, removed or renamed since, and when a new one is numbered
     /// before an applied one: databases would differ by the order in which they met it.
+    ///
+    /// A migrator of its own keeps its own history.
     pub fn check_history(&self, applied: &[(String, String)]) -> Result<(), Error> {
+        if self.project.is_some() {
+            return Ok(());
+        }
         for (name, sha256) in applied {
             let Some(file) = self.migrations.iter().find(|file| file.name == *name) else {
                 return Err(Error::MigrationRemoved { file: name.clone() });

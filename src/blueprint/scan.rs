@@ -5,15 +5,18 @@
 //! Assumes `standard_conforming_strings = on`, the default of every supported server. It does not
 //! know the grammar: what is no SQL at all passes, for the server to refuse.
 
-/// How many words of a statement are kept: enough for `create or replace function`.
-const KEPT_WORDS: usize = 4;
+/// The first line of a migration that runs outside of a transaction.
+pub(super) const MARK: &str = "-- tenantry: no transaction";
+
+/// How many words of a statement are kept: enough for `create unique index concurrently if not exists name`.
+const KEPT_WORDS: usize = 8;
 
 /// The beginning of a statement.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Statement {
     /// Where it begins, in bytes.
     pub(super) at: usize,
-    /// Its first unquoted words, in lower case.
+    /// Its first words: unquoted ones in lower case, quoted ones in their quotes.
     pub(super) words: Vec<String>,
 }
 
@@ -30,6 +33,57 @@ pub(super) enum Flaw {
 pub(super) fn line(text: &[u8], at: usize) -> usize {
     let before = &text[..at.min(text.len())];
     before.split(|byte| *byte == b'\n').count()
+}
+
+/// Whether the text begins with the mark, in whatever case and spacing; blank lines may come before.
+pub(super) fn has_mark(sql: &str) -> bool {
+    let words = |line: &str| {
+        line.split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .to_lowercase()
+    };
+    let first = sql.lines().find(|line| !line.trim().is_empty());
+    first.is_some_and(|line| words(line) == MARK)
+}
+
+/// The texts of the statements, each up to the beginning of the next one.
+pub(super) fn cut(sql: &str, statements: &[Statement]) -> Vec<String> {
+    let starts = statements.iter().map(|statement| statement.at);
+    let ends = starts.clone().skip(1).chain([sql.len()]);
+    starts
+        .zip(ends)
+        .map(|(start, end)| sql[start..end].to_owned())
+        .collect()
+}
+
+/// The name of the index that a statement makes, if it is `create index concurrently`.
+///
+/// A quoted name is returned without its quotes.
+pub fn concurrent_index(statement: &str) -> Option<String> {
+    let statements = statements(statement).ok()?;
+    let words: Vec<&str> = statements
+        .first()?
+        .words
+        .iter()
+        .map(String::as_str)
+        .collect();
+    let (["create", "index", "concurrently", rest @ ..]
+    | ["create", "unique", "index", "concurrently", rest @ ..]) = words.as_slice()
+    else {
+        return None;
+    };
+    let name = match rest {
+        ["if", "not", "exists", name, ..] | [name, ..] => *name,
+        [] => return None,
+    };
+    if name == "on" {
+        return None;
+    }
+    let unquoted = name
+        .strip_prefix('"')
+        .and_then(|name| name.strip_suffix('"'));
+    Some(unquoted.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\"")))
 }
 
 /// Cuts a text into statements; empty ones are left out.
@@ -101,7 +155,7 @@ impl Scanner<'_> {
 
     fn token(&mut self, byte: u8) -> Result<(), Flaw> {
         match byte {
-            b'"' => return self.skip_past("\"", 1, "quoted identifier"),
+            b'"' => return self.quoted(),
             b'$' => return self.dollar(),
             byte if is_word_start(byte) => return self.word(),
             b'(' => self.parens += 1,
@@ -180,6 +234,25 @@ impl Scanner<'_> {
         })
     }
 
+    /// A quoted identifier, where a doubled quote is one of its characters.
+    fn quoted(&mut self) -> Result<(), Flaw> {
+        let start = self.at;
+        self.skip_past("\"", 1, "quoted identifier")?;
+        while self.peek(0) == Some(b'"') {
+            self.skip_past("\"", 1, "quoted identifier")?;
+        }
+        self.keep(self.sql[start..self.at].to_owned());
+        Ok(())
+    }
+
+    fn keep(&mut self, word: String) {
+        if let Some(current) = &mut self.current
+            && current.words.len() < KEPT_WORDS
+        {
+            current.words.push(word);
+        }
+    }
+
     /// `$tag$ … $tag$`; a lone `$`, as in the parameter `$1`, is passed over.
     fn dollar(&mut self) -> Result<(), Flaw> {
         let rest = &self.sql[self.at + 1..];
@@ -214,11 +287,7 @@ impl Scanner<'_> {
             return self.string(true);
         }
         self.track_block(&word);
-        if let Some(current) = &mut self.current
-            && current.words.len() < KEPT_WORDS
-        {
-            current.words.push(word);
-        }
+        self.keep(word);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::Error;
+use super::{Alembic, Command, Error};
 
 /// A day: more than any step should take, and well inside what Postgres accepts.
 const LONGEST_MS: u32 = 86_400_000;
@@ -38,6 +38,10 @@ pub struct Settings {
     /// How long all verify queries of one tenant may take.
     #[serde(deserialize_with = "milliseconds")]
     pub verify_timeout_ms: u32,
+    /// `[alembic]`
+    pub alembic: Alembic,
+    /// `[command]`
+    pub command: Option<Command>,
     /// `[members]`
     pub members: Members,
     /// `[roles]`: what each role may do, beside what the provider lets it.
@@ -63,6 +67,10 @@ pub struct Members {
 pub enum Migrator {
     /// tenantry applies the numbered files in `migrations/`.
     Sql,
+    /// The user's Alembic project, run by the user's Python.
+    Alembic,
+    /// Any program.
+    Command,
 }
 
 impl Default for Settings {
@@ -74,6 +82,8 @@ impl Default for Settings {
             migrate_timeout_ms: 300_000,
             seed_timeout_ms: 60_000,
             verify_timeout_ms: 30_000,
+            alembic: Alembic::default(),
+            command: None,
             members: Members::default(),
             roles: BTreeMap::new(),
         }
@@ -92,7 +102,7 @@ impl Default for Members {
 impl Settings {
     /// Reads the text of a `blueprint.toml`.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        /// Read before the rest: another migrator may bring keys that this version does not know.
+        /// Read before the rest: a migrator of another version may bring keys that this one does not know.
         #[derive(Deserialize)]
         struct OnlyMigrator {
             migrator: Option<String>,
@@ -101,15 +111,26 @@ impl Settings {
         let invalid = |source| Error::SettingsInvalid { source };
         let only: OnlyMigrator = toml::from_str(text).map_err(invalid)?;
         match only.migrator.as_deref() {
-            None | Some("sql") => toml::from_str(text).map_err(invalid),
-            Some(name @ ("alembic" | "command")) => {
-                let name = name.to_owned();
-                Err(Error::MigratorUnsupported { name })
-            }
+            None | Some("sql" | "alembic" | "command") => toml::from_str(text)
+                .map_err(invalid)
+                .and_then(Self::complete),
             Some(name) => {
                 let name = name.to_owned();
                 Err(Error::MigratorUnknown { name })
             }
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses `command` without its table.
+    fn complete(self) -> Result<Self, Error> {
+        match (self.migrator, &self.command) {
+            (Migrator::Command, None) => Err(Error::CommandMissing),
+            (Migrator::Command, Some(command)) if command.files.is_empty() => {
+                Err(Error::ProjectEmpty)
+            }
+            _ => Ok(self),
         }
     }
 }
@@ -119,6 +140,8 @@ impl Migrator {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sql => "sql",
+            Self::Alembic => "alembic",
+            Self::Command => "command",
         }
     }
 }
@@ -240,14 +263,38 @@ mod tests {
     }
 
     #[test]
-    fn other_migrators_are_refused_before_their_keys() {
+    fn an_unknown_migrator_is_refused_before_its_keys() {
         let code = |text| Settings::parse(text).unwrap_err().code();
-        let planned = "migrator = \"alembic\"\nscript_location = \"alembic\"\n";
-        assert_eq!(code(planned), "blueprint_migrator_unsupported");
-        assert_eq!(
-            code("migrator = \"command\""),
-            "blueprint_migrator_unsupported"
-        );
+        let other = "migrator = \"flyway\"\nlocations = \"sql\"\n";
+        assert_eq!(code(other), "blueprint_migrator_unknown");
         assert_eq!(code("migrator = \"SQL\""), "blueprint_migrator_unknown");
+    }
+
+    #[test]
+    fn a_program_is_a_list_and_its_files_lie_inside() {
+        let command = |rest: &str| {
+            format!("migrator = \"command\"\n[command]\nversion_query = \"select 1\"\n{rest}")
+        };
+        let good = command("argv = [\"dbmate\", \"migrate\"]\nfiles = [\"db/migrations\"]");
+        let settings = Settings::parse(&good).unwrap();
+        assert_eq!(settings.project_paths(), ["db/migrations"]);
+        for rest in [
+            "argv = []\nfiles = [\"db\"]",
+            "argv = \"dbmate up\"\nfiles = [\"db\"]",
+            "argv = [\"a\"]\nfiles = [\"../db\"]",
+            "argv = [\"a\"]\nfiles = [\"/db\"]",
+            "argv = [\"a\"]\nfiles = [\"db\"]\nenvironment = [\"PGPASSWORD\"]",
+            "argv = [\"a\"]\nfiles = [\"db\"]\nenvironment = [\"TENANTRY_API_KEY\"]",
+            "argv = [\"a\"]\nfiles = [\"db\"]\nenvironment = [\"A=B\"]",
+        ] {
+            let cause = cause(&command(rest));
+            assert!(cause.contains("line"), "{cause}");
+        }
+        let code = |text: &str| Settings::parse(text).unwrap_err().code();
+        assert_eq!(code("migrator = \"command\""), "blueprint_command_missing");
+        assert_eq!(
+            code(&command("argv = [\"a\"]\nfiles = []")),
+            "blueprint_project_empty"
+        );
     }
 }

@@ -3,7 +3,8 @@
 use std::{fmt::Display, process::ExitCode};
 
 use crate::{
-    causes::chain, config, db, jobs, notifications, page, private_postgres, queue, replica, tenants,
+    causes::chain, config, db, fleet, jobs, notifications, page, private_postgres, queue, replica,
+    tenants,
 };
 
 /// Exit codes, documented in `tenantry --help`.
@@ -144,6 +145,17 @@ impl From<tenants::HostError> for Failure {
             }
         };
         Self::failed(format!("{error} [{}]", error.code()), hint)
+    }
+}
+
+impl From<fleet::Error> for Failure {
+    fn from(error: fleet::Error) -> Self {
+        match error {
+            fleet::Error::Sql(error) | fleet::Error::Queue(queue::Error::Sql(error)) => {
+                error.into()
+            }
+            error => Self::failed(format!("{error} [{}]", error.code()), error.fix()),
+        }
     }
 }
 

@@ -24,11 +24,13 @@ const SCOPES: &str = "What a key may do:
   members:write        remove, restore, invite, assign
   events:read          look at events and jobs
   events:write         replay events, retry and cancel jobs
+  fleet:read           look at fleet runs
+  fleet:write          begin, pause, resume, retry and abort them
   registrations:write  ask for registrations
   audit:read           read the audit log
   admin                everything
-members:* and events:* stand for reading and writing, and so does tenants:*:
-it does not include tenants:connect, which has to be named.
+members:*, events:* and fleet:* stand for reading and writing, and so does
+tenants:*: it does not include tenants:connect, which has to be named.
 A form key (--form) is public: it stands in a web page, works from pages of its
 origins alone, and can post registrations and nothing else.";
 

@@ -12,12 +12,14 @@ mod doctor;
 mod duration;
 mod events;
 mod failure;
+mod fleet;
 mod health;
 mod init;
 mod jobs;
 mod keys;
 mod members;
 mod notifications;
+mod pool;
 mod printer;
 mod prune;
 mod sample;
@@ -73,6 +75,9 @@ enum Command {
     /// Look at members; remove, restore, invite, assign
     #[command(subcommand)]
     Members(members::Command),
+    /// Keep the databases of all tenants: find drift, run statements
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     /// Make, rotate and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
@@ -85,6 +90,9 @@ enum Command {
     /// Look at jobs; retry or cancel one
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// Look at the databases that are ready before anybody asks; fill or drain the pool
+    #[command(subcommand)]
+    Pool(pool::Command),
     /// Delete what has been kept for its time
     Prune(prune::Options),
     /// Look at what was told to whom, tell it once more, enable who was gone
@@ -152,10 +160,12 @@ pub async fn run(
         Command::Webhook(command) => webhook::run(&globals, &command),
         Command::Tenants(command) => tenants::run(&globals, command).await,
         Command::Members(command) => members::run(&globals, command).await,
+        Command::Fleet(command) => fleet::run(&globals, command).await,
         Command::Keys(command) => keys::run(&globals, command).await,
         Command::Audit(command) => audit::run(&globals, command).await,
         Command::Events(command) => events::run(&globals, command).await,
         Command::Jobs(command) => jobs::run(&globals, command).await,
+        Command::Pool(command) => pool::run(&globals, command).await,
         Command::Prune(options) => prune::run(&globals, options).await,
         Command::Notifications(command) => notifications::run(&globals, command).await,
         Command::Health(options) => health::run(&globals, &options).await,

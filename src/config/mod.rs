@@ -10,6 +10,7 @@
 mod issuers;
 mod layers;
 mod notifications;
+mod pool;
 mod redact;
 mod retention;
 mod secret_files;
@@ -28,6 +29,7 @@ use crate::{
 pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
 pub use notifications::{Endpoint, NotificationType};
+pub use pool::Pool;
 pub use retention::{Retention, days};
 
 /// The default file: every setting, explained.
@@ -66,8 +68,12 @@ pub struct Config {
     pub registrations: Registrations,
     /// How long making a tenant may take.
     pub provisioning: Provisioning,
+    /// Databases that are ready before anybody asks.
+    pub pool: Pool,
     /// Job queue.
     pub queue: Queue,
+    /// Migrating the fleet.
+    pub fleet: Fleet,
     /// How long what is over is kept.
     pub retention: Retention,
     /// Keys for secrets at rest.
@@ -311,6 +317,31 @@ impl Queue {
             Some((key, count)) => Err(Error::value(key, &count.to_string(), "1 to 256")),
             None => Ok(()),
         }
+    }
+}
+
+/// `[fleet]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fleet {
+    /// Databases that this process migrates at once in a fleet run.
+    pub concurrency: usize,
+    /// Attempts of a database before it counts as failed.
+    pub max_attempts: u32,
+}
+
+impl Fleet {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        if !(1..=256).contains(&self.concurrency) {
+            let value = self.concurrency.to_string();
+            return Err(Error::value("fleet.concurrency", &value, "1 to 256"));
+        }
+        if !(1..=1000).contains(&self.max_attempts) {
+            let value = self.max_attempts.to_string();
+            return Err(Error::value("fleet.max_attempts", &value, "1 to 1000"));
+        }
+        Ok(())
     }
 }
 
@@ -598,6 +629,8 @@ impl Config {
             ));
         }
         self.provisioning.check()?;
+        self.pool.check()?;
+        self.fleet.check()?;
         self.access.check()?;
         self.sources
             .iter()

@@ -12,7 +12,10 @@ use axum::{
 };
 
 use super::{AppState, Problem};
-use crate::{db::Schema, inbox, metrics::Backlog, notifications, queue, registrations, tenants};
+use crate::{
+    db::Schema, inbox, metrics::Backlog, notifications, provisioning::pool, queue, registrations,
+    tenants,
+};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -136,6 +139,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                     .map(|of| (of.endpoint, of.pending, of.oldest_s))
                     .collect(),
                 disabled_endpoints: notifications::count_disabled(connection).await?,
+                pool: pool::count_by_state(connection).await?,
             })
         })
         .await

@@ -11,8 +11,9 @@ use utoipa::{
 };
 
 use super::{
-    Problem, audit, connection, events, forward_auth, health, hosts, invitations, jobs, members,
-    mutation, notifications, registration_events, registrations, resolve, staff, tenants, webhooks,
+    Problem, audit, connection, events, fleet_run_events, fleet_runs, forward_auth, health, hosts,
+    invitations, jobs, labels, members, mutation, notifications, registration_events,
+    registrations, resolve, staff, tenants, webhooks,
 };
 use crate::page::{DEFAULT_LIMIT, MAX_LIMIT};
 
@@ -54,6 +55,8 @@ const TEXT: &str = r"^[^\u0000]*$";
         tenants::suspend,
         tenants::resume,
         connection::reveal,
+        labels::replace,
+        labels::merge,
         hosts::list,
         hosts::add,
         hosts::remove,
@@ -67,6 +70,15 @@ const TEXT: &str = r"^[^\u0000]*$";
         notifications::list,
         notifications::get,
         notifications::replay,
+        fleet_runs::list,
+        fleet_runs::create,
+        fleet_runs::get,
+        fleet_runs::targets,
+        fleet_run_events::follow,
+        fleet_runs::pause,
+        fleet_runs::resume,
+        fleet_runs::retry,
+        fleet_runs::abort,
         audit::list,
         members::list,
         members::counts,

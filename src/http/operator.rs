@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{Problem, problem, resolve};
 use crate::{
+    fleet,
     jobs::Refusal,
     queue,
     tenants::{self, HostError, Tenant, TenantId},
@@ -31,9 +32,10 @@ impl From<Refusal> for Problem {
         let status = match error {
             Refusal::Queue(error) => return error.into(),
             Refusal::Job(queue::Refused::Sql(error)) => return error.into(),
-            Refusal::Job(queue::Refused::Unknown(_)) | Refusal::EventUnknown(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Refusal::Job(queue::Refused::Unknown(_))
+            | Refusal::EventUnknown(_)
+            | Refusal::TenantUnknown(_) => StatusCode::NOT_FOUND,
+            Refusal::Label(_) => StatusCode::BAD_REQUEST,
             Refusal::Job(_)
             | Refusal::JobKindUnknown(_)
             | Refusal::RevocationGivenUp(_)
@@ -44,6 +46,20 @@ impl From<Refusal> for Problem {
             | Refusal::EventIsPending(_)
             | Refusal::EventInConflict(_)
             | Refusal::EventBodyPruned(_) => StatusCode::CONFLICT,
+        };
+        Self::new(status, error.code(), error.to_string(), error.fix())
+    }
+}
+
+impl From<fleet::Error> for Problem {
+    fn from(error: fleet::Error) -> Self {
+        let status = match error {
+            fleet::Error::Sql(error) => return error.into(),
+            fleet::Error::Queue(error) => return error.into(),
+            fleet::Error::Unknown(_) => StatusCode::NOT_FOUND,
+            fleet::Error::Active(_)
+            | fleet::Error::WrongState { .. }
+            | fleet::Error::NotWaiting { .. } => StatusCode::CONFLICT,
         };
         Self::new(status, error.code(), error.to_string(), error.fix())
     }

@@ -9,9 +9,9 @@ use axum::{
 };
 
 use super::{
-    AppState, access::Access, audit, connection, docs, events, forward_auth, health, hosts,
-    invitations, jobs, members, notifications, openapi, registration_events, registrations,
-    resolve, staff, tenants, webhooks,
+    AppState, access::Access, audit, connection, docs, events, fleet_run_events, fleet_runs,
+    forward_auth, health, hosts, invitations, jobs, labels, members, notifications, openapi,
+    registration_events, registrations, resolve, staff, tenants, webhooks,
 };
 use crate::api_keys::Scope;
 
@@ -46,6 +46,7 @@ pub(super) fn routes() -> Vec<Route> {
     routes.extend(organization_routes());
     routes.extend(tenant_routes());
     routes.extend(work_routes());
+    routes.extend(fleet_routes());
     routes
 }
 
@@ -161,6 +162,8 @@ fn tenant_routes() -> Vec<Route> {
             Access::Key(Scope::TenantsConnect),
             connection::reveal,
         ),
+        put("/v1/tenants/{id}/labels", write, labels::replace),
+        patch("/v1/tenants/{id}/labels", write, labels::merge),
         get("/v1/tenants/{id}/hosts", read, hosts::list),
         put("/v1/tenants/{id}/hosts/{host}", write, hosts::add),
         delete("/v1/tenants/{id}/hosts/{host}", write, hosts::remove),
@@ -187,6 +190,23 @@ fn work_routes() -> Vec<Route> {
             notifications::replay,
         ),
         get("/v1/audit", Access::Key(Scope::AuditRead), audit::list),
+    ]
+}
+
+/// What operators may see of fleet runs, and do about them.
+fn fleet_routes() -> Vec<Route> {
+    let read = Access::Key(Scope::FleetRead);
+    let write = Access::Key(Scope::FleetWrite);
+    vec![
+        get("/v1/fleet-runs", read, fleet_runs::list),
+        post("/v1/fleet-runs", write, fleet_runs::create),
+        get("/v1/fleet-runs/{id}", read, fleet_runs::get),
+        get("/v1/fleet-runs/{id}/targets", read, fleet_runs::targets),
+        get("/v1/fleet-runs/{id}/events", read, fleet_run_events::follow),
+        post("/v1/fleet-runs/{id}/pause", write, fleet_runs::pause),
+        post("/v1/fleet-runs/{id}/resume", write, fleet_runs::resume),
+        post("/v1/fleet-runs/{id}/retry", write, fleet_runs::retry),
+        post("/v1/fleet-runs/{id}/abort", write, fleet_runs::abort),
     ]
 }
 

@@ -98,7 +98,8 @@ async fn revive_subject(tx: &mut PgConnection, id: JobId, job: &Job) -> Result<(
         | Job::FetchParent { .. }
         | Job::ResendInvitation { .. }
         | Job::Prune
-        | Job::DeliverNotifications { .. } => {}
+        | Job::DeliverNotifications { .. }
+        | Job::MigrateFleet { .. } => {}
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Guarantees: the change, its audit rows and the jobs that follow from it are the caller's one transaction;
 //! a tenant whose organization was deleted is never routed again.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::PgConnection;
 
@@ -13,7 +13,7 @@ use crate::{
     provisioning::steps,
     queue::{self, Job, NewJob},
     registrations::{self, Stored},
-    tenants::{self, Tenant},
+    tenants::{self, LabelInvalid, Labels, Tenant},
 };
 
 /// Puts a failed tenant back to work; the plan goes on at the step that failed.
@@ -124,6 +124,50 @@ pub async fn resume_tenant(
     }
     let job = NewJob::sync_members(tenant.id.0, tenant.key(), max_attempts);
     Ok(queue::rouse(tx, &job).await?)
+}
+
+/// What becomes of a tenant's labels.
+#[derive(Debug, Clone)]
+pub enum Relabel {
+    /// It has these and no others.
+    Replace(Labels),
+    /// Those with a value are given, those without are taken; the others stay.
+    Merge(BTreeMap<String, Option<String>>),
+}
+
+/// Gives a tenant labels, or takes them; answers with the tenant as it is then. What is so already changes nothing.
+pub async fn label_tenant(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    relabel: &Relabel,
+    actor: &Actor,
+) -> Result<Tenant, Refusal> {
+    audit::by(tx, actor).await?;
+    // locked: of two who merge neither loses what the other gave
+    let gone = || Refusal::TenantUnknown(tenant.id);
+    let now = tenants::lock(tx, tenant.id).await?.ok_or_else(gone)?;
+    let labels = match relabel {
+        Relabel::Replace(labels) => labels.clone(),
+        Relabel::Merge(changes) => merge(now.labels, changes)?,
+    };
+    tenants::check_all(&labels)?;
+    tenants::set_labels(tx, tenant.id, &labels).await?;
+    tenants::find(tx, tenant.id).await?.ok_or_else(gone)
+}
+
+fn merge(
+    mut labels: Labels,
+    changes: &BTreeMap<String, Option<String>>,
+) -> Result<Labels, LabelInvalid> {
+    for (key, value) in changes {
+        if let Some(value) = value {
+            labels.insert(key.clone(), value.clone());
+        } else {
+            tenants::check_key(key)?;
+            labels.remove(key);
+        }
+    }
+    Ok(labels)
 }
 
 /// The tenant is not in the state that it would have to be in.

@@ -13,6 +13,7 @@ mod hear;
 mod manage_jobs;
 mod manage_members;
 mod manage_tenants;
+mod migrate_fleet;
 mod process_event;
 mod provision_tenant;
 mod prune;
@@ -34,7 +35,9 @@ use sqlx::PgConnection;
 pub use abandon::abandon_registration;
 pub use manage_jobs::{cancel_job, retry_job};
 pub use manage_members::MemberDesk;
-pub use manage_tenants::{abandon_tenant, resume_tenant, retry_tenant, suspend_tenant};
+pub use manage_tenants::{
+    Relabel, abandon_tenant, label_tenant, resume_tenant, retry_tenant, suspend_tenant,
+};
 pub use process_event::process_batch;
 pub use refusal::Refusal;
 pub use register::{Asking, NotRegistered, RegistrationDesk};
@@ -45,6 +48,7 @@ use crate::{
     config::Source,
     db::{self, Db},
     faults::Injected,
+    fleet::RunId,
     identity, inbox, members,
     notifications::Sender,
     provider_api::{self, Client},
@@ -89,6 +93,8 @@ pub struct JobContext {
     pub parent_wait: Duration,
     /// What goes when it is old.
     pub retention: Arc<Plan>,
+    /// Attempts of a target of a fleet run.
+    pub fleet_attempts: u32,
     /// Name of this process's worker, for the record of attempts.
     pub worker: Arc<str>,
 }
@@ -181,6 +187,7 @@ pub async fn run(cx: &JobContext, claim: Claim, lease: Lease) -> Outcome {
         Job::DeliverNotifications { endpoint, tenant } => {
             deliver_notifications::run(cx, &claim, &lease, (endpoint, *tenant)).await
         }
+        Job::MigrateFleet { run, .. } => migrate_fleet::run(cx, &claim, &lease, RunId(*run)).await,
     };
     match result {
         Ok(outcome) => outcome,
@@ -222,6 +229,7 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         Job::DeliverNotifications { endpoint, tenant } => {
             format!("tenant {tenant} for {endpoint}")
         }
+        Job::MigrateFleet { run, slot } => format!("place {slot} of fleet run {run}"),
     };
     tracing::warn!(
         job.id = %claim.id,
@@ -300,11 +308,12 @@ async fn fail_subject(
         }
         // what is not told yet stays to be told: the next change, or a retry, does it
         // who wants an invitation sent again asks again
-        // of notifications, another job does (`notifications::keep_going`)
+        // of notifications and fleet runs, another job does (`keep_going` of both)
         Job::SyncMembers { .. }
         | Job::PushMembership { .. }
         | Job::ResendInvitation { .. }
         | Job::DeliverNotifications { .. }
+        | Job::MigrateFleet { .. }
         | Job::Prune => {}
         Job::RevokeInvitation { invitation } => {
             members::mark_not_revoked(tx, *invitation, &reason).await?;

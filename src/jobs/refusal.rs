@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::{
     queue::{self, JobId, Refused},
-    tenants::{TenantId, TenantState},
+    tenants::{LabelInvalid, TenantId, TenantState},
 };
 
 /// Why something that an operator asks for is not done. Then nothing was changed.
@@ -32,6 +32,12 @@ pub enum Refusal {
         /// How it would have to be.
         wanted: &'static str,
     },
+    /// There is no tenant of this id any more.
+    #[error("there is no tenant {0}")]
+    TenantUnknown(TenantId),
+    /// Something is no label.
+    #[error(transparent)]
+    Label(#[from] LabelInvalid),
     /// The tenant's organization was deleted at the provider.
     #[error("the organization of tenant {0} was deleted at the provider")]
     OrganizationDeleted(TenantId),
@@ -70,6 +76,8 @@ impl Refusal {
             Self::JobKindUnknown(_) => "job_kind_unknown",
             Self::RevocationGivenUp(_) => "revocation_given_up",
             Self::TenantWrongState { .. } => "tenant_wrong_state",
+            Self::TenantUnknown(_) => "tenant_unknown",
+            Self::Label(invalid) => invalid.code(),
             Self::OrganizationDeleted(_) => "organization_deleted",
             Self::RegistrationReady(_) => "registration_ready",
             Self::OrganizationLives(_) => "organization_lives",
@@ -93,6 +101,8 @@ impl Refusal {
             Self::JobKindUnknown(_) => "do it with the newer version of tenantry",
             Self::RevocationGivenUp(_) => "revoke the invitation again",
             Self::TenantWrongState { .. } => "look at it: `tenantry tenants get`",
+            Self::TenantUnknown(_) => "list them: `tenantry tenants ls`, or GET /v1/tenants",
+            Self::Label(_) => "give key=value, such as tier=free; key- takes a label away",
             Self::OrganizationDeleted(_) => "create the organization anew at the provider",
             Self::RegistrationReady(_) => "suspend the tenant: `tenantry tenants suspend`",
             Self::OrganizationLives(_) => "delete the organization at the provider",

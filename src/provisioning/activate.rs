@@ -3,7 +3,7 @@
 //! Guarantees: a tenant is `ready` exactly when its job is completed; an attempt that lost its claim
 //! opens nothing; whoever became a member since the step `sync_members` is told by a job of their own.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use sqlx::PgConnection;
 
@@ -37,7 +37,8 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
                 rouse_if_unsynced(cx, tx, linked.as_ref().unwrap_or(&tenant)).await?;
             }
             let step = Step::Activate;
-            steps::finish(tx, cx.claim, tenant.id, step, started.elapsed()).await?;
+            let done = Some((step, started.elapsed()));
+            steps::advance(tx, cx.claim, tenant.id, done, None).await?;
             cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
             queue::complete(tx, cx.claim).await?;
             Ok(is_ready)
@@ -49,9 +50,10 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let waited = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
         - tenant.requested_at)
         .to_std();
-    cx.provisioner
-        .metrics
-        .tenant_ready(waited.unwrap_or_default());
+    cx.provisioner.metrics.tenant_ready(
+        cx.from_pool.load(Ordering::Relaxed),
+        waited.unwrap_or_default(),
+    );
     tracing::info!(
         tenant.id = %tenant.id,
         organization.id = tenant.org_id,

@@ -8,37 +8,27 @@ use crate::{
         self, Cluster, Ident, databases,
         roles::{self, RoleEnd},
     },
-    tenants,
 };
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (cluster, tenant) = (cx.cluster().await?, cx.tenant().await);
     let ident = |text: &str| Ident::new(text).map_err(tenant_db::Error::from);
     let (name, database) = (ident(&tenant.username)?, ident(&tenant.database)?);
-    let sealed = cx
-        .provisioner
-        .db
-        .run(async |connection| tenants::find_credential(connection, tenant.id).await)
-        .await?;
-    let password = cx
-        .provisioner
-        .keyring
-        .open(tenant.id.0, &sealed.unwrap_or_default())?;
     let role = roles::TenantRole {
         tenant: tenant.id.0,
         name: &name,
         database: &database,
-        verifier: &secrets::scram_verifier(&password)?,
+        verifier: &secrets::scram_verifier(cx.password().await?)?,
         connection_limit: cx.provisioner.names.connection_limit,
     };
-    cluster
-        .run_as(
-            &cx.tag,
-            || cx.lease.is_held(),
-            async |connection| roles::ensure_tenant_role(connection, cluster, &role).await,
-        )
-        .await?;
-    Ok(())
+    let ensure = cluster.run_as(
+        &cx.tag,
+        || cx.lease.is_held(),
+        async |connection| roles::ensure_tenant_role(connection, cluster, &role).await,
+    );
+    // the steps after this one need a session in the database, and the server takes its time to open one
+    let (ensured, ()) = tokio::join!(ensure, cx.open_early());
+    Ok(ensured?)
 }
 
 /// Drops the role, if it is this tenant's.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
+use super::migrators::{self, Blocker};
 use crate::{
     blueprint::{self, SqlFile},
     db, faults, queue, secrets, tenant_db,
@@ -33,6 +34,9 @@ pub enum StepError {
         /// Why.
         source: sqlx::Error,
     },
+    /// A database was not brought to its version.
+    #[error(transparent)]
+    Migration(#[from] migrators::Error),
     /// Some members' own scripts failed; everybody else is synced.
     #[error("members are not synced: {failed}")]
     MembersNotSynced {
@@ -106,6 +110,16 @@ impl From<queue::Error> for StepError {
 impl StepError {
     /// The error of a file of the blueprint, with the line where the server tells one.
     pub(super) fn file(code: &'static str, file: &SqlFile, source: sqlx::Error) -> Self {
+        Self::file_after(code, file, source, 0)
+    }
+
+    /// The same where the file was sent behind so many ASCII characters of ours.
+    pub(super) fn file_after(
+        code: &'static str,
+        file: &SqlFile,
+        source: sqlx::Error,
+        before: usize,
+    ) -> Self {
         let position = match &source {
             sqlx::Error::Database(error) => error
                 .try_downcast_ref::<PgDatabaseError>()
@@ -115,11 +129,18 @@ impl StepError {
         let file = match position {
             // counted in characters from 1
             Some(PgErrorPosition::Original(at)) => {
+                let at = at.saturating_sub(before);
                 let line = file.sql.chars().take(at).filter(|c| *c == '\n').count() + 1;
                 format!("{}:{line}", file.name)
             }
             _ => file.name.clone(),
         };
+        Self::File { code, file, source }
+    }
+
+    /// The same where the position that the server tells is not one in the file.
+    pub(super) fn file_unplaced(code: &'static str, file: &SqlFile, source: sqlx::Error) -> Self {
+        let file = file.name.clone();
         Self::File { code, file, source }
     }
 
@@ -141,6 +162,7 @@ impl StepError {
             },
             Self::Blueprint(error) => error.code(),
             Self::File { code, .. } => code,
+            Self::Migration(error) => error.code(),
             Self::MembersNotSynced { .. } => "member_sync_failed",
             Self::NotVerified { .. } => "not_verified",
             Self::PublicSchemaOpen => "public_schema_open",
@@ -159,6 +181,7 @@ impl StepError {
     pub fn fix(&self) -> String {
         match self {
             Self::Blueprint(error) => error.fix().to_owned(),
+            Self::Migration(error) => error.fix().to_owned(),
             Self::File { file, .. } => {
                 format!(
                     "repair {file} in the blueprint (or what it met in the database), then: tenantry tenants retry <tenant>"
@@ -217,6 +240,14 @@ impl StepError {
         }
     }
 
+    /// Who was in the way of a migration.
+    pub fn blocker(&self) -> Option<&Blocker> {
+        match self {
+            Self::Migration(error) => error.blocker(),
+            _ => None,
+        }
+    }
+
     /// Whether the same attempt may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -236,6 +267,7 @@ impl StepError {
                 | blueprint::Error::SettingsMissing { .. }
                 | blueprint::Error::NoMigrations,
             ) => true,
+            Self::Migration(error) => error.is_retryable(),
             // the file's own doing: a verify query runs in a read-only transaction
             Self::File {
                 code: "verify_query_failed",

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  place ─▶ create_database ─▶ create_role ─▶ seed ─▶ sync_members ─▶ verify ─▶ activate
-//!             clone of the       login, DML    this     its people      structure,  routed from
-//!             sealed template    rights        tenant's                 data, login here on
+//!             from the pool,     login, DML    this     its people      structure,  routed from
+//!             or a clone         rights        tenant's                 data, login here on
 //! ```
 //!
 //! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
@@ -18,7 +18,10 @@ mod activate;
 mod create_database;
 mod create_role;
 mod error;
+pub mod migrators;
 mod place;
+pub mod pool;
+pub mod rehearsal;
 mod seed;
 pub mod steps;
 mod sync_members;
@@ -28,11 +31,13 @@ mod undo;
 mod verify;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
-use tokio::sync::Mutex;
+use secrecy::SecretString;
+use steps::Advanced;
+use tokio::sync::{Mutex, OnceCell};
 use undo::UndoContext;
 
 pub use error::StepError;
@@ -60,7 +65,7 @@ use crate::{
 pub enum Step {
     /// Choose the cluster.
     Place,
-    /// Clone the template and hand it over under the tenant's name.
+    /// Take a database from the pool, or clone the template, and hand it over under the tenant's name.
     CreateDatabase,
     /// Create the login role and let it connect.
     CreateRole,
@@ -157,6 +162,8 @@ pub struct Provisioner {
     pub max_attempts: i32,
     /// Where the blueprint is.
     pub blueprint: BlueprintSource,
+    /// Databases that are ready before anybody asks.
+    pub pool: pool::Pool,
     /// Counts.
     pub metrics: Metrics,
     /// Faults that a test injects.
@@ -190,6 +197,11 @@ pub struct StepContext<'a> {
     tag: Tag,
     blueprint: Blueprint,
     tenant: Mutex<Tenant>,
+    /// Whether this attempt took the tenant's database from the pool.
+    from_pool: AtomicBool,
+    /// What the plan's steps ask for, once an attempt: its password, and its organization's name in full.
+    password: OnceCell<SecretString>,
+    organization_name: OnceCell<String>,
     /// Our session in the tenant's database: opened once, used by several steps.
     session: Mutex<Option<sqlx::PgConnection>>,
 }
@@ -245,16 +257,23 @@ pub async fn provision(
             .map_err(|error| first(error.into()))?;
     }
     let done = cx.still_done(done).await.map_err(first)?;
-    for step in PLAN {
-        if done.iter().any(|name| name == step.name()) {
-            continue;
-        }
-        if tasks.is_draining() {
+    let is_missing = |step: &Step| !done.iter().any(|name| name == step.name());
+    let missing: Vec<Step> = PLAN.into_iter().filter(is_missing).collect();
+    let mut is_begun = false;
+    for (at, &step) in missing.iter().enumerate() {
+        if !is_begun && tasks.is_draining() {
             return Ok(Ended::Draining);
         }
-        let is_wanted = run_step(&cx, step).await;
-        if !is_wanted.map_err(|error| Failed { step, error })? {
-            return Ok(Ended::NothingToDo);
+        let next = || {
+            missing
+                .get(at + 1)
+                .copied()
+                .filter(|_| !tasks.is_draining())
+        };
+        let went = run_step(&cx, step, is_begun, next).await;
+        match went.map_err(|error| Failed { step, error })? {
+            Went::On { is_next_begun } => is_begun = is_next_begun,
+            Went::Nowhere => return Ok(Ended::NothingToDo),
         }
     }
     Ok(Ended::Ready)
@@ -279,37 +298,59 @@ async fn begin(
         .await
 }
 
-/// Runs a step and records it; false when the tenant turned out to be wanted no longer.
-async fn run_step(cx: &StepContext<'_>, step: Step) -> Result<bool, StepError> {
+/// How a step went that did not fail.
+enum Went {
+    /// It is done, and recorded; the next one may be begun already.
+    On { is_next_begun: bool },
+    /// The tenant turned out to be wanted no longer.
+    Nowhere,
+}
+
+/// Runs a step and records it, together with the beginning of the next one.
+async fn run_step(
+    cx: &StepContext<'_>,
+    step: Step,
+    is_begun: bool,
+    next: impl Fn() -> Option<Step>,
+) -> Result<Went, StepError> {
     let started = Instant::now();
     cx.check_lease()?;
-    let (db, id) = (&cx.provisioner.db, cx.id().await);
-    let start = async |connection: &mut _| steps::start(connection, cx.claim, id, step).await;
-    if !db.run(start).await? {
-        return Ok(false);
+    if !is_begun && advance(cx, None, Some(step)).await? == Advanced::Unwanted {
+        return Ok(Went::Nowhere);
     }
     cx.fault(step, FAULT_POINTS[0]).await?;
     let limit = cx.limit(step);
-    let result = in_time(step, limit, step.run(cx)).await;
+    let result = in_time(step, limit, Box::pin(step.run(cx))).await;
     if let Err(StepError::TimedOut { .. }) = result {
         cx.end_sessions().await;
     }
     result?;
+    let mut is_next_begun = false;
     // activation records itself, in the transaction that opens the tenant
     if step != Step::Activate {
         cx.fault(step, FAULT_POINTS[1]).await?;
-        let finish = async |connection: &mut _| {
-            steps::finish(connection, cx.claim, id, step, started.elapsed()).await
-        };
-        if !db.run(finish).await? {
-            return Ok(false);
+        let (done, next) = ((step, started.elapsed()), next());
+        if advance(cx, Some(done), next).await? == Advanced::Unwanted {
+            return Ok(Went::Nowhere);
         }
+        is_next_begun = next.is_some();
         cx.fault(step, FAULT_POINTS[2]).await?;
     }
     cx.provisioner
         .metrics
         .step_done(step.name(), started.elapsed());
-    Ok(true)
+    Ok(Went::On { is_next_begun })
+}
+
+async fn advance(
+    cx: &StepContext<'_>,
+    done: Option<(Step, Duration)>,
+    next: Option<Step>,
+) -> Result<Advanced, StepError> {
+    let id = cx.id().await;
+    let record =
+        async |connection: &mut _| steps::advance(connection, cx.claim, id, done, next).await;
+    Ok(cx.provisioner.db.run(record).await?)
 }
 
 /// Cuts `work` off at the limit.
@@ -351,6 +392,9 @@ impl<'a> StepContext<'a> {
             tag: Tag::new(tenant.id.0, claim.id.0, claim.attempt),
             blueprint: provisioner.blueprint.load()?,
             tenant: Mutex::new(tenant),
+            from_pool: AtomicBool::new(false),
+            password: OnceCell::new(),
+            organization_name: OnceCell::new(),
             session: Mutex::new(None),
         })
     }
@@ -363,6 +407,23 @@ impl StepContext<'_> {
 
     async fn tenant(&self) -> Tenant {
         self.tenant.lock().await.clone()
+    }
+
+    /// The password that the tenant's row has had from the start.
+    async fn password(&self) -> Result<&SecretString, StepError> {
+        let open = async || {
+            let id = self.id().await;
+            let find = async |connection: &mut _| tenants::find_credential(connection, id).await;
+            let sealed = self.provisioner.db.run(find).await?.unwrap_or_default();
+            Ok(self.provisioner.keyring.open(id.0, &sealed)?)
+        };
+        self.password.get_or_try_init(open).await
+    }
+
+    /// The same for every step of the attempt: what was seeded is verified.
+    async fn organization_name(&self) -> Result<&str, StepError> {
+        let find = async || seed::organization_name(self, &self.tenant().await).await;
+        Ok(self.organization_name.get_or_try_init(find).await?)
     }
 
     async fn cluster(&self) -> Result<&Cluster, StepError> {
@@ -465,21 +526,33 @@ impl StepContext<'_> {
         }
     }
 
+    async fn connect(&self) -> Result<sqlx::PgConnection, StepError> {
+        let database =
+            Ident::new(&self.tenant.lock().await.database).map_err(tenant_db::Error::from)?;
+        let cluster = self.cluster().await?;
+        let mut connection = cluster.connect(&database, Some(&self.tag)).await?;
+        template::blueprint_timeouts(&mut connection, &self.blueprint).await?;
+        Ok(connection)
+    }
+
+    /// Opens the session that later steps use, while something else goes on. One that cannot be had is
+    /// asked for again by whoever needs it, and says why then.
+    async fn open_early(&self) {
+        let mut session = self.session.lock().await;
+        if session.is_none() {
+            *session = self.connect().await.ok();
+        }
+    }
+
     /// Runs `work` in the tenant's database, in a session that later steps use again.
     async fn in_tenant<T>(
         &self,
         work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>,
     ) -> Result<T, StepError> {
         let mut session = self.session.lock().await;
-        let mut connection = if let Some(connection) = session.take() {
-            connection
-        } else {
-            let database =
-                Ident::new(&self.tenant.lock().await.database).map_err(tenant_db::Error::from)?;
-            let cluster = self.cluster().await?;
-            let mut connection = cluster.connect(&database, Some(&self.tag)).await?;
-            template::blueprint_timeouts(&mut connection, &self.blueprint).await?;
-            connection
+        let mut connection = match session.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
         };
         let result = work(&mut connection).await?;
         // only after success: a failed one may be inside a transaction

@@ -11,16 +11,15 @@ use crate::{identity, tenants::Tenant};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
-    let name = organization_name(cx, &tenant).await?;
+    let name = cx.organization_name().await?;
     let owner = cx.cluster().await?.owner.clone();
     cx.check_lease()?;
     cx.in_tenant(async |connection| {
-        statement(connection, "begin").await?;
         if already_seeded(connection).await? {
-            return statement(connection, "rollback").await;
+            return Ok(());
         }
-        run_as_owner(connection, &owner.to_string()).await?;
-        set_values(connection, &tenant, &name)
+        begin_as_owner(connection, "begin", &owner.to_string()).await?;
+        set_values(connection, &tenant, name)
             .await
             .map_err(note_failed)?;
         for file in &cx.blueprint.tenant_seed {
@@ -30,14 +29,15 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
                 .await
                 .map_err(failed)?;
         }
-        let note = "insert into tenantry.seeds (name) values ('tenant')";
-        sqlx::query(note)
+        // checked once more as late as can be: after a long stop the commit must not happen
+        cx.check_lease()?;
+        // the key of the note: of two sessions that seed, one fails here, and nothing of it stays
+        let note_and_commit = "insert into tenantry.seeds (name) values ('tenant'); commit";
+        sqlx::raw_sql(note_and_commit)
             .execute(&mut *connection)
             .await
             .map_err(note_failed)?;
-        // checked once more as late as can be: after a long stop the commit must not happen
-        cx.check_lease()?;
-        statement(connection, "commit").await
+        Ok(())
     })
     .await
 }
@@ -56,14 +56,6 @@ fn note_failed(source: sqlx::Error) -> StepError {
     }
 }
 
-async fn statement(connection: &mut PgConnection, sql: &'static str) -> Result<(), StepError> {
-    sqlx::query(sql)
-        .execute(connection)
-        .await
-        .map_err(note_failed)?;
-    Ok(())
-}
-
 async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError> {
     sqlx::query_scalar("select exists (select from tenantry.seeds where name = 'tenant')")
         .fetch_one(connection)
@@ -71,12 +63,14 @@ async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError
         .map_err(note_failed)
 }
 
-/// Rows and objects belong to the owner role, and the file has its rights, not ours.
-pub(super) async fn run_as_owner(
+/// Begins a transaction as the owner role: rows and objects belong to it, and a file has its rights, not ours.
+pub(super) async fn begin_as_owner(
     connection: &mut PgConnection,
+    begin: &str,
     quoted_owner: &str,
 ) -> Result<(), StepError> {
-    sqlx::raw_sql(AssertSqlSafe(format!("set local role {quoted_owner}")))
+    let statements = format!("{begin}; set local role {quoted_owner}");
+    sqlx::raw_sql(AssertSqlSafe(statements))
         .execute(connection)
         .await
         .map_err(note_failed)?;

@@ -3,7 +3,7 @@
 //! Guarantees: written only by the attempt that holds the job, and only of a tenant that is still to be
 //! made ready; a step that is done stays done until it is undone.
 //!
-//! The commits of `start` and `finish` do not wait for the disk, but for activation's. The log is written in order, so
+//! The commits of `advance` do not wait for the disk, but for activation's. The log is written in order, so
 //! a crash of the server can only lose the last of these records together with all that came after
 //! them in the control database; each step looks first, and runs again. Activation waits, and with
 //! it every record before it is on disk.
@@ -193,54 +193,26 @@ pub(super) async fn forget(
     fenced(claim, is_held)
 }
 
-/// The step begins. False when nobody wants the tenant any more: then it must not.
-pub(super) async fn start(
-    connection: &mut PgConnection,
-    claim: &Claim,
-    tenant: TenantId,
-    step: Step,
-) -> Result<bool, queue::Error> {
-    let (is_held, is_started): (bool, bool) = sqlx::query_as(
-        "with held as (
-             select from jobs where id = $1 and attempt = $2 and state = 'running'
-         ),
-         started as (
-             insert into provisioning_steps (tenant_id, step, state)
-             select tenants.id, $4, 'running'
-             -- for this transaction, which is this statement: its commit does not wait for the disk
-             from set_config('synchronous_commit', 'off', true), held, tenants
-             where tenants.id = $3
-               -- neither suspended nor abandoned meanwhile
-               and tenants.state = 'provisioning'
-             on conflict (tenant_id, step) do update
-             set state = 'running',
-                 attempts = provisioning_steps.attempts + 1,
-                 started_at = now(),
-                 finished_at = null
-             where provisioning_steps.state <> 'done'
-             returning 1
-         )
-         select exists (select from held), exists (select from started)",
-    )
-    .bind(claim.id)
-    .bind(claim.attempt)
-    .bind(tenant)
-    .bind(step.name())
-    .fetch_one(connection)
-    .await?;
-    fenced(claim, is_held)?;
-    Ok(is_started)
+/// What became of a change from one step to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Advanced {
+    /// It is on record.
+    Recorded,
+    /// Nobody wants the tenant any more: what did not have to be written was not.
+    Unwanted,
 }
 
-/// The step is done. False when the tenant was abandoned meanwhile: then it is not recorded.
-pub(super) async fn finish(
+/// A step is done, the next one begins, or both: one statement, and one commit.
+///
+/// A tenant that was abandoned meanwhile has nothing recorded; one that was suspended begins nothing.
+pub(super) async fn advance(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
-    step: Step,
-    took: Duration,
-) -> Result<bool, queue::Error> {
-    let (is_held, is_finished): (bool, bool) = sqlx::query_as(
+    done: Option<(Step, Duration)>,
+    next: Option<Step>,
+) -> Result<Advanced, queue::Error> {
+    let (is_held, is_finished, is_started): (bool, bool, bool) = sqlx::query_as(
         "with held as (
              select from jobs where id = $1 and attempt = $2 and state = 'running'
          ),
@@ -251,7 +223,7 @@ pub(super) async fn finish(
                  duration_ms = $5,
                  error_code = null,
                  error = null
-             -- for this transaction only
+             -- for this transaction, which may be this statement: its commit does not wait for the disk
              from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
                   held,
                   tenants
@@ -260,20 +232,44 @@ pub(super) async fn finish(
                and tenant_id = $3
                and step = $4
              returning 1
+         ),
+         started as (
+             insert into provisioning_steps (tenant_id, step, state)
+             select tenants.id, $7, 'running'
+             from set_config('synchronous_commit', 'off', true), held, tenants
+             where tenants.id = $3
+               and $7::text is not null
+               -- neither suspended nor abandoned meanwhile
+               and tenants.state = 'provisioning'
+               -- after it, so that whoever follows sees them in this order
+               and ($4::text is null or exists (select from finished))
+             on conflict (tenant_id, step) do update
+             set state = 'running',
+                 attempts = provisioning_steps.attempts + 1,
+                 started_at = now(),
+                 finished_at = null
+             where provisioning_steps.state <> 'done'
+             returning 1
          )
-         select exists (select from held), exists (select from finished)",
+         select exists (select from held), exists (select from finished), exists (select from started)",
     )
     .bind(claim.id)
     .bind(claim.attempt)
     .bind(tenant)
-    .bind(step.name())
-    .bind(took.as_secs_f64() * 1000.0)
+    .bind(done.map(|(step, _)| step.name()))
+    .bind(done.map(|(_, took)| took.as_secs_f64() * 1000.0))
     // the record of activation is part of the transaction that opens the tenant, and as durable
-    .bind((step != Step::Activate).then_some("off"))
+    .bind(done.and_then(|(step, _)| (step != Step::Activate).then_some("off")))
+    .bind(next.map(Step::name))
     .fetch_one(connection)
     .await?;
     fenced(claim, is_held)?;
-    Ok(is_finished)
+    let is_recorded = (done.is_none() || is_finished) && (next.is_none() || is_started);
+    Ok(if is_recorded {
+        Advanced::Recorded
+    } else {
+        Advanced::Unwanted
+    })
 }
 
 /// The step failed; the caller's transaction settles the job and with it checks the fence.

@@ -7,11 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, types::Json};
+use sqlx::{Connection, FromRow, PgConnection, types::Json};
 
-use super::{Provisioner, StepError, seed};
+use super::{
+    Provisioner, StepError,
+    migrators::{Migration, grant, migrate, prepare},
+};
 use crate::{
-    blueprint::{Blueprint, SqlFile},
+    blueprint::Blueprint,
     causes::chain,
     db::Db,
     tenant_db::{self, Cluster, Ident, databases, fingerprint, roles},
@@ -33,6 +36,8 @@ pub struct TemplateRecord {
     pub version: String,
     /// Structure of its clones.
     pub fingerprint: String,
+    /// Whether the fingerprint is one that this version takes.
+    pub is_comparable: bool,
 }
 
 /// The record of a sealed template.
@@ -41,11 +46,39 @@ pub async fn find(
     cluster: &str,
     hash: &str,
 ) -> sqlx::Result<Option<TemplateRecord>> {
-    sqlx::query_as("select version, fingerprint from templates where cluster = $1 and hash = $2")
+    sqlx::query_as(
+        "select version, fingerprint, structure is not null as is_comparable
+         from templates
+         where cluster = $1
+           and hash = $2",
+    )
+    .bind(cluster)
+    .bind(hash)
+    .fetch_optional(connection)
+    .await
+}
+
+/// The structure of a sealed template, line by line; `None` where an older version of tenantry built it.
+pub async fn find_structure(
+    connection: &mut PgConnection,
+    cluster: &str,
+    hash: &str,
+) -> sqlx::Result<Option<Vec<String>>> {
+    let structure =
+        sqlx::query_scalar("select structure from templates where cluster = $1 and hash = $2");
+    let found: Option<Option<Vec<String>>> = structure
         .bind(cluster)
         .bind(hash)
         .fetch_optional(connection)
-        .await
+        .await?;
+    Ok(found.flatten())
+}
+
+/// The template of a hash, whether it is there or not.
+pub(super) fn named(cluster: &Cluster, hash: String) -> Result<Template, StepError> {
+    let name = format!("{}template_{}", cluster.prefix, &hash[..16]);
+    let database = Ident::new(&name).map_err(tenant_db::Error::from)?;
+    Ok(Template { hash, database })
 }
 
 /// Makes sure that the blueprint's template is there.
@@ -54,14 +87,22 @@ pub async fn ensure(
     cluster: &Cluster,
     blueprint: &Blueprint,
 ) -> Result<Template, StepError> {
-    let hash = blueprint.hash();
-    let database = Ident::new(&format!("{}template_{}", cluster.prefix, &hash[..16]))
-        .map_err(tenant_db::Error::from)?;
-    let template = Template { hash, database };
+    ensure_up_to(provisioner, cluster, (blueprint, blueprint)).await
+}
+
+/// Makes sure that the template of the blueprint `cut` is there, which is `whole` up to some version.
+///
+/// What templates have applied is compared with the whole: some may be further than the cut.
+pub async fn ensure_up_to(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    (whole, cut): (&Blueprint, &Blueprint),
+) -> Result<Template, StepError> {
+    let template = named(cluster, cut.hash())?;
     if is_sealed(provisioner, cluster, &template).await? {
         return Ok(template);
     }
-    check_history(&provisioner.db, cluster, blueprint).await?;
+    check_history(&provisioner.db, cluster, whole).await?;
     cluster
         .run(async |connection| roles::ensure_shared(connection, cluster).await)
         .await?;
@@ -71,7 +112,7 @@ pub async fn ensure(
     let built = if is_sealed(provisioner, cluster, &template).await? {
         Ok(())
     } else {
-        build(provisioner, cluster, blueprint, &template, &mut builder).await
+        build(provisioner, cluster, cut, &template, &mut builder).await
     };
     // ends the session and with it the lock, whatever happened
     let _ = builder.close().await;
@@ -86,10 +127,12 @@ async fn is_sealed(
     template: &Template,
 ) -> Result<bool, StepError> {
     let name = template.database.as_str();
-    let Some(facts) = cluster
-        .run(async |connection| databases::find(connection, name).await)
-        .await?
-    else {
+    let recorded = provisioner
+        .db
+        .run(async |connection| find(connection, &cluster.name, &template.hash).await);
+    let facts = async { Ok(cluster.find_database(name).await?) };
+    let recorded = async { Ok::<_, StepError>(recorded.await?) };
+    let (recorded, Some(facts)) = tokio::try_join!(recorded, facts)? else {
         return Ok(false);
     };
     if facts.owner != cluster.owner.as_str() {
@@ -102,11 +145,8 @@ async fn is_sealed(
     let sealed = facts.is_template
         && !facts.allows_connections
         && facts.comment == Some(databases::template_comment(&template.hash));
-    let recorded = provisioner
-        .db
-        .run(async |connection| find(connection, &cluster.name, &template.hash).await)
-        .await?;
-    Ok(sealed && recorded.is_some())
+    // an older version of tenantry took another fingerprint: no clone would be like it
+    Ok(sealed && recorded.is_some_and(|record| record.is_comparable))
 }
 
 /// Refuses a blueprint whose applied migrations were changed.
@@ -163,13 +203,13 @@ async fn build(
     let mut connection = cluster.connect(name, None).await?;
     let limit = Duration::from_millis(blueprint.settings.migrate_timeout_ms.into());
     let built = tokio::select! {
-        built = fill(&mut connection, cluster, blueprint) => built,
+        built = fill(&mut connection, provisioner, cluster, (blueprint, name)) => built,
         lost = keep_alive(session) => Err(lost),
         () = tokio::time::sleep(limit) => Err(StepError::TimedOut { step: "template", limit }),
     };
     let _ = connection.close().await;
-    let fingerprint = match built {
-        Ok(fingerprint) => fingerprint,
+    let filled = match built {
+        Ok(filled) => filled,
         Err(error) => {
             // a broken migration must not leave a half-built database behind; the next builder drops
             // it too, and the error that counts is the first one
@@ -181,14 +221,14 @@ async fn build(
     };
     provisioner.faults.hit("template.filled").await?;
     tokio::select! {
-        recorded = record(&provisioner.db, cluster, blueprint, template, &fingerprint) => recorded?,
+        recorded = record(&provisioner.db, cluster, blueprint, (template, &filled)) => recorded?,
         lost = keep_alive(session) => return Err(lost),
     }
     databases::seal(session, name, &template.hash).await?;
     provisioner.faults.hit("template.sealed").await?;
     tracing::info!(
         template = name.as_str(),
-        version = blueprint.version(),
+        version = filled.version,
         duration_ms = started.elapsed().as_millis(),
         "built the template"
     );
@@ -196,7 +236,7 @@ async fn build(
 }
 
 /// Shows signs of life on the session that holds the lock; returns when it was lost.
-async fn keep_alive(session: &mut PgConnection) -> StepError {
+pub(super) async fn keep_alive(session: &mut PgConnection) -> StepError {
     loop {
         tokio::time::sleep(tenant_db::IDLE_LIMIT / 4).await;
         if let Err(lost) = session.ping().await {
@@ -205,45 +245,48 @@ async fn keep_alive(session: &mut PgConnection) -> StepError {
     }
 }
 
-/// Migrations, shared seed and grants; returns the fingerprint.
+/// What a filled template is.
+struct Filled {
+    version: String,
+    fingerprint: String,
+    structure: Vec<String>,
+}
+
+/// Migrations, shared seed and grants.
 async fn fill(
     connection: &mut PgConnection,
+    provisioner: &Provisioner,
     cluster: &Cluster,
-    blueprint: &Blueprint,
-) -> Result<String, StepError> {
-    let (owner, app) = (&cluster.owner, &cluster.app);
-    run_sql(
-        connection,
-        "the ledger",
-        "migration_failed",
-        &ledger(&owner.to_string()),
-    )
+    (blueprint, database): (&Blueprint, &Ident),
+) -> Result<Filled, StepError> {
+    prepare(connection, cluster).await?;
+    let migrated = migrate(&Migration {
+        cluster,
+        keyring: &provisioner.keyring,
+        blueprint,
+        database,
+        tenant: None,
+        tag: None,
+        head: None,
+        expected: None,
+    })
     .await?;
-    blueprint_timeouts(connection, blueprint).await?;
-    for file in &blueprint.migrations {
-        apply(connection, &owner.to_string(), file, "migration_failed").await?;
-    }
-    for file in &blueprint.shared_seed {
-        apply(connection, &owner.to_string(), file, "seed_failed").await?;
-    }
-    run_sql(
-        connection,
-        "the grants",
-        "migration_failed",
-        &grants(&owner.to_string(), &app.to_string()),
-    )
-    .await?;
+    grant(connection, cluster).await?;
     // before Postgres 15 schema public belongs to the superuser, and only a warning says that the
     // grants changed nothing
     let may: bool = sqlx::query_scalar("select has_schema_privilege($1::name, 'public', 'create')")
-        .bind(app.as_str())
+        .bind(cluster.app.as_str())
         .fetch_one(&mut *connection)
         .await
         .map_err(tenant_db::Error::sql("looking at schema public"))?;
     if may {
         return Err(StepError::PublicSchemaOpen);
     }
-    Ok(fingerprint::of(connection).await?)
+    Ok(Filled {
+        version: migrated.to,
+        fingerprint: fingerprint::of(connection).await?,
+        structure: fingerprint::structure(connection).await?,
+    })
 }
 
 /// The session's statements are bounded as the blueprint says.
@@ -263,108 +306,11 @@ pub(super) async fn blueprint_timeouts(
     Ok(())
 }
 
-/// One file, one transaction, as the owner role, with its line in the ledger.
-async fn apply(
-    connection: &mut PgConnection,
-    owner: &str,
-    file: &SqlFile,
-    code: &'static str,
-) -> Result<(), StepError> {
-    let failed = |source| StepError::file(code, file, source);
-    sqlx::raw_sql("begin")
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    seed::run_as_owner(connection, owner).await?;
-    sqlx::raw_sql(AssertSqlSafe(file.sql.clone()))
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    sqlx::query("insert into tenantry.migrations (name, sha256) values ($1, $2)")
-        .bind(&file.name)
-        .bind(&file.sha256)
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    sqlx::raw_sql("commit")
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-    Ok(())
-}
-
-async fn run_sql(
-    connection: &mut PgConnection,
-    what: &str,
-    code: &'static str,
-    sql: &str,
-) -> Result<(), StepError> {
-    let failed = |source| StepError::File {
-        code,
-        file: what.to_owned(),
-        source,
-    };
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(connection)
-        .await
-        .map_err(failed)?;
-    Ok(())
-}
-
-/// Our own schema in every tenant's database: what was applied and what was seeded.
-fn ledger(owner: &str) -> String {
-    format!(
-        "grant usage, create on schema public to {owner};
-         create schema tenantry authorization {owner};
-         set role {owner};
-         create table tenantry.migrations (
-             name text primary key,
-             sha256 text not null,
-             applied_at timestamptz not null default now()
-         );
-         create table tenantry.seeds (
-             name text primary key,
-             seeded_at timestamptz not null default now()
-         );
-         reset role"
-    )
-}
-
-/// DML rights for the application group on everything there is and will be; nothing for PUBLIC.
-fn grants(owner: &str, app: &str) -> String {
-    format!(
-        "revoke all on schema public from public;
-         set role {owner};
-         do $$
-         declare
-             target text;
-         begin
-             for target in
-                 select quote_ident(nspname)
-                 from pg_namespace
-                 where nspname not in ('information_schema', 'tenantry')
-                   and nspname !~ '^pg_'
-             loop
-                 execute 'grant usage on schema ' || target || ' to {app}';
-                 execute 'grant select, insert, update, delete on all tables in schema ' || target || ' to {app}';
-                 execute 'grant usage, select on all sequences in schema ' || target || ' to {app}';
-                 execute 'alter default privileges in schema ' || target
-                     || ' grant select, insert, update, delete on tables to {app}';
-                 execute 'alter default privileges in schema ' || target
-                     || ' grant usage, select on sequences to {app}';
-             end loop;
-         end
-         $$;
-         reset role"
-    )
-}
-
 async fn record(
     db: &Db,
     cluster: &Cluster,
     blueprint: &Blueprint,
-    template: &Template,
-    fingerprint: &str,
+    (template, filled): (&Template, &Filled),
 ) -> Result<(), StepError> {
     let migrations: Vec<(&str, &str)> = blueprint
         .migrations
@@ -373,19 +319,21 @@ async fn record(
         .collect();
     db.run(async |connection| {
         sqlx::query(
-            "insert into templates (cluster, hash, database, version, migrations, fingerprint)
-             values ($1, $2, $3, $4, $5, $6)
+            "insert into templates (cluster, hash, database, version, migrations, fingerprint, structure)
+             values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (cluster, hash) do update
              set database = excluded.database,
                  fingerprint = excluded.fingerprint,
+                 structure = excluded.structure,
                  sealed_at = now()",
         )
         .bind(&cluster.name)
         .bind(&template.hash)
         .bind(template.database.as_str())
-        .bind(blueprint.version())
+        .bind(&filled.version)
         .bind(Json(migrations))
-        .bind(fingerprint)
+        .bind(&filled.fingerprint)
+        .bind(&filled.structure)
         .execute(connection)
         .await
     })

@@ -9,15 +9,22 @@ use sqlx::{AssertSqlSafe, Column, Executor, PgConnection, Row};
 use super::{StepContext, StepError, seed, template};
 use crate::{
     tenant_db::{self, fingerprint},
-    tenants::{self, Tenant},
+    tenants::Tenant,
 };
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
-    check_structure(cx, &tenant).await?;
-    check_rows(cx, &tenant).await?;
-    check_rights(cx, &tenant).await?;
-    check_login(cx, &tenant).await
+    let inside = async {
+        check_structure(cx, &tenant).await?;
+        check_rows(cx, &tenant).await
+    };
+    let outside = async {
+        check_rights(cx, &tenant).await?;
+        check_login(cx, &tenant).await
+    };
+    // at once: either takes about as long, and neither sees the other
+    let (inside, outside) = tokio::join!(inside, outside);
+    inside.and(outside)
 }
 
 /// Nothing: to verify is to look.
@@ -58,11 +65,10 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
 
 async fn check_rows(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
     let owner = cx.cluster().await?.owner.to_string();
-    let name = seed::organization_name(cx, tenant).await?;
+    let name = cx.organization_name().await?;
     cx.in_tenant(async |connection| {
-        statement(connection, "begin read only").await?;
-        seed::run_as_owner(connection, &owner).await?;
-        seed::set_values(connection, tenant, &name)
+        seed::begin_as_owner(connection, "begin read only", &owner).await?;
+        seed::set_values(connection, tenant, name)
             .await
             .map_err(tenant_db::Error::sql("setting the tenant's values"))?;
         for file in &cx.blueprint.verify {
@@ -123,18 +129,10 @@ async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepE
 }
 
 async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
-    let sealed = cx
-        .provisioner
-        .db
-        .run(async |connection| tenants::find_credential(connection, tenant.id).await)
-        .await?;
-    let password = cx
-        .provisioner
-        .keyring
-        .open(tenant.id.0, &sealed.unwrap_or_default())?;
+    let password = cx.password().await?;
     let cluster = cx.cluster().await?;
     let mut session = cluster
-        .connect_as_tenant(&tenant.database, &tenant.username, &password, &cx.tag)
+        .connect_as_tenant(&tenant.database, &tenant.username, password, &cx.tag)
         .await?;
     let doing = "checking the rights of the tenant's role";
     let excess = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;

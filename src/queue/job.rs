@@ -88,11 +88,18 @@ pub enum Job {
         /// The tenant.
         tenant: Uuid,
     },
+    /// Migrate tenants of a fleet run, one after the other, in one of its places.
+    MigrateFleet {
+        /// The run.
+        run: Uuid,
+        /// The place, counted from 0.
+        slot: u32,
+    },
 }
 
 impl Job {
     /// Every kind that this version knows; a newer replica's jobs are left to newer replicas.
-    pub const KINDS: [&'static str; 12] = [
+    pub const KINDS: [&'static str; 13] = [
         "process_event",
         "provision_tenant",
         "undo_tenant",
@@ -105,10 +112,14 @@ impl Job {
         "register_organization",
         "prune",
         "deliver_notifications",
+        "migrate_fleet",
     ];
 
     /// The kinds that wait for somebody else's server: they run beside the others, and never in their place.
     pub const OUTGOING: [&'static str; 1] = ["deliver_notifications"];
+
+    /// The kinds that migrate the fleet: they run beside the others, so that no new tenant waits for a run.
+    pub const FLEET: [&'static str; 1] = ["migrate_fleet"];
 
     /// The kind as it is stored, logged and counted.
     pub const fn kind(&self) -> &'static str {
@@ -125,6 +136,7 @@ impl Job {
             Self::RegisterOrganization { .. } => "register_organization",
             Self::Prune => "prune",
             Self::DeliverNotifications { .. } => "deliver_notifications",
+            Self::MigrateFleet { .. } => "migrate_fleet",
         }
     }
 }
@@ -150,6 +162,20 @@ impl NewJob {
             unique_key: Some("prune".to_owned()),
             max_attempts,
             delay,
+        }
+    }
+
+    /// Migrate tenants of a fleet run in this place of it.
+    pub fn migrate_fleet(run: Uuid, slot: u32) -> Self {
+        // with leading zeros: callers with several keys take them in the order of the texts
+        let key = format!("fleet:{run}:{slot:03}");
+        Self {
+            job: Job::MigrateFleet { run, slot },
+            concurrency_key: None,
+            unique_key: Some(key),
+            // what fails has attempts of its own, of each target: the job goes on until the run has ended
+            max_attempts: 1_000_000,
+            delay: Duration::ZERO,
         }
     }
 

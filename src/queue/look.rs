@@ -201,3 +201,54 @@ pub async fn find_next_attempt(
     .fetch_one(connection)
     .await
 }
+
+/// Whether jobs of a kind wait, or run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Traffic {
+    /// Some are due and nobody has claimed them.
+    pub waiting: bool,
+    /// Some are running.
+    pub running: bool,
+}
+
+/// Looks whether jobs of a kind wait or run.
+pub async fn traffic(connection: &mut PgConnection, kind: &str) -> sqlx::Result<Traffic> {
+    sqlx::query_as(
+        "select exists (
+                    select
+                    from jobs
+                    -- the words of jobs_available
+                    where state = 'available'
+                      and not is_batched
+                      and run_at <= now()
+                      and kind = $1
+                ) as waiting,
+                exists (select from jobs where state = 'running' and kind = $1) as running",
+    )
+    .bind(kind)
+    .fetch_one(connection)
+    .await
+}
+
+/// Which of these claims nobody holds any more: their workers were lost, or gave them back.
+pub async fn list_lost(
+    connection: &mut PgConnection,
+    claims: &[(JobId, i32)],
+) -> sqlx::Result<Vec<(JobId, i32)>> {
+    let (ids, attempts): (Vec<JobId>, Vec<i32>) = claims.iter().copied().unzip();
+    sqlx::query_as(
+        "select distinct held.id, held.attempt
+         from unnest($1::bigint[], $2::integer[]) as held (id, attempt)
+         where not exists (
+             select
+             from jobs
+             where jobs.id = held.id
+               and jobs.attempt = held.attempt
+               and jobs.state = 'running'
+         )",
+    )
+    .bind(ids)
+    .bind(attempts)
+    .fetch_all(connection)
+    .await
+}

@@ -20,6 +20,7 @@ pub struct Waker {
     here: Arc<Notify>,
     batches: Arc<Notify>,
     outgoing: Arc<Notify>,
+    fleet: Arc<Notify>,
     elsewhere: Arc<Notify>,
     /// Tells our own calls from those of other processes.
     caller: Arc<str>,
@@ -31,6 +32,7 @@ impl Default for Waker {
             here: Arc::default(),
             batches: Arc::default(),
             outgoing: Arc::default(),
+            fleet: Arc::default(),
             elsewhere: Arc::default(),
             caller: format!("{:016x}", rand::random::<u64>()).into(),
         }
@@ -49,6 +51,7 @@ impl Waker {
         self.here.notify_one();
         self.batches.notify_one();
         self.outgoing.notify_one();
+        self.fleet.notify_one();
     }
 
     /// Resolves when this process should look for a batch.
@@ -59,6 +62,11 @@ impl Waker {
     /// Resolves when this process should look for jobs that wait for somebody else's server.
     pub(super) async fn woken_for_outgoing(&self) {
         self.outgoing.notified().await;
+    }
+
+    /// Resolves when this process should look for jobs that migrate the fleet.
+    pub(super) async fn woken_for_fleet(&self) {
+        self.fleet.notified().await;
     }
 
     /// Resolves when this process's worker should look.

@@ -4,7 +4,7 @@
 //! of its lease; a job whose claim was lost, or whose lease ran out while this process was stopped,
 //! is dropped where it is; an unreachable database pauses the worker and never ends it; draining
 //! stops claiming at once and gives unfinished jobs back; jobs that wait for somebody else's server have
-//! places of their own, so that such a server holds up nobody else.
+//! places of their own, so that such a server holds up nobody else, and so have those that migrate the fleet.
 
 use std::{
     collections::HashMap,
@@ -61,6 +61,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// Jobs at once that wait for somebody else's server, beside those.
     pub outgoing_concurrency: usize,
+    /// Jobs at once that migrate the fleet, beside those.
+    pub fleet_concurrency: usize,
     /// Lease of a claim.
     pub lease: Duration,
     /// Time between two looks at the queue.
@@ -147,7 +149,11 @@ pub async fn work<F, B>(
         let (worker, tasks, waker) = (worker.clone(), tasks.clone(), waker.clone());
         worker.claim_and_run(lane, tasks, waker, run.clone())
     };
-    tokio::join!(places(Lane::Own), places(Lane::Outgoing));
+    tokio::join!(
+        places(Lane::Own),
+        places(Lane::Outgoing),
+        places(Lane::Fleet)
+    );
 }
 
 /// Jobs that share places.
@@ -157,12 +163,22 @@ enum Lane {
     Own,
     /// What waits for somebody else's server.
     Outgoing,
+    /// What migrates the fleet.
+    Fleet,
 }
 
 impl Lane {
     fn kinds(self) -> Vec<&'static str> {
-        let is_of = |kind: &&str| Job::OUTGOING.contains(kind) == (self == Self::Outgoing);
-        Job::KINDS.into_iter().filter(is_of).collect()
+        match self {
+            Self::Own => {
+                let elsewhere =
+                    |kind: &&str| Job::OUTGOING.contains(kind) || Job::FLEET.contains(kind);
+                let own = Job::KINDS.into_iter().filter(|kind| !elsewhere(kind));
+                own.collect()
+            }
+            Self::Outgoing => Job::OUTGOING.to_vec(),
+            Self::Fleet => Job::FLEET.to_vec(),
+        }
     }
 }
 
@@ -205,6 +221,7 @@ impl Worker {
         let places = match lane {
             Lane::Own => self.settings.concurrency,
             Lane::Outgoing => self.settings.outgoing_concurrency,
+            Lane::Fleet => self.settings.fleet_concurrency,
         };
         let (slots, kinds) = (Arc::new(Semaphore::new(places)), lane.kinds());
         while !tasks.is_draining() {
@@ -226,6 +243,7 @@ impl Worker {
                 match lane {
                     Lane::Own => waker.woken().await,
                     Lane::Outgoing => waker.woken_for_outgoing().await,
+                    Lane::Fleet => waker.woken_for_fleet().await,
                 }
             };
             tokio::select! {

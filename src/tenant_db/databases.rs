@@ -4,7 +4,8 @@
 //! tenant's whole id, closed to connections. One transaction then marks it, takes PUBLIC's rights
 //! away, opens it and gives it its own name: under that name it never existed without them.
 //!
-//! The mark is a comment on the database together with its owner, our owner role.
+//! The mark is a comment on the database together with its owner, our owner role. A database of the warm
+//! pool has a mark of its own, which names no tenant.
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
@@ -18,6 +19,8 @@ use super::{Cluster, Error, Ident};
     reason = "four independent columns of pg_database"
 )]
 pub struct Facts {
+    /// Its name.
+    pub name: String,
     /// Role that owns it.
     pub owner: String,
     /// Its comment.
@@ -60,8 +63,14 @@ impl Mark {
 
 /// Looks a database up.
 pub async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Facts>, Error> {
+    Ok(find_all(connection, &[name]).await?.pop())
+}
+
+/// Looks databases up; those that are there, in no order.
+pub async fn find_all(connection: &mut PgConnection, names: &[&str]) -> Result<Vec<Facts>, Error> {
     sqlx::query_as(
-        "select pg_get_userbyid(datdba)::text as owner,
+        "select datname::text as name,
+                pg_get_userbyid(datdba)::text as owner,
                 shobj_description(oid, 'pg_database') as comment,
                 datconnlimit <> -2 as usable,
                 datistemplate as is_template,
@@ -70,12 +79,15 @@ pub async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Fa
                 datacl is null
                 or exists (select from aclexplode(datacl) acl where acl.grantee = 0) as is_public
          from pg_database
-         where datname = $1",
+         where datname = any($1::text[])",
     )
-    .bind(name)
-    .fetch_optional(connection)
+    .bind(names)
+    .fetch_all(connection)
     .await
-    .map_err(Error::sql(format!("looking up database {name}")))
+    .map_err(Error::sql(format!(
+        "looking up database {}",
+        names.join(", ")
+    )))
 }
 
 impl Facts {
@@ -101,6 +113,108 @@ pub fn unnamed(prefix: &str, tenant: Uuid) -> Result<Ident, Error> {
     Ok(Ident::new(&format!("{prefix}new_{}", tenant.simple()))?)
 }
 
+/// The name of a database of the warm pool.
+pub fn pooled(prefix: &str, id: Uuid) -> Result<Ident, Error> {
+    Ok(Ident::new(&format!("{prefix}pool_{}", id.simple()))?)
+}
+
+/// The comment of a database of the warm pool.
+pub fn pool_comment(id: Uuid, hash: &str) -> String {
+    format!("tenantry pool={id} template={hash}")
+}
+
+/// One commit: a clone is a database of the pool. It stays closed to connections.
+pub async fn mark_pooled(
+    connection: &mut PgConnection,
+    name: &Ident,
+    comment: &str,
+) -> Result<(), Error> {
+    let statements = format!(
+        "comment on database {name} is {};
+         revoke all on database {name} from public",
+        literal(comment)
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!(
+            "marking database {} as the pool's",
+            name.as_str()
+        )))?;
+    Ok(())
+}
+
+/// The name of a throw-away clone of the template of this hash.
+pub fn rehearsal(prefix: &str, hash: &str) -> Result<Ident, Error> {
+    let short: String = hash.chars().take(16).collect();
+    Ok(Ident::new(&format!("{prefix}rehearsal_{short}"))?)
+}
+
+/// One commit: a throw-away clone, marked as one, open to us and to nobody else.
+pub async fn open_rehearsal(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
+    let statements = format!(
+        "comment on database {name} is '{REHEARSAL}';
+         revoke all on database {name} from public;
+         alter database {name} allow_connections true"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!(
+            "opening the throw-away clone {}",
+            name.as_str()
+        )))?;
+    Ok(())
+}
+
+/// The comment of a throw-away clone.
+const REHEARSAL: &str = "tenantry rehearsal";
+
+/// Drops the throw-away clones that are left on the cluster. Whoever calls this is the only one who makes any.
+pub async fn drop_rehearsals(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+) -> Result<(), Error> {
+    let left: Vec<String> = sqlx::query_scalar(
+        "select datname::text
+         from pg_database
+         where datname ~ ('^' || $1 || 'rehearsal_[0-9a-f]{16}$')
+           and pg_get_userbyid(datdba) = $2
+           -- one that was not opened yet has no comment
+           and coalesce(shobj_description(oid, 'pg_database'), $3) = $3",
+    )
+    .bind(&cluster.prefix)
+    .bind(cluster.owner.as_str())
+    .bind(REHEARSAL)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(Error::sql("listing throw-away clones"))?;
+    for name in left {
+        drop_database(connection, &Ident::new(&name)?).await?;
+    }
+    Ok(())
+}
+
+/// Databases of the cluster's pool: ours, of such a name, and of no tenant.
+pub async fn list_pooled(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+) -> Result<Vec<String>, Error> {
+    sqlx::query_scalar(
+        "select datname::text
+         from pg_database
+         where datname ~ ('^' || $1 || 'pool_[0-9a-f]{32}$')
+           and pg_get_userbyid(datdba) = $2
+           and coalesce(shobj_description(oid, 'pg_database'), '') !~ '^tenantry tenant='
+         order by datname",
+    )
+    .bind(&cluster.prefix)
+    .bind(cluster.owner.as_str())
+    .fetch_all(connection)
+    .await
+    .map_err(Error::sql("listing the databases of the pool"))
+}
+
 /// Clones a sealed template under `name`, closed to connections.
 ///
 /// False when another session created a database of that name in the same moment (42P04, 23505).
@@ -111,22 +225,7 @@ pub async fn clone_template(
     name: &Ident,
 ) -> Result<bool, Error> {
     let owner = &cluster.owner;
-    // WAL_LOG needs no checkpoint, FILE_COPY two; from about a gigabyte on the log costs more than
-    // they do. Before 15 there is only the copy.
-    let strategy: String = sqlx::query_scalar(
-        "select case
-                    when current_setting('server_version_num')::integer < 150000 then ''
-                    when pg_database_size($1::name) < 1::bigint << 30 then 'strategy wal_log'
-                    else 'strategy file_copy'
-                end",
-    )
-    .bind(template.as_str())
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(Error::sql(format!(
-        "looking at template {}",
-        template.as_str()
-    )))?;
+    let strategy = clone_strategy(connection, cluster, template).await?;
     let statement = format!(
         "create database {name} template {template} owner {owner} allow_connections false {strategy}"
     );
@@ -138,6 +237,34 @@ pub async fn clone_template(
         template.as_str(),
         name.as_str()
     )))
+}
+
+/// How a template is cloned; asked for once, as its size is found by looking at every one of its files.
+async fn clone_strategy(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    template: &Ident,
+) -> Result<String, Error> {
+    let name = template.as_str();
+    if let Some(known) = cluster.strategies().get(name) {
+        return Ok(known.clone());
+    }
+    // WAL_LOG needs no checkpoint, FILE_COPY two; from about a gigabyte on the log costs more than
+    // they do. Before 15 there is only the copy.
+    let strategy: String = sqlx::query_scalar(
+        "select case
+                    when current_setting('server_version_num')::integer < 150000 then ''
+                    when pg_database_size($1::name) < 1::bigint << 30 then 'strategy wal_log'
+                    else 'strategy file_copy'
+                end",
+    )
+    .bind(name)
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(Error::sql(format!("looking at template {name}")))?;
+    let known = (name.to_owned(), strategy.clone());
+    cluster.strategies().extend([known]);
+    Ok(strategy)
 }
 
 /// Creates an empty database that belongs to the owner role and is open to nobody else.

@@ -1,17 +1,24 @@
-//! The structure of a database as one hash.
+//! The structure of a database: its facts, a line each, and all of them as one hash.
 //!
 //! Guarantees: two databases have the same fingerprint exactly when their schemas, relations (with
 //! owner, grants, row security), columns, constraints, indexes, functions, triggers, enum labels,
-//! default privileges and extensions are the same. Data does not count.
+//! default privileges and extensions are the same; the hash is over exactly the lines that
+//! [`structure`] returns, so that whatever differs can be named. Data does not count.
+//!
+//! Does not: say what differs. [`super::structure`] does.
 
 use sqlx::PgConnection;
 
 use super::Error;
 
-/// Every structural fact of the database as one line of text.
+/// Every structural fact of the database as one line: kind, name, attributes as `key=value`, with tabs
+/// between them. A macro because statements are literals.
 ///
 /// Ordered by bytes ("C"), so that databases of different collations compare equal.
-const FINGERPRINT: &str = "
+macro_rules! facts {
+    ($select:literal) => {
+        concat!(
+            "
 with scope as (
     select oid, nspname, nspowner, nspacl
     from pg_namespace
@@ -19,17 +26,37 @@ with scope as (
       and nspname !~ '^pg_'
 ),
 facts (line) as (
-    select format('schema %s owner %s acl %s', nspname, nspowner::regrole, nspacl)
+    select concat_ws(E'\\t', 'schema', nspname, 'owner=' || nspowner::regrole, 'grants=' || nspacl::text)
     from scope
     union all
-    select format('relation %s.%s kind %s owner %s acl %s row security %s %s', nspname, relname, relkind,
-                  relowner::regrole, relacl, relrowsecurity, relforcerowsecurity)
+    select concat_ws(E'\\t',
+                     case relkind
+                         when 'r' then 'table'
+                         when 'p' then 'partitioned table'
+                         when 'v' then 'view'
+                         when 'm' then 'materialized view'
+                         when 'S' then 'sequence'
+                         when 'f' then 'foreign table'
+                     end,
+                     nspname || '.' || relname,
+                     'owner=' || relowner::regrole,
+                     'grants=' || relacl::text,
+                     case when relkind in ('r', 'p') then 'row security=' || relrowsecurity || ', forced=' || relforcerowsecurity end,
+                     case when relkind in ('v', 'm') then 'definition=' || pg_get_viewdef(pg_class.oid) end)
     from pg_class
     join scope on scope.oid = relnamespace
     where relkind in ('r', 'p', 'v', 'm', 'S', 'f')
     union all
-    select format('column %s.%s.%s %s %s not null %s default %s identity %s acl %s', nspname, relname, attnum, attname,
-                  format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid), attidentity, attacl)
+    select concat_ws(E'\\t',
+                     'column',
+                     nspname || '.' || relname || '.' || attname,
+                     'type=' || format_type(atttypid, atttypmod),
+                     'not null=' || attnotnull,
+                     'default=' || pg_get_expr(adbin, adrelid),
+                     'identity=' || nullif(attidentity::text, ''),
+                     'generated=' || nullif(attgenerated::text, ''),
+                     'grants=' || attacl::text,
+                     'position=' || attnum)
     from pg_attribute
     join pg_class on pg_class.oid = attrelid
     join scope on scope.oid = relnamespace
@@ -38,53 +65,100 @@ facts (line) as (
       and not attisdropped
       and relkind in ('r', 'p', 'v', 'm', 'f')
     union all
-    select format('constraint %s.%s %s', nspname, conname, pg_get_constraintdef(pg_constraint.oid))
+    select concat_ws(E'\\t',
+                     'constraint',
+                     concat_ws('.', nspname, coalesce(relname, typname), conname),
+                     'definition=' || pg_get_constraintdef(pg_constraint.oid))
     from pg_constraint
     join scope on scope.oid = connamespace
+    left join pg_class on pg_class.oid = conrelid
+    left join pg_type on pg_type.oid = contypid
     union all
-    select format('index %s valid %s', pg_get_indexdef(indexrelid), indisvalid)
+    select concat_ws(E'\\t',
+                     'index',
+                     nspname || '.' || relname,
+                     'definition=' || pg_get_indexdef(indexrelid),
+                     'valid=' || indisvalid)
     from pg_index
     join pg_class on pg_class.oid = indexrelid
     join scope on scope.oid = relnamespace
     union all
-    select format('view %s.%s %s', nspname, relname, pg_get_viewdef(pg_class.oid))
-    from pg_class
-    join scope on scope.oid = relnamespace
-    where relkind in ('v', 'm')
-    union all
-    select format('function %s.%s(%s) owner %s definer %s volatile %s config %s acl %s body %s', nspname, proname,
-                  pg_get_function_identity_arguments(pg_proc.oid), proowner::regrole, prosecdef, provolatile, proconfig, proacl, md5(prosrc))
+    select concat_ws(E'\\t',
+                     'function',
+                     nspname || '.' || proname || '(' || pg_get_function_identity_arguments(pg_proc.oid) || ')',
+                     'owner=' || proowner::regrole,
+                     'grants=' || proacl::text,
+                     'returns=' || pg_get_function_result(pg_proc.oid),
+                     'security definer=' || prosecdef,
+                     'volatility=' || provolatile::text,
+                     'configuration=' || proconfig::text,
+                     -- a body of standard SQL is no text there
+                     'body=' || md5(coalesce(pg_get_function_sqlbody(pg_proc.oid), prosrc)))
     from pg_proc
     join scope on scope.oid = pronamespace
     union all
-    select format('trigger %s enabled %s', pg_get_triggerdef(pg_trigger.oid), tgenabled)
+    select concat_ws(E'\\t',
+                     'trigger',
+                     nspname || '.' || relname || '.' || tgname,
+                     'definition=' || pg_get_triggerdef(pg_trigger.oid),
+                     'enabled=' || tgenabled::text)
     from pg_trigger
     join pg_class on pg_class.oid = tgrelid
     join scope on scope.oid = relnamespace
     where not tgisinternal
     union all
-    select format('policy %s on %s %s %s %s %s', polname, polrelid::regclass, polcmd, polroles::regrole[],
-                  pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+    select concat_ws(E'\\t',
+                     'policy',
+                     nspname || '.' || relname || '.' || polname,
+                     'permissive=' || polpermissive,
+                     'command=' || polcmd::text,
+                     'roles=' || polroles::regrole[]::text,
+                     'using=' || pg_get_expr(polqual, polrelid),
+                     'check=' || pg_get_expr(polwithcheck, polrelid))
     from pg_policy
+    join pg_class on pg_class.oid = polrelid
+    join scope on scope.oid = relnamespace
     union all
-    select format('enum %s.%s %s %s', nspname, typname, enumsortorder, enumlabel)
+    select concat_ws(E'\\t',
+                     'enum',
+                     nspname || '.' || typname,
+                     'labels=' || string_agg(enumlabel, ', ' order by enumsortorder))
     from pg_enum
     join pg_type on pg_type.oid = enumtypid
     join scope on scope.oid = typnamespace
+    group by nspname, typname
     union all
-    select format('default privileges %s %s %s %s', defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype, defaclacl)
+    select concat_ws(E'\\t',
+                     'default privileges',
+                     defaclrole::regrole || ' in ' || case when defaclnamespace = 0 then 'every schema' else defaclnamespace::regnamespace::text end
+                         || ' on ' || defaclobjtype::text,
+                     'grants=' || defaclacl::text)
     from pg_default_acl
     union all
-    select format('extension %s %s', extname, extversion)
+    select concat_ws(E'\\t', 'extension', extname, 'version=' || extversion)
     from pg_extension
 )
-select encode(sha256(convert_to(coalesce(string_agg(line, E'\\n' order by line collate \"C\"), ''), 'UTF8')), 'hex')
-from facts";
+",
+            $select
+        )
+    };
+}
 
 /// The fingerprint of the database that `connection` is in.
 pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
-    sqlx::query_scalar(FINGERPRINT)
-        .fetch_one(connection)
+    sqlx::query_scalar(facts!(
+        "select encode(sha256(convert_to(coalesce(string_agg(line, E'\\n' order by line collate \"C\"), ''), 'UTF8')), 'hex')
+         from facts"
+    ))
+    .fetch_one(connection)
+    .await
+    .map_err(Error::sql("taking the structural fingerprint"))
+}
+
+/// The lines that the fingerprint is made of.
+pub async fn structure(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+    sqlx::query_scalar(facts!("select line from facts order by line collate \"C\""))
+        .fetch_all(connection)
         .await
-        .map_err(Error::sql("taking the structural fingerprint"))
+        .map_err(Error::sql("reading the structure"))
 }

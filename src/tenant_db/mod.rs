@@ -13,9 +13,16 @@ pub mod fingerprint;
 mod ident;
 pub mod probe;
 pub mod roles;
-mod sessions;
+pub mod sessions;
+pub mod shape;
+pub mod statements;
+pub mod structure;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
@@ -138,6 +145,11 @@ impl Tag {
             text: format!("tenantry {tenant} {job}.{attempt}"),
         }
     }
+
+    /// The `application_name`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
 }
 
 /// A Postgres cluster that holds tenant databases.
@@ -151,11 +163,15 @@ pub struct Cluster {
     pub owner: Ident,
     /// Role that has DML rights in all tenants' databases and cannot log in; tenants' roles are members.
     pub app: Ident,
+    /// Login role of the migrators that are programs of their own; a member of the owner role.
+    pub migrator: Ident,
     /// Beginning of every name.
     pub prefix: String,
     maintenance: Db,
     statement_timeout: Duration,
     options: PgConnectOptions,
+    /// How each template is cloned, as far as it is known.
+    strategies: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -231,6 +247,7 @@ impl Cluster {
             capacity: cluster.capacity,
             owner: Ident::new(&format!("{prefix}owner"))?,
             app: Ident::new(&format!("{prefix}app"))?,
+            migrator: Ident::new(&format!("{prefix}migrator"))?,
             prefix: prefix.to_owned(),
             maintenance: Db::with_options(
                 maintenance,
@@ -240,7 +257,14 @@ impl Cluster {
             ),
             statement_timeout,
             options,
+            strategies: Arc::default(),
         })
+    }
+
+    fn strategies(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.strategies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` on the maintenance database, as nobody's attempt.
@@ -294,12 +318,23 @@ impl Cluster {
         database: &Ident,
         tag: Option<&Tag>,
     ) -> Result<PgConnection, Error> {
+        self.connect_with(database, tag, &[]).await
+    }
+
+    /// The same with settings of the server, which the session has from its beginning.
+    pub async fn connect_with(
+        &self,
+        database: &Ident,
+        tag: Option<&Tag>,
+        settings: &[(&str, String)],
+    ) -> Result<PgConnection, Error> {
         let name = tag.map_or("tenantry", |tag| tag.text.as_str());
         let options = self
             .options
             .clone()
             .database(database.as_str())
-            .application_name(name);
+            .application_name(name)
+            .options(settings.iter().map(|(name, value)| (*name, value.as_str())));
         connect(options).await.map_err(Error::sql(format!(
             "connecting to database {}",
             database.as_str()
@@ -324,6 +359,50 @@ impl Cluster {
         connect(options).await.map_err(Error::sql(format!(
             "connecting to database {database} as {role}"
         )))
+    }
+
+    /// How a program that migrates a database reaches it, as libpq's own variables and as a URL.
+    ///
+    /// `tls` is what the server gave us: "prefer" is not known to every client.
+    pub fn environment(
+        &self,
+        database: &Ident,
+        password: &SecretString,
+        tls: bool,
+    ) -> Vec<(&'static str, String)> {
+        let mode = match self.options.get_ssl_mode() {
+            PgSslMode::Disable => "disable",
+            PgSslMode::Allow | PgSslMode::Prefer if !tls => "disable",
+            PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => "require",
+            PgSslMode::VerifyCa => "verify-ca",
+            PgSslMode::VerifyFull => "verify-full",
+        };
+        let (database, user) = (database.as_str(), self.migrator.as_str());
+        let (password, port) = (password.expose_secret(), self.options.get_port());
+        let socket = self
+            .options
+            .get_socket()
+            .map(|path| path.display().to_string());
+        let host = self.options.get_host();
+        let authority = match &socket {
+            Some(_) => "localhost".to_owned(),
+            None if host.contains(':') => format!("[{host}]"),
+            None => host.to_owned(),
+        };
+        let place = socket.as_ref().map(|path| format!("&host={path}"));
+        let url = format!(
+            "postgresql://{user}:{password}@{authority}:{port}/{database}?sslmode={mode}{}",
+            place.unwrap_or_default()
+        );
+        vec![
+            ("DATABASE_URL", url),
+            ("PGHOST", socket.unwrap_or_else(|| host.to_owned())),
+            ("PGPORT", port.to_string()),
+            ("PGUSER", user.to_owned()),
+            ("PGPASSWORD", password.to_owned()),
+            ("PGDATABASE", database.to_owned()),
+            ("PGSSLMODE", mode.to_owned()),
+        ]
     }
 
     /// Host and port of the server, as a tenant's application reaches it.

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::{Cluster, Error, Ident, databases::literal};
+use crate::secrets;
 
 const SHARED_MARK: &str = "tenantry shared role";
 
@@ -124,6 +127,132 @@ async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(),
             owner.as_str()
         ))(error)),
     }
+}
+
+#[derive(Debug, FromRow)]
+struct MigratorFacts {
+    comment: Option<String>,
+    settings: Vec<String>,
+    ready: bool,
+}
+
+/// How often another replica may come in between.
+const LOOKS: usize = 5;
+
+/// Makes sure that programs can log in to migrate: with this password, as members of the owner role and as
+/// nothing else, in sessions that begin as the owner role and wait no longer than this.
+pub async fn ensure_migrator(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    password: &SecretString,
+    limits: (u32, u32),
+) -> Result<(), Error> {
+    // says whether the role has this password, which nobody may read, without saying which it is
+    let digest =
+        secrets::sha256(&[b"tenantry migrator ", password.expose_secret().as_bytes()].concat());
+    let mark = format!("tenantry migrator {}", hex::encode(&digest[..8]));
+    for look in 1.. {
+        match try_ensure_migrator(connection, cluster, (password, &mark), limits).await {
+            // another replica, in the same moment
+            Err(error)
+                if look < LOOKS
+                    && matches!(
+                        error.sqlstate().as_deref(),
+                        Some("42710" | "23505" | "XX000")
+                    ) => {}
+            made => return made,
+        }
+    }
+    Ok(())
+}
+
+async fn try_ensure_migrator(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    (password, mark): (&SecretString, &str),
+    (lock_ms, statement_ms): (u32, u32),
+) -> Result<(), Error> {
+    let (name, owner) = (&cluster.migrator, &cluster.owner);
+    let failed = || Error::sql(format!("making role {}", name.as_str()));
+    let settings = [
+        format!("role={}", owner.as_str()),
+        format!("lock_timeout={lock_ms}ms"),
+        format!("statement_timeout={statement_ms}ms"),
+    ];
+    let found = find_migrator(connection, cluster).await?;
+    let verb = match found {
+        Some(found)
+            if found.ready
+                && found.comment.as_deref() == Some(mark)
+                && settings
+                    .iter()
+                    .all(|setting| found.settings.contains(setting)) =>
+        {
+            return Ok(());
+        }
+        Some(MigratorFacts {
+            comment: Some(comment),
+            ..
+        }) if comment.starts_with("tenantry migrator ") => "alter",
+        Some(found) => {
+            return Err(Error::ForeignRole {
+                name: name.as_str().to_owned(),
+                found: found.comment.unwrap_or_else(|| "no comment".to_owned()),
+            });
+        }
+        None => "create",
+    };
+    let verifier = secrets::scram_verifier(password).map_err(|_| {
+        failed()(sqlx::Error::Configuration(
+            "the system gives no randomness".into(),
+        ))
+    })?;
+    let version = super::databases::version(connection).await?;
+    let options = if version >= 160_000 {
+        " with inherit true, set true"
+    } else {
+        ""
+    };
+    let statements = format!(
+        "{verb} role {name} login inherit password {};
+         comment on role {name} is {};
+         grant {owner} to {name}{options};
+         alter role {name} set role = {owner};
+         alter role {name} set lock_timeout = '{lock_ms}ms';
+         alter role {name} set statement_timeout = '{statement_ms}ms'",
+        literal(&verifier),
+        literal(mark),
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(&mut *connection)
+        .await
+        .map_err(failed())?;
+    // who is no superuser ends only sessions of roles that it is a member of
+    grant_to_us(connection, name).await
+}
+
+async fn find_migrator(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+) -> Result<Option<MigratorFacts>, Error> {
+    sqlx::query_as(
+        "select shobj_description(pg_roles.oid, 'pg_authid') as comment,
+                coalesce(rolconfig, '{}') as settings,
+                rolcanlogin
+                and exists (
+                    select
+                    from pg_auth_members
+                    where member = pg_roles.oid
+                      and roleid = (select oid from pg_roles where rolname = $2)
+                ) as ready
+         from pg_roles
+         where rolname = $1",
+    )
+    .bind(cluster.migrator.as_str())
+    .bind(cluster.owner.as_str())
+    .fetch_optional(connection)
+    .await
+    .map_err(Error::sql("looking up the role of migrators"))
 }
 
 /// The comment on the login role of a tenant.

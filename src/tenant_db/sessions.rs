@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
-use super::{Cluster, Error, Tag};
+use super::{Cluster, Error, Ident, Tag};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,4 +82,49 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag, whose: Whose) -> Re
         "ending sessions of attempts on tenant {}",
         tag.tenant
     )))
+}
+
+/// Ends one session of a database, and waits until it is gone; 0 is nobody's.
+pub async fn end(connection: &mut PgConnection, database: &Ident, pid: i32) -> Result<(), Error> {
+    end_all(connection, database, (pid, "")).await
+}
+
+/// Ends every session of a role in a database, and waits until they are gone.
+pub async fn end_of_role(
+    connection: &mut PgConnection,
+    database: &Ident,
+    role: &Ident,
+) -> Result<(), Error> {
+    end_all(connection, database, (0, role.as_str())).await
+}
+
+async fn end_all(
+    connection: &mut PgConnection,
+    database: &Ident,
+    (pid, role): (i32, &str),
+) -> Result<(), Error> {
+    let failed = || Error::sql(format!("ending sessions in database {}", database.as_str()));
+    let started = Instant::now();
+    loop {
+        let left: i64 = sqlx::query_scalar(
+            "select count(pg_terminate_backend(pid))
+             from pg_stat_activity
+             where datname = $1
+               and (pid = $2 or usename = $3)",
+        )
+        .bind(database.as_str())
+        .bind(pid)
+        .bind(role)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed())?;
+        if left == 0 {
+            return Ok(());
+        }
+        if started.elapsed() > PATIENCE {
+            let timed_out = std::io::ErrorKind::TimedOut.into();
+            return Err(failed()(sqlx::Error::Io(timed_out)));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

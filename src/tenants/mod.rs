@@ -21,16 +21,19 @@ macro_rules! select_tenant {
     ($rest:literal) => {
         concat!(
             "select id, org_id, initialize, name, url, database, read_only_database, username, alembic_version,
-                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at, seeded_as
+                    source, state, cluster, blueprint_hash, failure, requested_at, created_at, updated_at, ready_at, seeded_as, labels
              from tenants ",
             $rest
         )
     };
 }
 
+mod fleet;
 mod hosts;
+mod labels;
 mod look;
 pub mod naming;
+mod selection;
 mod transitions;
 
 use chrono::{DateTime, Utc};
@@ -38,10 +41,13 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
+pub use fleet::{Standing, find_all, is_any_begun_with_other, list_migratable, mark_migrated};
 pub use hosts::{
     Host, HostError, add_host, find_by_host, find_taken, list_hosts, normalize_host, remove_host,
 };
+pub use labels::{Label, LabelInvalid, Labels, check_all, check_key, set_labels};
 pub use look::{TenantFilter, list_page};
+pub use selection::{Selection, list_selected};
 pub use transitions::{
     delete_abandoned, is_of_deleted_organization, mark_abandoned, mark_cloned, mark_failed,
     mark_pending, mark_placed, mark_provisioning, mark_ready, mark_resumed, mark_suspended,
@@ -158,6 +164,9 @@ pub struct Tenant {
     /// The organization id that its seeds were told, where it was begun before the provider's was known.
     #[serde(skip)]
     pub seeded_as: Option<String>,
+    /// What operators tell it apart by.
+    #[sqlx(json)]
+    pub labels: Labels,
 }
 
 impl Tenant {

@@ -66,6 +66,7 @@ async fn every_measure_is_there_with_its_floor() {
             "people_jobs",
             "people_jobs_one_org",
             "rss_after_mib",
+            "ready_serial_pool",
         ]
     );
     for measure in &report.results {
@@ -117,7 +118,8 @@ async fn a_given_server_is_left_as_it_was() {
 
     let report = bench::run(&options, &setup()).await.unwrap();
 
-    assert_eq!(report.results.len(), 1);
+    // with a clone, and with a database of the pool
+    assert_eq!(report.results.len(), 2);
     let left = "select (select count(*) from pg_database where starts_with(datname, 'tenantry_bench_control_'))
                      + (select count(*) from pg_roles where rolname ~ '^b[0-9a-f]{8}_')
                      + (select count(*) from pg_database where datname ~ '^b[0-9a-f]{8}_')";

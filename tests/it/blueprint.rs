@@ -81,7 +81,7 @@ fn the_bundled_blueprint_is_the_one_on_disk() {
     let bundled = Blueprint::bundled().unwrap();
     assert_eq!(bundled, Blueprint::load(&example("crm")).unwrap());
     assert_eq!(bundled.migrations.len(), 8);
-    assert_eq!(bundled.version(), "0008_attachments");
+    assert_eq!(bundled.version().unwrap(), "0008_attachments");
     assert_eq!(bundled.settings, Settings::default());
 }
 
@@ -114,7 +114,7 @@ fn a_blueprint_has_every_file_in_order() {
     );
     assert_eq!(names(&blueprint.tenant_seed), ["seed/tenant/01_users.sql"]);
     assert_eq!(names(&blueprint.verify), ["verify/01_users.sql"]);
-    assert_eq!(blueprint.version(), "10000_late");
+    assert_eq!(blueprint.version().unwrap(), "10000_late");
 }
 
 #[test]
@@ -154,25 +154,113 @@ fn wrong_settings_show_line_and_caret() {
       |
     2 | lock_timeout = 1
       | ^^^^^^^^^^^^
-    unknown field `lock_timeout`, expected one of `migrator`, `statement_timeout_ms`, `lock_timeout_ms`, `migrate_timeout_ms`, `seed_timeout_ms`, `verify_timeout_ms`, `members`, `roles`
+    unknown field `lock_timeout`, expected one of `migrator`, `statement_timeout_ms`, `lock_timeout_ms`, `migrate_timeout_ms`, `seed_timeout_ms`, `verify_timeout_ms`, `alembic`, `command`, `members`, `roles`
     ");
 }
 
 #[test]
-fn other_migrators_are_refused_by_name() {
+fn an_unknown_migrator_is_refused_by_name() {
     let sample = Sample::new();
-    // Its files are no mistake: the migrator is what is told.
-    sample
-        .put("blueprint.toml", "migrator = \"alembic\"\nini = \"a.ini\"")
-        .put("alembic.ini", "");
-    let (code, message) = sample.refusal();
-    assert_eq!(code, "blueprint_migrator_unsupported");
-    assert!(message.contains("\"alembic\", which is not supported yet"));
-
     sample.put("blueprint.toml", "migrator = \"flyway\"");
     let (code, message) = sample.refusal();
     assert_eq!(code, "blueprint_migrator_unknown");
     assert!(message.contains("\"flyway\""), "{message}");
+}
+
+#[test]
+fn the_files_of_a_program_stand_in_the_place_of_migrations() {
+    let sample = Sample::new();
+    fs::remove_dir_all(sample.path("migrations")).unwrap();
+    sample
+        .put("blueprint.toml", "migrator = \"alembic\"")
+        .put("alembic.ini", "[alembic]")
+        .put("alembic/env.py", "run()")
+        .put("alembic/versions/a1.py", "revision = 'a1'");
+    let blueprint = sample.load();
+    assert_eq!(blueprint.version(), None);
+    let hash = blueprint.hash();
+    // what an interpreter writes is no part of it
+    sample
+        .put("alembic/__pycache__/env.cpython-311.pyc", "x")
+        .put("alembic/versions/a1.pyc", "x")
+        .put("alembic/.env", "x");
+    assert_eq!(sample.load().hash(), hash);
+    assert_ne!(blueprint.up_to("a1").unwrap().hash(), hash);
+    sample.put("alembic/versions/a1.py", "revision = 'a2'");
+    assert_ne!(sample.load().hash(), hash);
+
+    // what belongs to nobody is still refused, and so is a second schema
+    sample.put("migrations/0001_users.sql", "create table users (id int);");
+    assert_eq!(sample.refusal().0, "blueprint_unexpected_file");
+    fs::remove_dir_all(sample.path("migrations")).unwrap();
+    fs::remove_dir_all(sample.path("alembic")).unwrap();
+    assert_eq!(sample.refusal().0, "blueprint_project_missing");
+    let outside = TempDir::new().unwrap();
+    std::os::unix::fs::symlink(outside.path(), sample.path("alembic")).unwrap();
+    assert_eq!(sample.refusal().0, "blueprint_link_outside");
+}
+
+#[test]
+fn a_query_of_the_version_is_one_query() {
+    for query in ["", "select 1; select 2", "commit", "select 'a"] {
+        let sample = Sample::new();
+        fs::remove_dir_all(sample.path("migrations")).unwrap();
+        let settings = format!(
+            "migrator = \"command\"\n[command]\nargv = [\"a\"]\nfiles = [\"db\"]\nversion_query = \"{query}\""
+        );
+        sample.put("blueprint.toml", settings).put("db/1.sql", "");
+        assert_eq!(
+            sample.refusal().0,
+            "blueprint_version_query_invalid",
+            "{query}"
+        );
+    }
+}
+
+#[test]
+fn a_blueprint_is_cut_off_after_a_name_or_a_number() {
+    let blueprint = Sample::new().load();
+    for version in ["0001_users", "1", "0001"] {
+        let cut = blueprint.up_to(version).unwrap();
+        assert_eq!(cut.version().unwrap(), "0001_users");
+        assert_ne!(cut.hash(), blueprint.hash());
+    }
+    assert_eq!(blueprint.up_to("2").unwrap(), blueprint);
+    for version in ["3", "users", ""] {
+        let (code, message) = told(&blueprint.up_to(version).unwrap_err());
+        assert_eq!(code, "blueprint_version_unknown");
+        assert!(message.contains("0002_roles"), "{message}");
+    }
+}
+
+#[test]
+fn a_mark_takes_a_migration_out_of_its_transaction_and_nothing_else() {
+    let sample = Sample::new();
+    let two = "create index concurrently a on users (id); -- a\ncreate index b on users (id)";
+    sample.put(
+        "migrations/0003_a.sql",
+        format!("\n--  Tenantry: no transaction\n{two}"),
+    );
+    let blueprint = sample.load();
+    let statements = blueprint.migrations[2].statements.as_ref().unwrap();
+    assert_eq!(
+        statements.as_slice(),
+        [
+            "create index concurrently a on users (id); -- a\n",
+            "create index b on users (id)"
+        ]
+    );
+    assert!(blueprint.migrations[1].statements.is_none());
+    sample.put(
+        "migrations/0003_a.sql",
+        format!("{two}\n-- tenantry: no transaction"),
+    );
+    assert!(sample.load().migrations[2].statements.is_none());
+    sample.put(
+        "seed/shared/02_b.sql",
+        "-- tenantry: no transaction\nselect 1",
+    );
+    assert_eq!(sample.refusal().0, "blueprint_mark_misplaced");
 }
 
 #[test]

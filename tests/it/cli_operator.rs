@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{App, Deployment, TinyBlueprint, app::new_org, events, process::tenantry};
 
 /// Runs a command of the deployment: exit code, standard output, standard error.
-async fn run(app: &App, arguments: &[&str]) -> (i32, String, String) {
+pub async fn run(app: &App, arguments: &[&str]) -> (i32, String, String) {
     let mut command = tenantry();
     command
         .args(arguments)
@@ -21,7 +21,7 @@ async fn run(app: &App, arguments: &[&str]) -> (i32, String, String) {
     )
 }
 
-async fn json(app: &App, arguments: &[&str]) -> Vec<Value> {
+pub async fn json(app: &App, arguments: &[&str]) -> Vec<Value> {
     let (code, stdout, stderr) = run(app, arguments).await;
     assert_eq!(code, 0, "{stderr}");
     serde_json::from_str(&stdout).unwrap()

@@ -3,8 +3,16 @@
 use std::{collections::BTreeSet, fs};
 
 /// Metrics that no alert watches, and why not.
-const UNWATCHED: [(&str, &str); 3] = [
+const UNWATCHED: [(&str, &str); 8] = [
+    ("fleet_targets", "whoever begins a run is told how it ends"),
     ("notifications_pending", "their age is watched"),
+    ("pool_databases", "without any, tenants are cloned"),
+    ("pool_hits", "a figure beside the misses"),
+    ("pool_misses", "a miss costs a clone and nothing else"),
+    (
+        "pool_oldest_age_seconds",
+        "an old database is as good as a new one",
+    ),
     (
         "provision_step_duration_seconds",
         "where to look when provisioning is slow",

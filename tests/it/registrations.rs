@@ -145,7 +145,7 @@ async fn whoever_waits_is_answered_when_the_tenant_is_ready_and_all_of_them_alik
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_somebody_else_got_stands_for_those_who_wait() {
     let blueprint = TinyBlueprint::new();
-    let deployment = Deployment::new().await.with_fault("seed.before=stall:1500");
+    let deployment = Deployment::new().await.with_fault("seed.before=hold");
     let app = App::of(deployment, blueprint.source()).await;
     let api = client(&app, "waits").await;
     let acme = form("Acme", "ada@acme.example");
@@ -159,6 +159,7 @@ async fn an_answer_that_somebody_else_got_stands_for_those_who_wait() {
         api.post("/v1/registrations", &acme).await
     };
     let (patient, impatient) = tokio::join!(waiting.post("/v1/registrations", &acme), impatient);
+    app.replica.provisioner.faults.release("seed.before");
     assert_eq!((impatient.status, patient.status), (202, 202));
     assert_eq!(impatient.body, patient.body);
     assert_eq!(patient.header("idempotency-replayed"), Some("true"));
@@ -370,7 +371,7 @@ async fn whoever_joins_while_the_tenant_is_linked_in_the_middle_of_the_plan_is_i
     let blueprint = TinyBlueprint::with_people();
     let deployment = Deployment::new().await;
     let app = App::of(
-        deployment.with_fault("verify.before=stall:5000"),
+        deployment.with_fault("verify.before=hold"),
         blueprint.source(),
     )
     .await;
@@ -387,6 +388,8 @@ async fn whoever_joins_while_the_tenant_is_linked_in_the_middle_of_the_plan_is_i
         &created_as("org_acme", "Acme", id),
     ])
     .await;
+    app.events_are_processed().await;
+    faults.release("verify.before");
     is(&app, id, "ready").await;
     app.is_idle().await;
     let people = "select count(*) from people";
@@ -398,7 +401,7 @@ async fn whoever_joins_while_the_tenant_is_linked_in_the_middle_of_the_plan_is_i
 async fn whoever_joins_a_tenant_that_is_being_made_is_invited_before_it_counts_as_ready() {
     let provider = Provider::start(SourceKind::Workos).await;
     let blueprint = TinyBlueprint::new();
-    let mut deployment = Deployment::new().await.with_fault("seed.before=stall:4000");
+    let mut deployment = Deployment::new().await.with_fault("seed.before=hold");
     deployment.set("WORKOS_API_KEY", crate::support::provider::API_KEY);
     deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
     let app = App::of(deployment, blueprint.source()).await;
@@ -411,6 +414,7 @@ async fn whoever_joins_a_tenant_that_is_being_made_is_invited_before_it_counts_a
     body["organization"]["external_id"] = "acme-1".into();
     let answer = register(&app, "acme", &body).await;
     assert_eq!(answer.status, 202, "{answer:?}");
+    faults.release("seed.before");
     is(&app, answer.body["id"].as_str().unwrap(), "ready").await;
     let asked = "select count(*) from invitations where email = 'ada@acme.example'";
     assert_eq!(app.ask::<i64>(asked).await, 1, "when it is ready");
@@ -446,7 +450,7 @@ async fn a_tenant_that_is_linked_between_two_attempts_is_verified_as_what_it_was
     let app = App::of(
         Deployment::new()
             .await
-            .with_fault("verify.before=stall:4000;verify.after_effect=error"),
+            .with_fault("verify.before=hold;verify.after_effect=error"),
         BlueprintSource::Bundled,
     )
     .await;
@@ -455,6 +459,8 @@ async fn a_tenant_that_is_linked_between_two_attempts_is_verified_as_what_it_was
     let faults = app.replica.provisioner.faults.clone();
     wait_until("it is seeded", async || faults.was_hit("verify.before")).await;
     app.accepts(&[&created_as("org_acme", "Acme", id)]).await;
+    app.events_are_processed().await;
+    faults.release("verify.before");
     is(&app, id, "ready").await;
     app.is_idle().await;
     assert_eq!(app.tenant("org_acme").is_ready().await.org_id, "org_acme");
@@ -464,7 +470,7 @@ async fn a_tenant_that_is_linked_between_two_attempts_is_verified_as_what_it_was
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_that_was_deleted_can_be_registered_anew() {
     let blueprint = TinyBlueprint::new();
-    let deployment = Deployment::new().await.with_fault("seed.before=stall:4000");
+    let deployment = Deployment::new().await.with_fault("seed.before=hold");
     let app = App::of(deployment, blueprint.source()).await;
     let acme = form("Acme", "ada@acme.example");
     let first = register(&app, "first", &acme).await;
@@ -476,6 +482,8 @@ async fn an_organization_that_was_deleted_can_be_registered_anew() {
         &events::deleted("org_1", "Acme", 5),
     ])
     .await;
+    app.events_are_processed().await;
+    faults.release("seed.before");
     let failed = is(&app, id, "failed").await;
     assert_eq!(failed["problem"]["code"], "organization_deleted");
     let second = register(&app, "second", &acme).await;
@@ -495,7 +503,7 @@ async fn an_organization_that_was_deleted_can_be_registered_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_that_comes_while_its_registration_is_given_up_gets_a_tenant_of_its_own() {
     let blueprint = TinyBlueprint::new();
-    let deployment = Deployment::new().await.with_fault("seed.before=stall:4000");
+    let deployment = Deployment::new().await.with_fault("seed.before=hold");
     let app = App::of(deployment, blueprint.source()).await;
     let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
     let id = answer.body["id"].as_str().unwrap();
@@ -510,6 +518,8 @@ async fn an_organization_that_comes_while_its_registration_is_given_up_gets_a_te
         202
     );
     app.accepts(&[&created_as("org_acme", "Acme", id)]).await;
+    app.events_are_processed().await;
+    faults.release("seed.before");
     is(&app, id, "abandoned").await;
     app.tenant("org_acme").is_ready().await;
     app.is_idle().await;
@@ -660,7 +670,7 @@ async fn what_the_provider_refuses_fails_and_is_tried_again_when_somebody_asks_a
 async fn an_abandoned_registration_leaves_nothing_here_and_at_the_provider() {
     let provider = Provider::start(SourceKind::Workos).await;
     let blueprint = TinyBlueprint::new();
-    let mut deployment = Deployment::new().await.with_fault("seed.before=stall:1000");
+    let mut deployment = Deployment::new().await.with_fault("seed.before=hold");
     deployment.set("WORKOS_API_KEY", crate::support::provider::API_KEY);
     deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
     let app = App::of(deployment, blueprint.source()).await;
@@ -681,6 +691,7 @@ async fn an_abandoned_registration_leaves_nothing_here_and_at_the_provider() {
         (202, &"abandoning".into()),
         "{abandoned:?}"
     );
+    app.replica.provisioner.faults.release("seed.before");
     let id = answer.body["id"].as_str().unwrap();
     is(&app, id, "abandoned").await;
     app.is_idle().await;
@@ -754,7 +765,7 @@ async fn what_a_registration_did_not_make_is_not_given_up_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_too_long_says_so_and_goes_on() {
     let blueprint = TinyBlueprint::new();
-    let mut deployment = Deployment::new().await.with_fault("seed.before=stall:3500");
+    let mut deployment = Deployment::new().await.with_fault("seed.before=hold");
     deployment.set("TENANTRY__REGISTRATIONS__DEADLINE_S", "1");
     let app = App::of(deployment, blueprint.source()).await;
     app.replica.tidy();
@@ -769,6 +780,7 @@ async fn what_takes_too_long_says_so_and_goes_on() {
         metrics.contains("tenantry_registrations_delayed_total 1"),
         "{metrics}"
     );
+    app.replica.provisioner.faults.release("seed.before");
     let ready = is(&app, id, "ready").await;
     assert_eq!(ready["is_delayed"], false);
     let kinds = "select string_agg(kind, ' ' order by number) from registration_events where kind <> 'step'";

@@ -112,7 +112,7 @@ fn a_source_that_cannot_work_is_refused() {
             mapping(
                 "[sources.a.mapping.events.\"x.y\"]\nevent = \"organisation.upserted\"\nid = \"/id\"\n",
             ),
-            "there is no event \"organisation.upserted\"; there are: organization.upserted",
+            "there is no event \"…\"; there are: organization.upserted",
         ),
         (
             mapping("[sources.a.mapping]\nevent = {}\n"),

@@ -47,7 +47,8 @@ async fn nothing_is_left(deployment: &Deployment, what: &str) {
         ask::<i64>(control, "select count(*) from tenants").await == 0
     })
     .await;
-    let open = "select count(*) from jobs where state in ('available', 'running')";
+    let open =
+        "select count(*) from jobs where state in ('available', 'running') and kind <> 'prune'";
     wait_until(&format!("{what}: no job is open"), async || {
         ask::<i64>(control, open).await == 0
     })
@@ -162,6 +163,14 @@ async fn an_undoing_that_fails_anywhere_is_repeated_and_ends() {
     all.buffer_unordered(3).collect::<Vec<()>>().await;
 }
 
+/// What replicas in processes of their own share, with a blueprint that costs little.
+async fn with_a_tiny_blueprint() -> (Deployment, TinyBlueprint) {
+    let (mut deployment, blueprint) = (Deployment::new().await, TinyBlueprint::with_people());
+    let directory = blueprint.path().to_str().unwrap();
+    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    (deployment, blueprint)
+}
+
 /// A replica in a process of its own whose first tenant fails with everything made; abandoned then.
 async fn abandoned_in(deployment: &mut Deployment, fault: &str) -> Process {
     deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
@@ -182,7 +191,7 @@ async fn abandoned_in(deployment: &mut Deployment, fault: &str) -> Process {
 }
 
 async fn killed_at(point: String) {
-    let mut deployment = Deployment::new().await;
+    let (mut deployment, _blueprint) = with_a_tiny_blueprint().await;
     let mut first = abandoned_in(&mut deployment, &format!("{point}=kill")).await;
     first.is_killed().await;
     let second = Process::start(&deployment, "").await;
@@ -240,7 +249,7 @@ async fn writes_nothing_any_more(zombie: &Process, deployment: &Deployment, what
 
 /// A replica that is stopped in the middle of undoing, and goes on when another has done it.
 async fn undoing_stopped_at(point: &str) {
-    let mut deployment = Deployment::new().await;
+    let (mut deployment, _blueprint) = with_a_tiny_blueprint().await;
     let zombie = abandoned_in(&mut deployment, &format!("{point}=stop")).await;
     zombie.is_stopped().await;
     let second = Process::start(&deployment, "").await;
@@ -269,7 +278,7 @@ async fn a_zombie_undoes_nothing() {
 
 /// A replica that is stopped while it makes a tenant, which is abandoned and undone by another one.
 async fn making_stopped_at(point: &str) {
-    let deployment = Deployment::new().await;
+    let (deployment, _blueprint) = with_a_tiny_blueprint().await;
     let zombie = Process::start(&deployment, &format!("{point}=stop")).await;
     zombie.is_ready().await;
     let org = new_org();

@@ -160,10 +160,17 @@ fn blueprint(globals: &Globals, directory: &Path) -> Check {
         return Check::pass("blueprint", "the built-in example of the running `dev`");
     }
     match Blueprint::load(directory) {
-        Ok(blueprint) => Check::pass(
-            "blueprint",
-            format!("{} at version {}", directory.display(), blueprint.version()),
-        ),
+        Ok(blueprint) => {
+            let found = directory.display();
+            let found = match blueprint.version() {
+                Some(version) => format!("{found} at version {version}"),
+                None => format!(
+                    "{found}, for the migrator {}",
+                    blueprint.settings.migrator.as_str()
+                ),
+            };
+            Check::pass("blueprint", found)
+        }
         Err(error) => Check::fail("blueprint", chain(&error), error.fix()),
     }
 }

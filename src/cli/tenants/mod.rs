@@ -69,6 +69,14 @@ pub(super) enum Command {
         /// Id, organization id, host or database
         tenant: String,
     },
+    /// Give a tenant labels, or take them away; fleet commands select by them
+    Label {
+        /// Id, organization id, host or database
+        tenant: String,
+        /// KEY=VALUE gives a label, KEY- takes one away
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<String>,
+    },
     /// A tenant's hosts beside its own, such as the customer's domain
     #[command(subcommand)]
     Hosts(hosts::Command),
@@ -134,6 +142,11 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Resume { tenant } => {
             let tenant = find(&access, &tenant).await?;
             manage::resume(globals, &access, &tenant).await
+        }
+        Command::Label { tenant, changes } => {
+            let changes = manage::read_labels(&changes)?;
+            let tenant = find(&access, &tenant).await?;
+            manage::label(globals, &access, &tenant, changes).await
         }
         Command::Hosts(command) => hosts::run(globals, &access, command).await,
         Command::Connection { tenant, json } => {
@@ -231,6 +244,7 @@ async fn get(
         ),
         ("role", tenant.username),
         ("version", tenant.alembic_version),
+        ("labels", manage::show_labels(&tenant.labels)),
         ("requested", tenant.requested_at.to_rfc3339()),
         (
             "ready",

@@ -76,6 +76,8 @@ impl Deployment {
         this.set("TENANTRY__LIMITS__PER_ADDRESS_PER_MINUTE", "0");
         this.set("TENANTRY__LIMITS__PER_FORM_ADDRESS_PER_MINUTE", "0");
         this.set("TENANTRY__LIMITS__PER_FORM_KEY_PER_MINUTE", "0");
+        // most tests count databases; those about the pool have one
+        this.set("TENANTRY__POOL__SIZE", "0");
         this.set("TENANTRY__QUEUE__LEASE_MS", "1500");
         this.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "200");
         this
@@ -306,6 +308,15 @@ impl App {
     }
 
     /// Waits until no event and no job is open.
+    /// Everything that was accepted has been looked at; what follows from it may still be under way.
+    pub async fn events_are_processed(&self) {
+        let open = "select count(*) from webhook_events where state = 'received'";
+        wait_until("no event is open", async || {
+            self.ask::<i64>(open).await == 0
+        })
+        .await;
+    }
+
     pub async fn is_idle(&self) {
         let open = "select (select count(*) from webhook_events where state = 'received')
                          + (select count(*) from jobs where state in ('available', 'running')

@@ -25,7 +25,7 @@ pub fn parent() -> PathBuf {
 pub fn settings() -> Settings {
     let parent = parent();
     Settings {
-        max_connections: 400,
+        max_connections: 1000,
         ..Settings::ephemeral(&parent, parent.join("tenantry-test-cache"))
     }
 }

@@ -9,6 +9,7 @@ pub mod dice;
 pub mod events;
 pub mod history;
 pub mod issuer;
+pub mod migrations;
 pub mod people;
 pub mod process;
 pub mod provider;
@@ -21,6 +22,7 @@ pub mod tokens;
 
 pub use api::Api;
 pub use app::{App, Deployment};
+pub use migrations::Migrations;
 pub use provider::Provider;
 pub use sink::Sink;
 pub use tiny::TinyBlueprint;

@@ -1,0 +1,4 @@
+insert into roles (slug)
+values ('admin'),
+       ('member')
+on conflict do nothing;

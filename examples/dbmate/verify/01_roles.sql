@@ -1,0 +1,2 @@
+select 'there are no roles' as problem
+where not exists (select from roles);

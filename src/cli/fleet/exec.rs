@@ -1,0 +1,230 @@
+//! `tenantry fleet exec`.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, IsTerminal, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    command,
+    progress::Progress,
+    select::{self, InStates, Select},
+};
+use crate::{
+    cli::{Exit, Failure, Globals, access::Access, printer::Printer},
+    fleet::{
+        Reach, Unreached,
+        exec::{self, Statements, Summary},
+    },
+    tenant_db::statements::{self, Given, Value},
+    tenants::Tenant,
+};
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub(in crate::cli) struct Options {
+    /// The statements
+    #[arg(long, group = "what", value_name = "TEXT")]
+    sql: Option<String>,
+    /// A file with the statements
+    #[arg(long, group = "what", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A command and its arguments, started for each tenant with the URL of its role in `DATABASE_URL`; has to be the last
+    #[arg(long, group = "what", value_name = "ARGV", num_args = 1.., allow_hyphen_values = true, requires = "write")]
+    command: Vec<String>,
+    /// Let it change the databases: statements with the rights of their owner, a command with those of the tenant's role
+    #[arg(long)]
+    write: bool,
+    /// Do not ask before they change anything
+    #[arg(long, requires = "write")]
+    yes: bool,
+    #[command(flatten)]
+    select: Select,
+    #[command(flatten)]
+    in_states: InStates,
+    /// So many databases at once
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    concurrency: u16,
+    /// So many seconds a statement or a command may take
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// At most so many rows of a tenant
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    rows: usize,
+    /// As JSON, a line a tenant
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(
+    globals: &Globals,
+    access: &Access,
+    options: Options,
+) -> Result<(), Failure> {
+    let tenants = select::find(access, &options.select, &options.in_states).await?;
+    if options.write && !options.yes && !tenants.is_empty() {
+        confirm(globals.printer, tenants.len())?;
+    }
+    let clusters = access.clusters()?;
+    let reach = Reach {
+        db: &access.db,
+        clusters: &clusters,
+        concurrency: options.concurrency.into(),
+        timeout: Duration::from_secs(options.timeout),
+    };
+    if !options.command.is_empty() {
+        let how = (options.command.as_slice(), options.json);
+        return command::run(globals, access, &reach, (&tenants, how)).await;
+    }
+    let sql = read(&options)?;
+    let actor = globals.operator();
+    let statements = Statements {
+        sql: &sql,
+        access: if options.write {
+            statements::Access::Write
+        } else {
+            statements::Access::Read
+        },
+        most_rows: options.rows,
+        actor: &actor,
+    };
+    let mut progress = Progress::of(globals.printer, tenants.len());
+    let mut tables = Tables::default();
+    let summary = exec::run(&reach, &tenants, statements, |tenant, given| {
+        progress.beside(|| tell(globals.printer, tenant, given, options.json));
+        if let (Ok(given), false) = (given, options.json) {
+            tables.take(tenant, given);
+        }
+        progress.step();
+    });
+    let summary = summary.await;
+    progress.finish();
+    tables.print(globals.printer);
+    judge(globals.printer, tenants.len(), &summary)
+}
+
+fn read(options: &Options) -> Result<String, Failure> {
+    let Some(file) = &options.file else {
+        return Ok(options.sql.clone().unwrap_or_default());
+    };
+    std::fs::read_to_string(file).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("{} cannot be read: {error}", file.display()),
+            "give a file of SQL that this user can read",
+        )
+    })
+}
+
+/// Asks whoever is at the terminal; where nobody is, they have to have said it.
+fn confirm(printer: Printer, tenants: usize) -> Result<(), Failure> {
+    let refuse = |hint: &str| Failure::new(Exit::Usage, "nothing was changed", hint);
+    if !std::io::stdin().is_terminal() {
+        return Err(refuse(
+            "there is no terminal to ask at: give --yes with --write",
+        ));
+    }
+    printer.talk(format!("this may change {tenants} databases; go on? [y/N]"));
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(refuse("answer y to go on")),
+    }
+}
+
+/// What is told at once: failures, and with `--json` everything.
+fn tell(printer: Printer, tenant: &Tenant, given: &Result<Given, Unreached>, as_json: bool) {
+    match given {
+        Ok(given) if as_json => printer.data(line(tenant, given).to_string()),
+        Ok(given) if given.is_cut => {
+            let told = format!("{}: it has more rows than --rows", tenant.url);
+            printer.talk(told);
+        }
+        Ok(_) => {}
+        Err(failed) if as_json => {
+            let failure =
+                json!({ "tenant": failed.tenant, "code": failed.code, "error": failed.error });
+            printer.data(failure.to_string());
+        }
+        Err(failed) => printer.talk(format!(
+            "{}: {} [{}]",
+            tenant.url, failed.error, failed.code
+        )),
+    }
+}
+
+/// The rows of all tenants, a table for each kind of columns.
+#[derive(Default)]
+struct Tables(BTreeMap<Vec<String>, Vec<Vec<String>>>);
+
+impl Tables {
+    fn take(&mut self, tenant: &Tenant, given: &Given) {
+        let show = |value: &Value| match value {
+            Value::Null => "null".to_owned(),
+            Value::Json(text) | Value::Text(text) => text.clone(),
+        };
+        // of a statement without columns, how many rows it changed
+        let (columns, rows) = if given.columns.is_empty() {
+            let changed = vec![Value::Json(given.affected.to_string())];
+            (vec!["rows changed".to_owned()], vec![changed])
+        } else {
+            (given.columns.clone(), given.rows.clone())
+        };
+        let of_columns = self.0.entry(columns).or_default();
+        of_columns.extend(rows.iter().map(|row| {
+            let values = row.iter().map(show);
+            std::iter::once(tenant.url.clone()).chain(values).collect()
+        }));
+    }
+
+    fn print(self, printer: Printer) {
+        for (columns, rows) in self.0 {
+            let header: Vec<&str> = std::iter::once("TENANT")
+                .chain(columns.iter().map(String::as_str))
+                .collect();
+            printer.table(&header, rows);
+        }
+    }
+}
+
+/// Every tenant a line: who it is, and its rows by their columns.
+fn line(tenant: &Tenant, given: &Given) -> Json {
+    let value = |value: &Value| match value {
+        Value::Null => Json::Null,
+        Value::Json(text) => {
+            serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.clone()))
+        }
+        Value::Text(text) => Json::String(text.clone()),
+    };
+    let row = |row: &Vec<Value>| -> Json {
+        let fields = given.columns.iter().cloned().zip(row.iter().map(value));
+        Json::Object(fields.collect())
+    };
+    json!({
+        "tenant": crate::fleet::Named::from(tenant),
+        "rows": given.rows.iter().map(row).collect::<Vec<_>>(),
+        "affected": given.affected,
+        "is_cut": given.is_cut,
+    })
+}
+
+pub(super) fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure> {
+    let failed = summary.failed.len();
+    printer.talk(format!(
+        "done for {} of {all} tenants, failed for {failed}",
+        summary.done
+    ));
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::failed(
+        format!("it failed for {failed} of {all} tenants"),
+        "see the lines above; repair, then run it for those alone: --tenant",
+    ))
+}

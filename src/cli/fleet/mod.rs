@@ -1,0 +1,60 @@
+//! `tenantry fleet …`: the databases of all tenants.
+
+mod command;
+mod drift;
+mod exec;
+mod plan;
+mod progress;
+mod runs;
+mod select;
+mod watch;
+
+use runs::Change;
+
+use super::{Failure, Globals, access};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Show what each tenant is on, and what would run
+    Plan(plan::Options),
+    /// Bring every tenant's database to the blueprint's version; replicas do it, this watches
+    Migrate(runs::Migrate),
+    /// Show how far a run is
+    Status(runs::Status),
+    /// List runs, newest first
+    Runs(runs::Listed),
+    /// List what became of each tenant in a run
+    Targets(runs::Targets),
+    /// Begin nothing new in a run; what is under way ends
+    Pause(runs::One),
+    /// Let a run go on that was paused, or stopped by failures
+    Resume(runs::One),
+    /// Try the failed tenants of a run again, and no others
+    Retry(runs::Retry),
+    /// End a run; what waits is skipped
+    Abort(runs::One),
+    /// Let a tenant that waits in a run go before all others
+    First(runs::First),
+    /// Find tenants whose database is not what their blueprint makes, and what is different
+    Drift(drift::Options),
+    /// Run statements, or a command, for many tenants; only looking, unless it is said
+    Exec(exec::Options),
+}
+
+pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let access = access::open(globals)?;
+    match command {
+        Command::Plan(options) => plan::run(globals, &access, &options).await,
+        Command::Migrate(options) => runs::migrate(globals, &access, options).await,
+        Command::Status(options) => runs::status(globals, &access, options).await,
+        Command::Runs(options) => runs::list(globals, &access, &options).await,
+        Command::Targets(options) => runs::targets(globals, &access, &options).await,
+        Command::Pause(one) => runs::change(globals, &access, &one, Change::Pause).await,
+        Command::Resume(one) => runs::change(globals, &access, &one, Change::Resume).await,
+        Command::Retry(options) => runs::retry(globals, &access, &options).await,
+        Command::Abort(one) => runs::change(globals, &access, &one, Change::Abort).await,
+        Command::First(options) => runs::first(globals, &access, &options).await,
+        Command::Drift(options) => drift::run(globals, &access, options).await,
+        Command::Exec(options) => exec::run(globals, &access, options).await,
+    }
+}

@@ -1,0 +1,166 @@
+//! `tenantry fleet plan`: what each tenant is on, what would run, and how long about that takes.
+//!
+//! Guarantees: nothing is begun and no tenant is touched. The time is an estimate from the newest dry run of
+//! this blueprint, or from the newest run, whichever there is.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::select::Select;
+use crate::{
+    blueprint::SqlFile,
+    cli::{Failure, Globals, access::Access, pool},
+    fleet::{self, Run},
+    page::Asked,
+    tenants,
+};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    select: Select,
+    /// Stop after this migration, such as `0008_attachments` or 8 [default: the newest]
+    #[arg(long, value_name = "VERSION")]
+    to: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is planned.
+#[derive(Debug, Serialize)]
+struct Plan {
+    /// The version of the blueprint here, where that can be told before it runs.
+    version: Option<String>,
+    blueprint_hash: String,
+    starts: Vec<Start>,
+    /// Milliseconds of one database, where a dry run or a run has measured it.
+    sample_ms: Option<f64>,
+    /// Seconds of one replica for all, with its places.
+    estimated_s: Option<f64>,
+}
+
+/// Tenants that are on one version.
+#[derive(Debug, Serialize)]
+struct Start {
+    cluster: String,
+    version: String,
+    tenants: u32,
+    /// What would run, where that can be told before it runs.
+    migrations: Option<Vec<String>>,
+}
+
+pub(super) async fn run(
+    globals: &Globals,
+    access: &Access,
+    options: &Options,
+) -> Result<(), Failure> {
+    let source = pool::blueprint_source(globals, access);
+    let whole = source.load().map_err(|error| pool::failed(&error))?;
+    let blueprint = match &options.to {
+        Some(version) => whole
+            .up_to(version)
+            .map_err(|error| pool::failed(&error.into()))?,
+        None => whole,
+    };
+    let (selection, asked) = (options.select.read(access).await?, Asked::first(50));
+    let find = async |connection: &mut _| {
+        let fleet = tenants::list_migratable(connection, &selection).await?;
+        let runs = fleet::list_page(connection, None, &asked).await?;
+        Ok::<_, crate::page::Error>((fleet, runs.data))
+    };
+    let (fleet, runs) = access.db.run(find).await?;
+    let hash = blueprint.hash();
+    let mut starts: BTreeMap<(String, String), (u32, bool)> = BTreeMap::new();
+    for tenant in fleet {
+        let is_there = tenant.blueprint_hash.as_deref() == Some(&hash);
+        let start = starts
+            .entry((tenant.cluster, tenant.version))
+            .or_insert((0, is_there));
+        start.0 += 1;
+    }
+    let missing = |version: &str, is_there: bool| {
+        if is_there {
+            return Some(Vec::new());
+        }
+        let mut names = blueprint.migrations.iter().map(SqlFile::version);
+        names.position(|name| name == version)?;
+        Some(names.map(str::to_owned).collect())
+    };
+    let starts: Vec<Start> = starts
+        .into_iter()
+        .map(|((cluster, version), (tenants, is_there))| Start {
+            migrations: missing(&version, is_there),
+            cluster,
+            version,
+            tenants,
+        })
+        .collect();
+    let waiting: u32 = starts
+        .iter()
+        .filter(|start| {
+            start
+                .migrations
+                .as_ref()
+                .is_none_or(|names| !names.is_empty())
+        })
+        .map(|start| start.tenants)
+        .sum();
+    let sample_ms = sample(&runs, &hash);
+    #[expect(clippy::cast_precision_loss, reason = "a number of places")]
+    let places = access.config.fleet.concurrency as f64;
+    let plan = Plan {
+        version: blueprint.version(),
+        blueprint_hash: hash,
+        estimated_s: sample_ms.map(|ms| f64::from(waiting) * ms / 1000.0 / places),
+        starts,
+        sample_ms,
+    };
+    if options.json {
+        return globals.printer.json(&plan);
+    }
+    print(globals, plan, waiting);
+    Ok(())
+}
+
+/// The mean of the newest dry run of this blueprint.
+fn sample(runs: &[Run], hash: &str) -> Option<f64> {
+    let of_this = |run: &&Run| run.is_dry && run.blueprint_hash.as_deref() == Some(hash);
+    let rehearsals = &runs.iter().find(of_this)?.rehearsals;
+    let good = rehearsals.iter().filter(|of| of.failure.is_none());
+    let (count, total) = good.fold((0_u32, 0.0), |(count, total), of| {
+        (count + 1, total + of.duration_ms)
+    });
+    (count > 0).then(|| total / f64::from(count))
+}
+
+fn print(globals: &Globals, plan: Plan, waiting: u32) {
+    let row = |start: Start| {
+        let what = match start.migrations {
+            Some(names) if names.is_empty() => "nothing".to_owned(),
+            Some(names) => names.join(", "),
+            None => "what the migrator finds missing".to_owned(),
+        };
+        vec![
+            start.cluster,
+            start.version,
+            start.tenants.to_string(),
+            what,
+        ]
+    };
+    let header = ["CLUSTER", "VERSION", "TENANTS", "WOULD RUN"];
+    globals
+        .printer
+        .table(&header, plan.starts.into_iter().map(row));
+    let version = plan.version.as_deref().unwrap_or("the newest version");
+    let time = match (plan.sample_ms, plan.estimated_s) {
+        (Some(ms), Some(seconds)) => format!(
+            "about {seconds:.0} s for one replica, by {ms:.0} ms a database in the last dry run"
+        ),
+        _ => "for an estimate of the time: tenantry fleet migrate --dry-run".to_owned(),
+    };
+    globals
+        .printer
+        .talk(format!("{waiting} tenants to bring to {version}; {time}"));
+}

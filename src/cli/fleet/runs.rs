@@ -1,0 +1,397 @@
+//! `tenantry fleet migrate|status|runs|targets|pause|resume|retry|abort|first`: one migration over all tenants.
+//!
+//! Guarantees: the run is rows, and replicas do the work: whoever watches may leave at any time, and comes
+//! back with `fleet status --wait`.
+
+use super::{select::Select, watch};
+use crate::{
+    cli::{Exit, Failure, Globals, access::Access, pool, tenants},
+    fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
+    page::Asked,
+};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Migrate {
+    #[command(flatten)]
+    select: Select,
+    /// Stop after this migration, such as `0008_attachments` or 8 [default: the newest]
+    #[arg(long, value_name = "VERSION")]
+    to: Option<String>,
+    /// How far each wave goes, such as 1,10%,100%: a count of tenants or a share of them
+    #[arg(long = "wave", value_name = "PORTIONS", value_delimiter = ',')]
+    waves: Vec<Portion>,
+    /// At most so many databases at once, over all replicas; each has `fleet.concurrency` places
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    concurrency: u32,
+    /// More failures than this stop the run: a count, or a share such as 5% [default: any number may fail]
+    #[arg(long, value_name = "PORTION")]
+    max_failures: Option<Portion>,
+    /// Migrate throw-away clones of the templates that tenants were made from, and no tenant
+    #[arg(long)]
+    dry_run: bool,
+    /// Begin it and leave
+    #[arg(long)]
+    no_wait: bool,
+    /// As JSON, when it is over
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct One {
+    /// The run [default: the one that was begun last]
+    run: Option<uuid::Uuid>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Status {
+    #[command(flatten)]
+    one: One,
+    /// Watch it until it is over
+    #[arg(long)]
+    wait: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Listed {
+    /// At most so many
+    #[arg(long, default_value_t = 20)]
+    limit: u32,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Targets {
+    #[command(flatten)]
+    one: One,
+    /// Only targets in this state
+    #[arg(long, value_parser = parse_state)]
+    state: Option<TargetState>,
+    /// At most so many
+    #[arg(long, default_value_t = 200)]
+    limit: u32,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Retry {
+    #[command(flatten)]
+    one: One,
+    /// Those that failed; there is nothing else to try again
+    #[arg(long, required = true)]
+    failed: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct First {
+    /// The tenant: id, organization id, host or database
+    tenant: String,
+    #[command(flatten)]
+    one: One,
+}
+
+/// What is done to a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Pause,
+    Resume,
+    Retry,
+    Abort,
+}
+
+fn parse_state(text: &str) -> Result<TargetState, String> {
+    serde_json::from_value(serde_json::json!(text))
+        .map_err(|_| "pending, running, done, skipped or failed".to_owned())
+}
+
+pub(super) async fn migrate(
+    globals: &Globals,
+    access: &Access,
+    options: Migrate,
+) -> Result<(), Failure> {
+    let new = NewRun {
+        blueprint_hash: known_hash(globals, access, options.to.as_deref()),
+        wanted_version: options.to,
+        selection: options.select.read(access).await?,
+        waves: options.waves,
+        concurrency: options.concurrency,
+        max_failures: options.max_failures,
+        is_dry: options.dry_run,
+    };
+    let actor = globals.operator();
+    let create = async |tx: &mut _| fleet::create(tx, &new, &actor).await;
+    let run = access.db.transaction(create).await?;
+    globals
+        .printer
+        .talk(format!("fleet run {} has begun", run.id));
+    if options.no_wait {
+        if options.json {
+            return globals.printer.json(&run);
+        }
+        globals.printer.data(run.id.to_string());
+        return Ok(());
+    }
+    let run = watch::watch(globals, access, run.id).await?;
+    show(globals, &run, options.json)?;
+    verdict(&run)
+}
+
+/// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
+///
+/// Where there is none here, the replica that comes first decides.
+fn known_hash(globals: &Globals, access: &Access, to: Option<&str>) -> Option<String> {
+    let whole = pool::blueprint_source(globals, access).load().ok()?;
+    match to {
+        Some(version) => whole.up_to(version).ok().map(|cut| cut.hash()),
+        None => Some(whole.hash()),
+    }
+}
+
+pub(super) async fn status(
+    globals: &Globals,
+    access: &Access,
+    options: Status,
+) -> Result<(), Failure> {
+    let mut run = options.one.find(access).await?;
+    if options.wait {
+        run = watch::watch(globals, access, run.id).await?;
+    }
+    show(globals, &run, options.json)?;
+    if options.wait { verdict(&run) } else { Ok(()) }
+}
+
+pub(super) async fn list(
+    globals: &Globals,
+    access: &Access,
+    options: &Listed,
+) -> Result<(), Failure> {
+    let asked = Asked::first(options.limit);
+    let list = async |connection: &mut _| fleet::list_page(connection, None, &asked).await;
+    let runs = access.db.run(list).await?.data;
+    if options.json {
+        return globals.printer.json(&runs);
+    }
+    let row = |run: Run| {
+        vec![
+            run.id.to_string(),
+            run.state.name().to_owned(),
+            run.version.or(run.wanted_version).unwrap_or_default(),
+            format!("{}/{}", run.counts.settled(), run.counts.total()),
+            run.counts.failed.to_string(),
+            run.created_by,
+            run.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+        ]
+    };
+    let header = [
+        "ID",
+        "STATE",
+        "VERSION",
+        "TENANTS",
+        "FAILED",
+        "BY",
+        "BEGUN (UTC)",
+    ];
+    globals.printer.table(&header, runs.into_iter().map(row));
+    Ok(())
+}
+
+pub(super) async fn targets(
+    globals: &Globals,
+    access: &Access,
+    options: &Targets,
+) -> Result<(), Failure> {
+    let run = options.one.find(access).await?;
+    let filter = TargetFilter {
+        state: options.state,
+    };
+    let asked = Asked::first(options.limit);
+    let list =
+        async |connection: &mut _| fleet::list_targets(connection, run.id, &filter, &asked).await;
+    let page = access.db.run(list).await?;
+    let is_all = page.next_cursor.is_none();
+    if options.json {
+        return globals.printer.json(&page.data);
+    }
+    let row = |target: Target| {
+        vec![
+            target.tenant.to_string(),
+            target.state.name().to_owned(),
+            target.wave.to_string(),
+            target.attempt.to_string(),
+            target.from_version,
+            target.to_version.unwrap_or_default(),
+            target
+                .duration_ms
+                .map(|took| format!("{took:.0} ms"))
+                .unwrap_or_default(),
+            target.error_code.unwrap_or_default(),
+            target.error.unwrap_or_default(),
+        ]
+    };
+    let header = [
+        "TENANT", "STATE", "WAVE", "ATTEMPT", "FROM", "TO", "TOOK", "PROBLEM", "CAUSE",
+    ];
+    globals
+        .printer
+        .table(&header, page.data.into_iter().map(row));
+    if !is_all {
+        globals.printer.talk("there are more: --limit");
+    }
+    Ok(())
+}
+
+pub(super) async fn change(
+    globals: &Globals,
+    access: &Access,
+    one: &One,
+    change: Change,
+) -> Result<(), Failure> {
+    let (id, actor) = (one.find(access).await?.id, globals.operator());
+    let change = async |tx: &mut _| match change {
+        Change::Pause => fleet::pause(tx, id, &actor).await,
+        Change::Resume => fleet::resume(tx, id, &actor).await,
+        Change::Retry => fleet::retry(tx, id, &actor).await,
+        Change::Abort => fleet::abort(tx, id, &actor).await,
+    };
+    let run = access.db.transaction(change).await?;
+    globals.printer.data(run.id.to_string());
+    let more = match run.counts.running {
+        0 => String::new(),
+        running => format!("; {running} databases are under way and end by themselves"),
+    };
+    globals.printer.talk(format!(
+        "fleet run {} is {} now{more}",
+        run.id,
+        run.state.name()
+    ));
+    Ok(())
+}
+
+pub(super) async fn retry(
+    globals: &Globals,
+    access: &Access,
+    options: &Retry,
+) -> Result<(), Failure> {
+    change(globals, access, &options.one, Change::Retry).await
+}
+
+pub(super) async fn first(
+    globals: &Globals,
+    access: &Access,
+    options: &First,
+) -> Result<(), Failure> {
+    let run = options.one.find(access).await?;
+    let tenant = tenants::find(access, &options.tenant).await?;
+    let actor = globals.operator();
+    let put = async |tx: &mut _| fleet::put_first(tx, run.id, tenant.id, &actor).await;
+    access.db.transaction(put).await?;
+    globals.printer.data(tenant.id.to_string());
+    globals.printer.talk(format!(
+        "tenant {} is next in fleet run {}",
+        tenant.id, run.id
+    ));
+    Ok(())
+}
+
+impl One {
+    async fn find(&self, access: &Access) -> Result<Run, Failure> {
+        let id = self.run.map(RunId);
+        let find = async |connection: &mut _| match id {
+            Some(id) => fleet::find(connection, id).await,
+            None => fleet::find_newest(connection).await,
+        };
+        let run = access.db.run(find).await?;
+        match (run, id) {
+            (Some(run), _) => Ok(run),
+            (None, Some(id)) => Err(fleet::Error::Unknown(id).into()),
+            (None, None) => Err(Failure::failed(
+                "there is no fleet run yet",
+                "begin one: tenantry fleet migrate",
+            )),
+        }
+    }
+}
+
+fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
+    if json {
+        return globals.printer.json(run);
+    }
+    let counts = run.counts;
+    let rows = [
+        ("run", run.id.to_string()),
+        ("state", run.state.name().to_owned()),
+        (
+            "version",
+            run.version
+                .clone()
+                .or_else(|| run.wanted_version.clone())
+                .unwrap_or_else(|| "—".to_owned()),
+        ),
+        ("wave", run.current_wave.to_string()),
+        (
+            "tenants",
+            format!(
+                "{} done, {} failed, {} skipped, {} running, {} pending",
+                counts.done, counts.failed, counts.skipped, counts.running, counts.pending
+            ),
+        ),
+        (
+            "begun",
+            format!("{} by {}", run.created_at.to_rfc3339(), run.created_by),
+        ),
+        (
+            "ended",
+            run.finished_at
+                .map_or_else(|| "—".to_owned(), |at| at.to_rfc3339()),
+        ),
+    ];
+    for (label, value) in rows {
+        globals.printer.data(format!("{label:<14}{value}"));
+    }
+    for rehearsal in &run.rehearsals {
+        let ended = match &rehearsal.failure {
+            Some(failure) => format!("{} [{}]", failure.cause, failure.code),
+            None => format!(
+                "{} applied in {:.0} ms",
+                rehearsal.applied, rehearsal.duration_ms
+            ),
+        };
+        globals.printer.data(format!(
+            "{:<14}{} on {} ({} tenants): {ended}",
+            "clone", rehearsal.from_version, rehearsal.cluster, rehearsal.tenants
+        ));
+    }
+    if let Some(failure) = &run.failure {
+        globals.printer.data(format!(
+            "{:<14}{} [{}]",
+            "problem", failure.cause, failure.code
+        ));
+        globals
+            .printer
+            .data(format!("{:<14}{}", "fix", failure.fix));
+    }
+    Ok(())
+}
+
+/// The exit code of whoever waited for the end.
+fn verdict(run: &Run) -> Result<(), Failure> {
+    match (run.state, &run.failure) {
+        (RunState::Done, _) => Ok(()),
+        (_, Some(failure)) => Err(Failure::failed(
+            format!("{} [{}]", failure.cause, failure.code),
+            failure.fix.clone(),
+        )),
+        (state, None) => Err(Failure::new(
+            Exit::Failed,
+            format!("fleet run {} is {}", run.id, state.name()),
+            "",
+        )),
+    }
+}

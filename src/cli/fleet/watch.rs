@@ -1,0 +1,103 @@
+//! Watching a fleet run: a bar with rate and time left on a terminal, a line now and then elsewhere.
+//!
+//! Guarantees: Ctrl-C leaves the run going, and says so; when nobody works on the run, that is said as well.
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    cli::{Exit, Failure, Globals, access::Access},
+    fleet::{self, Run, RunId, RunState},
+};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Where there is no terminal, a line says how far it is after this long.
+const LINE_PAUSE: Duration = Duration::from_secs(5);
+
+/// So long nothing needs to happen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits until the run is over; one that is paused is not waited for.
+pub(super) async fn watch(globals: &Globals, access: &Access, id: RunId) -> Result<Run, Failure> {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
+    {
+        bar.set_style(style);
+    }
+    let seen = tokio::select! {
+        seen = follow(globals, access, id, &bar) => seen,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(
+            Exit::NotInTime,
+            format!("fleet run {id} goes on without you"),
+            format!("see how far it is: tenantry fleet status {id} --wait; stop it: tenantry fleet pause {id}"),
+        )),
+    };
+    bar.finish_and_clear();
+    seen
+}
+
+async fn follow(
+    globals: &Globals,
+    access: &Access,
+    id: RunId,
+    bar: &ProgressBar,
+) -> Result<Run, Failure> {
+    let is_terminal = std::io::stderr().is_terminal();
+    let (mut told_at, mut seen, mut seen_at) = (Instant::now(), String::new(), Instant::now());
+    loop {
+        let find = async |connection: &mut _| fleet::find(connection, id).await;
+        let run = access
+            .db
+            .run(find)
+            .await?
+            .ok_or(fleet::Error::Unknown(id))?;
+        if (run.state.is_over() || run.state == RunState::Paused) && run.counts.running == 0 {
+            return Ok(run);
+        }
+        let counts = run.counts;
+        bar.set_length(counts.total().into());
+        bar.set_position(counts.settled().into());
+        bar.set_message(match run.state {
+            RunState::Running => format!("wave {}", run.current_wave),
+            state => state.name().to_owned(),
+        });
+        if !is_terminal && told_at.elapsed() >= LINE_PAUSE {
+            told_at = Instant::now();
+            globals.printer.talk(format!(
+                "{}: {} of {} tenants, {} failed",
+                run.state.name(),
+                counts.settled(),
+                counts.total(),
+                counts.failed
+            ));
+        }
+        let now = format!("{:?} {counts:?}", run.state);
+        if now != seen {
+            (seen, seen_at) = (now, Instant::now());
+        } else if seen_at.elapsed() >= PATIENCE && counts.running == 0 {
+            seen_at = Instant::now();
+            bar.suspend(|| globals.printer.talk(idle(&run)));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What may be the matter when nothing happens.
+fn idle(run: &Run) -> String {
+    match run.state {
+        RunState::Preparing => format!(
+            "fleet run {} is still being prepared: a template may take long; or no `tenantry serve` with this blueprint runs",
+            run.id
+        ),
+        _ => format!(
+            "nothing is under way in fleet run {}: what is left waits for its next attempt, or no `tenantry serve` with this blueprint runs",
+            run.id
+        ),
+    }
+}

@@ -1,0 +1,205 @@
+//! `tenantry pool status|fill|drain`: the databases that are ready before anybody asks.
+//!
+//! Guarantees: runs beside replicas, which fill the pool as well; may be ended at any time, and what was
+//! half done is mended by whoever comes next.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{
+    Exit, Failure, Globals,
+    access::{self, Access},
+};
+use crate::{
+    causes::chain,
+    metrics::Metrics,
+    provisioning::{BlueprintSource, Provisioner, StepError, pool},
+    replica,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Show how many databases are ready, of which blueprint
+    Status(Options),
+    /// Fill the pool of the present blueprint, now
+    Fill(Options),
+    /// Drop every database that no tenant has claimed
+    Drain(Options),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failure> {
+    let access = access::open(globals)?;
+    match command {
+        Command::Status(options) => status(globals, &access, &options).await,
+        Command::Fill(options) => fill(globals, &access, &options).await,
+        Command::Drain(options) => drain(globals, &access, &options).await,
+    }
+}
+
+async fn status(globals: &Globals, access: &Access, options: &Options) -> Result<(), Failure> {
+    let counts = access
+        .db
+        .run(async |connection| pool::count(connection).await)
+        .await?;
+    if options.json {
+        return globals.printer.json(&counts);
+    }
+    let row = |count: &pool::StateCount| {
+        vec![
+            count.cluster.clone(),
+            count.hash.chars().take(16).collect(),
+            count.state.clone(),
+            count.databases.to_string(),
+            format!("{:.0} s", count.oldest_s),
+        ]
+    };
+    let header = ["CLUSTER", "BLUEPRINT", "STATE", "DATABASES", "OLDEST"];
+    globals.printer.table(&header, counts.iter().map(row));
+    if !access.config.pool.is_on() {
+        let off = "there is no pool: pool.size is 0, and each tenant's database is cloned";
+        globals.printer.talk(off);
+    }
+    Ok(())
+}
+
+/// What became of a cluster's pool.
+#[derive(Debug, Serialize)]
+struct OfCluster {
+    cluster: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wanted: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped: Option<u32>,
+}
+
+async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(), Failure> {
+    if !access.config.pool.is_on() {
+        return Err(Failure::new(
+            Exit::Failed,
+            "there is no pool: pool.size is 0",
+            "set pool.size to a number, or to -1 for as many as tenants come",
+        ));
+    }
+    let provisioner = provisioner(globals, access)?;
+    let blueprint = provisioner
+        .blueprint
+        .load()
+        .map_err(|error| failed(&error))?;
+    let mut report = Vec::new();
+    for cluster in provisioner.clusters.iter() {
+        let bar = bar(&cluster.name);
+        let told = |filled: pool::Filled| {
+            bar.set_length(filled.wanted.max(filled.ready).into());
+            bar.set_position(filled.ready.into());
+        };
+        let filled = pool::fill(&provisioner, cluster, &blueprint, || true, told).await;
+        bar.finish_and_clear();
+        let filled = filled.map_err(|error| failed(&error))?;
+        report.push(OfCluster {
+            cluster: cluster.name.clone(),
+            made: Some(filled.made),
+            ready: Some(filled.ready),
+            wanted: Some(filled.wanted),
+            dropped: None,
+        });
+    }
+    provisioner.clusters.close().await;
+    if options.json {
+        return globals.printer.json(&report);
+    }
+    for of in report {
+        globals.printer.data(format!(
+            "{}: {} made, {} ready",
+            of.cluster,
+            of.made.unwrap_or_default(),
+            of.ready.unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
+
+async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<(), Failure> {
+    let provisioner = provisioner(globals, access)?;
+    let mut report = Vec::new();
+    for cluster in provisioner.clusters.iter() {
+        let bar = bar(&cluster.name);
+        let told = |dropped: u32| bar.set_position(dropped.into());
+        let dropped = pool::drain(&provisioner, cluster, told).await;
+        bar.finish_and_clear();
+        report.push(OfCluster {
+            cluster: cluster.name.clone(),
+            made: None,
+            ready: None,
+            wanted: None,
+            dropped: Some(dropped.map_err(|error| failed(&error))?),
+        });
+    }
+    provisioner.clusters.close().await;
+    if access.config.pool.is_on() {
+        let refilled = "replicas fill the pool again; for good: pool.size = 0, and restart them";
+        globals.printer.talk(refilled);
+    }
+    if options.json {
+        return globals.printer.json(&report);
+    }
+    for of in report {
+        let dropped = of.dropped.unwrap_or_default();
+        globals
+            .printer
+            .data(format!("{}: {dropped} dropped", of.cluster));
+    }
+    Ok(())
+}
+
+/// The blueprint that replicas of this configuration have.
+pub(super) fn blueprint_source(globals: &Globals, access: &Access) -> BlueprintSource {
+    if access::uses_bundled_blueprint(globals) {
+        BlueprintSource::Bundled
+    } else {
+        BlueprintSource::Directory(access.config.blueprint.directory.clone())
+    }
+}
+
+fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failure> {
+    let blueprint = blueprint_source(globals, access);
+    let (db, clusters) = (&access.db, &access.clusters()?);
+    let parts = (db, clusters, &Metrics::new());
+    Ok(replica::provisioner(&access.config, blueprint, parts)?)
+}
+
+/// An error of what was done here, not of a tenant.
+pub(super) fn failed(error: &StepError) -> Failure {
+    Failure::failed(
+        format!("{} [{}]", chain(error), error.code()),
+        // of what is said to tenants, the part that is not about one
+        error
+            .fix()
+            .replace("; then: tenantry tenants retry <tenant>", "")
+            .replace(", then: tenantry tenants retry <tenant>", ""),
+    )
+}
+
+/// On standard error, where that is a terminal.
+fn bar(cluster: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0).with_message(cluster.to_owned());
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,176 @@
+//! What an operator may do about fleet runs.
+//!
+//! Guarantees: the change, its audit row and the jobs that follow from it are the caller's one
+//! transaction. Locks are taken in one order: whoever begins or resumes a run, its jobs, the run, its
+//! targets, tenants.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{
+    Error, NewRun, Run, RunId, RunState,
+    runs::{self, find},
+    targets,
+};
+use crate::{
+    audit::{self, Actor},
+    queue::{self, NewJob},
+    tenants::TenantId,
+};
+
+/// Begins a run. Its template and pool are made first; replicas do it.
+pub async fn create(tx: &mut PgConnection, new: &NewRun, actor: &Actor) -> Result<Run, Error> {
+    audit::by(tx, actor).await?;
+    one_at_a_time(tx).await?;
+    if let Some(active) = runs::find_unfinished(tx).await? {
+        return Err(Error::Active(active.id));
+    }
+    let id = RunId(Uuid::now_v7());
+    if !runs::insert(tx, id, new, actor.name()).await? {
+        return Err(Error::Unknown(id));
+    }
+    queue::enqueue(tx, &NewJob::migrate_fleet(id.0, 0)).await?;
+    find(tx, id).await?.ok_or(Error::Unknown(id))
+}
+
+/// Nothing new is begun; what is under way ends.
+pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
+    audit::by(tx, actor).await?;
+    let run = lock(tx, id).await?;
+    match run.state {
+        RunState::Preparing | RunState::Running => {}
+        _ => return Err(wrong_state(&run, "preparing or running")),
+    }
+    runs::set_state(tx, id, RunState::Paused, None).await?;
+    find(tx, id).await?.ok_or(Error::Unknown(id))
+}
+
+/// A paused run goes on, and one that was stopped by failures with what it left.
+pub async fn resume(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
+    audit::by(tx, actor).await?;
+    let run = hold(tx, id).await?;
+    match run.state {
+        RunState::Paused | RunState::Failed => {}
+        _ => return Err(wrong_state(&run, "paused or failed")),
+    }
+    go_on(tx, &run).await
+}
+
+/// The failed targets of a run are tried again, and no others.
+pub async fn retry(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
+    audit::by(tx, actor).await?;
+    let run = hold(tx, id).await?;
+    let is_prepared = run.prepared_at.is_some();
+    match run.state {
+        RunState::Running | RunState::Paused | RunState::Failed if is_prepared => {}
+        _ => {
+            return Err(wrong_state(
+                &run,
+                "running, paused or failed after it began",
+            ));
+        }
+    }
+    targets::retry_failed(tx, id).await?;
+    let run = find(tx, id).await?.ok_or(Error::Unknown(id))?;
+    match run.state {
+        RunState::Paused => Ok(run),
+        _ => go_on(tx, &run).await,
+    }
+}
+
+/// The run ends; what is under way ends by itself, and what waits is skipped.
+pub async fn abort(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
+    audit::by(tx, actor).await?;
+    let run = lock(tx, id).await?;
+    if matches!(run.state, RunState::Done | RunState::Aborted) {
+        return Err(wrong_state(&run, "unfinished or failed"));
+    }
+    runs::set_state(tx, id, RunState::Aborted, run.failure.as_ref()).await?;
+    targets::skip_pending(tx, id).await?;
+    find(tx, id).await?.ok_or(Error::Unknown(id))
+}
+
+/// A tenant that waits in a run goes before all others.
+pub async fn put_first(
+    tx: &mut PgConnection,
+    id: RunId,
+    tenant: TenantId,
+    actor: &Actor,
+) -> Result<(), Error> {
+    audit::by(tx, actor).await?;
+    let run = hold(tx, id).await?;
+    if run.state.is_over() {
+        return Err(wrong_state(&run, "unfinished"));
+    }
+    if !targets::put_first(tx, id, tenant).await? {
+        return Err(Error::NotWaiting { run: id, tenant });
+    }
+    audit::note(
+        tx,
+        audit::Act {
+            action: "fleet_target.put_first",
+            target_kind: "fleet_run",
+            target: &id.to_string(),
+            organization: None,
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+/// The run of whoever makes it go on: nobody else begins or resumes one meanwhile, and its jobs are roused
+/// before its row is locked, as those who run them lock them in this order.
+async fn hold(tx: &mut PgConnection, id: RunId) -> Result<Run, Error> {
+    one_at_a_time(tx).await?;
+    let run = find(tx, id).await?.ok_or(Error::Unknown(id))?;
+    rouse(tx, &run).await?;
+    lock(tx, id).await
+}
+
+async fn lock(tx: &mut PgConnection, id: RunId) -> Result<Run, Error> {
+    runs::lock(tx, id).await?.ok_or(Error::Unknown(id))
+}
+
+async fn go_on(tx: &mut PgConnection, run: &Run) -> Result<Run, Error> {
+    if let Some(active) = runs::find_unfinished(tx)
+        .await?
+        .filter(|active| active.id != run.id)
+    {
+        return Err(Error::Active(active.id));
+    }
+    runs::forgive(tx, run.id, run.counts.failed).await?;
+    let state = match run.prepared_at {
+        Some(_) => RunState::Running,
+        None => RunState::Preparing,
+    };
+    runs::set_state(tx, run.id, state, None).await?;
+    find(tx, run.id).await?.ok_or(Error::Unknown(run.id))
+}
+
+/// Sees to it that a job for each place of the run begins, or notices what the caller commits.
+pub(super) async fn rouse(tx: &mut PgConnection, run: &Run) -> Result<(), queue::Error> {
+    let places = match run.prepared_at {
+        Some(_) => run.concurrency.unsigned_abs(),
+        None => 1,
+    };
+    for slot in 0..places {
+        queue::rouse(tx, &NewJob::migrate_fleet(run.id.0, slot)).await?;
+    }
+    Ok(())
+}
+
+/// Whoever begins or resumes a run does so alone: two would meet in the index that allows one.
+async fn one_at_a_time(tx: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('fleet_runs', 0))")
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+fn wrong_state(run: &Run, wanted: &'static str) -> Error {
+    Error::WrongState {
+        run: run.id,
+        state: run.state,
+        wanted,
+    }
+}

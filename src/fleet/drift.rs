@@ -1,0 +1,166 @@
+//! Which tenants' databases are not what their blueprint makes, and what is different in them.
+//!
+//! Guarantees: every database is compared with the template that it comes from, or was migrated to; those
+//! that are alike are one group; nothing is written anywhere.
+//!
+//! Does not: repair. Whoever does knows why it is so.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use super::{Named, Reach, Unreached, reach::Failed};
+use crate::{
+    provisioning::template,
+    tenant_db::{fingerprint, structure},
+    tenants::Tenant,
+};
+
+/// So many differences of a group are told.
+const MOST_TOLD: usize = 50;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Drift {
+    /// Tenants whose database is as it should be.
+    pub alike: usize,
+    /// Those whose is not, by how it is; the largest group first.
+    pub drifted: Vec<Group>,
+    /// Those that could not be looked at.
+    pub unreached: Vec<Unreached>,
+}
+
+impl Drift {
+    /// Whether every database was looked at and is as it should be.
+    pub fn is_none(&self) -> bool {
+        self.drifted.is_empty() && self.unreached.is_empty()
+    }
+}
+
+/// Tenants whose databases are alike, and not as they should be.
+#[derive(Debug, Serialize)]
+pub struct Group {
+    /// Their cluster.
+    pub cluster: String,
+    /// The blueprint that they should be like.
+    pub blueprint_hash: String,
+    /// Its schema version.
+    pub version: String,
+    /// Fingerprint of the template.
+    pub expected: String,
+    /// Fingerprint of the databases.
+    pub found: String,
+    /// What is different, the most telling first; empty where it cannot be read any more.
+    pub differences: Vec<String>,
+    /// How many differences there are.
+    pub difference_count: usize,
+    /// The tenants.
+    pub tenants: Vec<Named>,
+}
+
+/// Cluster, blueprint and fingerprint.
+type Key = (String, String, String);
+
+/// The tenants by what their databases are like.
+type Alike<'a> = BTreeMap<Key, Vec<&'a Tenant>>;
+
+/// Looks at the tenants' databases; `told` hears of each that was looked at.
+pub async fn find(
+    reach: &Reach<'_>,
+    tenants: &[Tenant],
+    mut told: impl FnMut(),
+) -> sqlx::Result<Drift> {
+    let (mut alike, mut unreached) = (Alike::new(), Vec::new());
+    let take =
+        async |_: &Tenant, connection: &mut PgConnection| Ok(fingerprint::of(connection).await?);
+    reach
+        .each(tenants, take, |tenant, taken| {
+            told();
+            match taken {
+                Ok(found) => alike.entry(key(tenant, found)).or_default().push(tenant),
+                Err(failed) => unreached.push(failed),
+            }
+        })
+        .await;
+    judge(reach, &alike, unreached).await
+}
+
+fn key(tenant: &Tenant, fingerprint: String) -> Key {
+    let cluster = tenant.cluster.clone().unwrap_or_default();
+    let hash = tenant.blueprint_hash.clone().unwrap_or_default();
+    (cluster, hash, fingerprint)
+}
+
+/// Compares what was found with what is on record of the templates.
+async fn judge(
+    reach: &Reach<'_>,
+    alike: &Alike<'_>,
+    unreached: Vec<Unreached>,
+) -> sqlx::Result<Drift> {
+    let mut drift = Drift {
+        alike: 0,
+        drifted: Vec::new(),
+        unreached,
+    };
+    for ((cluster, hash, found), tenants) in alike {
+        let find = async |connection: &mut _| template::find(connection, cluster, hash).await;
+        // an older version of tenantry took another fingerprint
+        let record = reach.db.run(find).await?;
+        let Some(record) = record.filter(|record| record.is_comparable) else {
+            let unknown = Failed::TemplateUnknown(hash.clone());
+            let unknown = tenants.iter().map(|tenant| unknown.of(tenant));
+            drift.unreached.extend(unknown);
+            continue;
+        };
+        if *found == record.fingerprint {
+            drift.alike += tenants.len();
+            continue;
+        }
+        let of_template = (cluster.clone(), hash.clone(), record.fingerprint);
+        let differences = explain(reach, &of_template, tenants[0]).await?;
+        let (cluster, blueprint_hash, expected) = of_template;
+        drift.drifted.push(Group {
+            cluster,
+            blueprint_hash,
+            version: record.version,
+            expected,
+            found: found.clone(),
+            difference_count: differences.len(),
+            differences: differences.into_iter().take(MOST_TOLD).collect(),
+            tenants: tenants.iter().map(|tenant| Named::from(*tenant)).collect(),
+        });
+    }
+    drift
+        .drifted
+        .sort_by_key(|group| std::cmp::Reverse(group.tenants.len()));
+    Ok(drift)
+}
+
+/// What is different in one tenant's database, as far as it can be told.
+async fn explain(
+    reach: &Reach<'_>,
+    of_template: &Key,
+    tenant: &Tenant,
+) -> sqlx::Result<Vec<String>> {
+    let (cluster, hash, _) = of_template;
+    let find = async |connection: &mut _| template::find_structure(connection, cluster, hash).await;
+    let expected = reach.db.run(find).await?;
+    let (Some(expected), Some(actual)) = (expected, read(reach, tenant).await) else {
+        return Ok(Vec::new());
+    };
+    Ok(structure::differences(&expected, &actual))
+}
+
+/// The structure of a tenant's database; `None` when it cannot be read any more.
+async fn read(reach: &Reach<'_>, tenant: &Tenant) -> Option<Vec<String>> {
+    let mut lines = None;
+    let read = async |_: &Tenant, connection: &mut PgConnection| {
+        Ok(fingerprint::structure(connection).await?)
+    };
+    let tenants = std::slice::from_ref(tenant);
+    reach
+        .each(tenants, read, |_, found| lines = found.ok())
+        .await;
+    lines
+}

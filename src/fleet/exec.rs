@@ -1,0 +1,119 @@
+//! Statements of an operator over many tenants' databases.
+//!
+//! Guarantees: what fails for one tenant does not keep it from the others; each tenant's statements are one
+//! transaction of its own; what may write is in the audit log of each tenant before it is begun.
+//!
+//! Does not: go on after a crash, or do anything twice. What has to be done in every tenant is a migration.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use super::{Reach, Unreached, reach::Failed};
+use crate::{
+    audit::{self, Act, Actor},
+    tenant_db::statements::{self, Access, Given},
+    tenants::Tenant,
+};
+
+/// So many characters of the statements are in the audit log.
+const LONGEST_EXCERPT: usize = 1000;
+
+/// What is to be run, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Statements<'a> {
+    /// The statements.
+    pub sql: &'a str,
+    /// What they may do.
+    pub access: Access,
+    /// So many rows of a tenant are kept.
+    pub most_rows: usize,
+    /// Who wants it.
+    pub actor: &'a Actor,
+}
+
+/// What became of all.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Summary {
+    /// Tenants where it was done.
+    pub done: usize,
+    /// Tenants where it was not.
+    pub failed: Vec<Unreached>,
+}
+
+/// Runs the statements in the tenants' databases; `told` hears what each gave as soon as it has.
+pub async fn run(
+    reach: &Reach<'_>,
+    tenants: &[Tenant],
+    statements: Statements<'_>,
+    mut told: impl FnMut(&Tenant, &Result<Given, Unreached>),
+) -> Summary {
+    let mut summary = Summary::default();
+    let work = async |tenant: &Tenant, connection: &mut PgConnection| {
+        one(reach, tenant, connection, statements).await
+    };
+    reach
+        .each(tenants, work, |tenant, given| {
+            told(tenant, &given);
+            match given {
+                Ok(_) => summary.done += 1,
+                Err(failed) => summary.failed.push(failed),
+            }
+        })
+        .await;
+    summary
+}
+
+async fn one(
+    reach: &Reach<'_>,
+    tenant: &Tenant,
+    connection: &mut PgConnection,
+    statements: Statements<'_>,
+) -> Result<Given, Failed> {
+    let cluster = reach
+        .clusters
+        .get(tenant.cluster.as_deref().unwrap_or_default())?;
+    if statements.access == Access::Write {
+        let run = serde_json::json!({ "sql": excerpt(statements.sql) });
+        note(
+            reach,
+            tenant,
+            ("tenant.statements_run", &run),
+            statements.actor,
+        )
+        .await?;
+    }
+    let limits = (statements.access, statements.most_rows);
+    Ok(statements::run(connection, cluster, statements.sql, limits).await?)
+}
+
+/// Writes down, before it is begun, what is done in a tenant's database.
+pub(super) async fn note(
+    reach: &Reach<'_>,
+    tenant: &Tenant,
+    (action, run): (&'static str, &serde_json::Value),
+    actor: &Actor,
+) -> sqlx::Result<()> {
+    let id = tenant.id.to_string();
+    let act = Act {
+        action,
+        target_kind: "tenant",
+        target: &id,
+        organization: Some((&tenant.source, Some(&tenant.org_id))),
+    };
+    let note = async |tx: &mut _| {
+        audit::by(tx, actor).await?;
+        audit::note_with(tx, act, run).await
+    };
+    reach.db.transaction(note).await
+}
+
+/// The beginning of what is run, for the audit log.
+pub(super) fn excerpt(text: &str) -> String {
+    let is_whole = text.chars().nth(LONGEST_EXCERPT).is_none();
+    let begin: String = text.chars().take(LONGEST_EXCERPT).collect();
+    if is_whole {
+        begin
+    } else {
+        format!("{begin}…")
+    }
+}

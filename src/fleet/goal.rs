@@ -1,0 +1,85 @@
+//! What a run brings databases to, as this replica has it.
+
+use std::collections::BTreeMap;
+
+use super::Run;
+use crate::{
+    blueprint::{Blueprint, SqlFile},
+    provisioning::{
+        Provisioner, StepError,
+        template::{self, TemplateRecord},
+    },
+};
+
+/// The blueprint of a run.
+#[derive(Debug)]
+pub(super) struct Goal {
+    /// All of the blueprint that this replica has.
+    pub(super) whole: Blueprint,
+    /// Cut off at the run's version.
+    pub(super) cut: Blueprint,
+    pub(super) hash: String,
+}
+
+impl Goal {
+    /// The blueprint of the run; `None` where this replica has another one.
+    pub(super) fn load(provisioner: &Provisioner, run: &Run) -> Result<Option<Self>, StepError> {
+        let whole = provisioner.blueprint.load()?;
+        let newest = |whole: Blueprint| {
+            let (hash, cut) = (whole.hash(), whole.clone());
+            Self { whole, cut, hash }
+        };
+        let up_to = |whole: Blueprint, version: &str| {
+            let cut = whole.up_to(version)?;
+            let hash = cut.hash();
+            Ok::<_, StepError>(Self { whole, cut, hash })
+        };
+        let goal = match (&run.wanted_version, &run.version) {
+            (Some(wanted), _) => up_to(whole, wanted)?,
+            // the blueprint may have grown since the run was prepared
+            (None, Some(version)) if run.blueprint_hash.as_ref() != Some(&whole.hash()) => {
+                match up_to(whole, version) {
+                    Ok(goal) => goal,
+                    Err(_) => return Ok(None),
+                }
+            }
+            (None, _) => newest(whole),
+        };
+        let is_it = |hash: &String| *hash == goal.hash;
+        Ok(run
+            .blueprint_hash
+            .as_ref()
+            .is_none_or(is_it)
+            .then_some(goal))
+    }
+
+    /// Whether it is all of the blueprint: what new tenants are made from.
+    pub(super) fn is_whole(&self) -> bool {
+        self.hash == self.whole.hash()
+    }
+
+    /// Whether a database of this version is further than the goal.
+    pub(super) fn is_behind(&self, version: &str) -> bool {
+        let beyond = self.whole.migrations.iter().skip(self.cut.migrations.len());
+        beyond
+            .map(SqlFile::version)
+            .any(|further| further == version)
+    }
+
+    /// The sealed templates of the goal, by cluster.
+    pub(super) async fn templates(
+        &self,
+        provisioner: &Provisioner,
+    ) -> Result<BTreeMap<String, TemplateRecord>, StepError> {
+        let mut found = BTreeMap::new();
+        for cluster in provisioner.clusters.iter() {
+            let (name, hash) = (&cluster.name, &self.hash);
+            let record = provisioner
+                .db
+                .run(async |connection| template::find(connection, name, hash).await)
+                .await?;
+            found.extend(record.map(|record| (name.clone(), record)));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,294 @@
+//! Targets as a job holds them: taken, taken over from one that was lost, recorded, given back.
+//!
+//! Guarantees: every write names the job and the attempt that hold the target, and changes nothing of
+//! another's.
+
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection, types::Json};
+use uuid::Uuid;
+
+use super::{RunId, runs::Progress};
+use crate::{
+    queue::{self, Claim, JobId},
+    tenants::TenantId,
+};
+
+/// The most targets that a job takes at once.
+const BATCH: i64 = 16;
+
+/// A target that this job holds.
+#[derive(Debug, Clone, FromRow)]
+pub(super) struct Held {
+    pub(super) tenant: TenantId,
+    /// Names sessions in its database.
+    pub(super) id: Uuid,
+    /// Counted from 1.
+    pub(super) attempt: i32,
+    /// Whether another attempt may have begun it: then it is brought to its end whatever becomes of the run.
+    pub(super) is_taken_over: bool,
+}
+
+/// What became of a target.
+#[derive(Debug, Serialize)]
+pub(super) struct Record {
+    pub(super) tenant: TenantId,
+    /// `done`, `skipped`, `failed`, or `pending` for another attempt.
+    pub(super) state: &'static str,
+    pub(super) to_version: Option<String>,
+    pub(super) applied: Option<u32>,
+    pub(super) duration_ms: Option<f64>,
+    pub(super) error_code: Option<&'static str>,
+    pub(super) error: Option<String>,
+    pub(super) fix: Option<String>,
+    pub(super) blocker: Option<serde_json::Value>,
+    /// Not before so long from now.
+    pub(super) delay_s: f64,
+}
+
+/// Takes targets that are due, fewer of them the fewer there are: the last ones are spread over all places.
+pub(super) async fn take(
+    tx: &mut PgConnection,
+    (run, progress): (RunId, &Progress),
+    claim: &Claim,
+) -> sqlx::Result<Vec<Held>> {
+    sqlx::query_as(
+        "with due as (
+             select count(*) as targets
+             from (
+                 select
+                 from fleet_targets
+                 where run = $1
+                   and state = 'pending'
+                   and wave <= $2
+                   and run_at <= now()
+                 limit $5 * 2 * $6
+             ) nearest
+         ),
+         next as (
+             select tenant
+             from fleet_targets
+             where run = $1
+               and state = 'pending'
+               and wave <= $2
+               and run_at <= now()
+             order by wave, priority desc, tenant
+             limit (select greatest(1, least($6, targets / ($5 * 2))) from due)
+             for update skip locked
+         )
+         update fleet_targets
+         set state = 'running',
+             attempt = attempt + 1,
+             held_by = $3,
+             held_attempt = $4,
+             started_at = now()
+         from next
+         where fleet_targets.run = $1
+           and fleet_targets.tenant = next.tenant
+         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, false as is_taken_over",
+    )
+    .bind(run)
+    .bind(progress.current_wave)
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(i64::from(progress.concurrency))
+    .bind(BATCH)
+    .fetch_all(tx)
+    .await
+}
+
+/// Takes over what was begun by attempts that hold their jobs no more.
+pub(super) async fn take_over(
+    tx: &mut PgConnection,
+    run: RunId,
+    claim: &Claim,
+) -> sqlx::Result<Vec<Held>> {
+    let holders: Vec<(JobId, i32)> = sqlx::query_as(
+        "select distinct held_by, held_attempt
+         from fleet_targets
+         where run = $1
+           and state = 'running'",
+    )
+    .bind(run)
+    .fetch_all(&mut *tx)
+    .await?;
+    let lost = queue::list_lost(tx, &holders).await?;
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (jobs, attempts): (Vec<JobId>, Vec<i32>) = lost.into_iter().unzip();
+    sqlx::query_as(
+        "with lost as (
+             select tenant
+             from fleet_targets
+             join unnest($2::bigint[], $3::integer[]) as holder (job, attempt)
+                 on held_by = job and held_attempt = holder.attempt
+             where run = $1
+               and state = 'running'
+             limit $6
+             for update of fleet_targets skip locked
+         )
+         update fleet_targets
+         set held_by = $4,
+             held_attempt = $5,
+             started_at = now()
+         from lost
+         where fleet_targets.run = $1
+           and fleet_targets.tenant = lost.tenant
+         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, true as is_taken_over",
+    )
+    .bind(run)
+    .bind(jobs)
+    .bind(attempts)
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(BATCH)
+    .fetch_all(tx)
+    .await
+}
+
+/// Writes what became of targets that this attempt holds; how many it did hold.
+pub(super) async fn record(
+    tx: &mut PgConnection,
+    run: RunId,
+    claim: &Claim,
+    records: &[Record],
+) -> sqlx::Result<u64> {
+    let recorded = sqlx::query(
+        "update fleet_targets
+         set state = ended.state,
+             to_version = coalesce(ended.to_version, fleet_targets.to_version),
+             applied = ended.applied,
+             duration_ms = ended.duration_ms,
+             error_code = ended.error_code,
+             error = ended.error,
+             fix = ended.fix,
+             blocker = ended.blocker,
+             run_at = now() + make_interval(secs => ended.delay_s),
+             finished_at = case when ended.state <> 'pending' then now() end,
+             held_by = null,
+             held_attempt = null
+         from jsonb_to_recordset($4) as ended (
+             tenant uuid, state text, to_version text, applied integer, duration_ms double precision,
+             error_code text, error text, fix text, blocker jsonb, delay_s double precision
+         )
+         where fleet_targets.run = $1
+           and fleet_targets.tenant = ended.tenant
+           and fleet_targets.state = 'running'
+           and fleet_targets.held_by = $2
+           and fleet_targets.held_attempt = $3",
+    )
+    .bind(run)
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(Json(records))
+    .execute(tx)
+    .await?;
+    Ok(recorded.rows_affected())
+}
+
+/// Targets that this attempt holds and has not begun wait again.
+pub(super) async fn give_back(
+    tx: &mut PgConnection,
+    run: RunId,
+    claim: &Claim,
+    tenants: &[TenantId],
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update fleet_targets
+         set state = 'pending',
+             attempt = attempt - 1,
+             held_by = null,
+             held_attempt = null
+         where run = $1
+           and tenant = any($4)
+           and state = 'running'
+           and held_by = $2
+           and held_attempt = $3",
+    )
+    .bind(run)
+    .bind(claim.id)
+    .bind(claim.attempt)
+    .bind(tenants)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// What is left of a run up to some wave.
+#[derive(Debug, Clone, Copy, FromRow)]
+pub(super) struct Left {
+    pub(super) pending: i64,
+    pub(super) running: i64,
+    /// Seconds until the next one is due.
+    pub(super) next_due_s: Option<f64>,
+    /// Targets of this very wave, and how many of them failed.
+    pub(super) of_wave: i64,
+    pub(super) failed_of_wave: i64,
+    pub(super) last_wave: i32,
+}
+
+/// What is left up to this wave.
+pub(super) async fn find_left(tx: &mut PgConnection, run: RunId, wave: i32) -> sqlx::Result<Left> {
+    sqlx::query_as(
+        "select count(*) filter (where state = 'pending' and wave <= $2) as pending,
+                count(*) filter (where state = 'running') as running,
+                extract(epoch from min(run_at) filter (where state = 'pending' and wave <= $2) - now())::float8
+                    as next_due_s,
+                count(*) filter (where wave = $2) as of_wave,
+                count(*) filter (where wave = $2 and state = 'failed') as failed_of_wave,
+                coalesce(max(wave), 0) as last_wave
+         from fleet_targets
+         where run = $1",
+    )
+    .bind(run)
+    .bind(wave)
+    .fetch_one(tx)
+    .await
+}
+
+/// A tenant that becomes a target.
+#[derive(Debug)]
+pub(super) struct NewTarget {
+    pub(super) tenant: TenantId,
+    pub(super) wave: i32,
+    pub(super) from_version: String,
+    /// Why it needs nothing, where that is known before it is looked at.
+    pub(super) skipped: Option<&'static str>,
+}
+
+/// Writes targets; those that are there already stay as they are. How many are new.
+pub(super) async fn insert(
+    tx: &mut PgConnection,
+    run: RunId,
+    targets: &[NewTarget],
+) -> sqlx::Result<u64> {
+    let tenants: Vec<TenantId> = targets.iter().map(|target| target.tenant).collect();
+    let waves: Vec<i32> = targets.iter().map(|target| target.wave).collect();
+    let versions: Vec<&str> = targets.iter().map(|target| &*target.from_version).collect();
+    let skipped: Vec<Option<&str>> = targets.iter().map(|target| target.skipped).collect();
+    let inserted = sqlx::query(
+        "insert into fleet_targets (run, tenant, wave, from_version, state, error_code, finished_at)
+         select $1, tenant, wave, from_version,
+                case when skipped is null then 'pending' else 'skipped' end,
+                skipped,
+                case when skipped is not null then now() end
+         from unnest($2::uuid[], $3::integer[], $4::text[], $5::text[]) as new (tenant, wave, from_version, skipped)
+         on conflict do nothing",
+    )
+    .bind(run)
+    .bind(tenants)
+    .bind(waves)
+    .bind(versions)
+    .bind(skipped)
+    .execute(tx)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// The tenants of a run's targets.
+pub(super) async fn list_tenants(tx: &mut PgConnection, run: RunId) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar("select tenant from fleet_targets where run = $1")
+        .bind(run)
+        .fetch_all(tx)
+        .await
+}

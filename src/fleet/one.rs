@@ -1,0 +1,253 @@
+//! One target: looked at, migrated, and what became of it.
+//!
+//! Guarantees: a database that does not carry the tenant's mark is not touched; what passes by itself is
+//! tried again later, a few times, with nothing held meanwhile.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use uuid::Uuid;
+
+use super::{
+    held::{Held, Record},
+    work::{Aim, Place},
+};
+use crate::{
+    causes::chain,
+    provisioning::{
+        StepError,
+        migrators::{Migration, migrate as migrate_database},
+    },
+    queue::backoff,
+    tenant_db::{
+        self, Cluster, Ident, Tag,
+        databases::{self, Facts},
+    },
+    tenants::{self, Tenant, TenantId, TenantState},
+};
+
+/// A tenant, and what its cluster says of its database.
+#[derive(Debug)]
+pub(super) struct Subject {
+    tenant: Tenant,
+    /// `None` where the cluster could not be asked; of that the migration tells more.
+    database: Option<Found>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Ours,
+    Gone,
+    Foreign(String),
+}
+
+/// The tenants of these targets and their databases: one query for all, and one more per cluster.
+pub(super) async fn find_subjects(
+    place: &Place<'_>,
+    held: &[Held],
+) -> Result<BTreeMap<Uuid, Subject>, StepError> {
+    let ids: Vec<TenantId> = held.iter().map(|held| held.tenant).collect();
+    let tenants = place
+        .provisioner
+        .db
+        .run(async |connection| tenants::find_all(connection, &ids).await)
+        .await?;
+    let mut facts: BTreeMap<String, Vec<Facts>> = BTreeMap::new();
+    for cluster in place.provisioner.clusters.iter() {
+        let of_cluster = tenants
+            .iter()
+            .filter(|tenant| tenant.cluster.as_ref() == Some(&cluster.name));
+        let names: Vec<&str> = of_cluster.map(|tenant| &*tenant.database).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let find = async |connection: &mut _| databases::find_all(connection, &names).await;
+        if let Ok(found) = cluster.run(find).await {
+            facts.insert(cluster.name.clone(), found);
+        }
+    }
+    let subject = |tenant: Tenant| {
+        let known = tenant.cluster.as_ref().and_then(|name| facts.get(name));
+        let cluster = tenant.cluster.as_deref();
+        let cluster = cluster.and_then(|name| place.provisioner.clusters.get(name).ok());
+        let database = known
+            .zip(cluster)
+            .map(|(facts, cluster)| look(&tenant, facts, cluster));
+        (tenant.id.0, Subject { tenant, database })
+    };
+    Ok(tenants.into_iter().map(subject).collect())
+}
+
+fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
+    let Some(facts) = facts.iter().find(|facts| facts.name == tenant.database) else {
+        return Found::Gone;
+    };
+    match facts.mark(&cluster.owner) {
+        Some(mark) if mark.tenant == tenant.id.0 => Found::Ours,
+        _ => Found::Foreign(facts.describe()),
+    }
+}
+
+/// Migrates the target's database; an error is one of this place, not of the target.
+pub(super) async fn migrate(
+    place: &Place<'_>,
+    aim: &Aim<'_>,
+    held: &Held,
+    subject: Option<Subject>,
+) -> Result<Record, StepError> {
+    let Some(subject) = subject else {
+        return Ok(skipped(held, "gone", "the tenant's row is gone"));
+    };
+    match subject.tenant.state {
+        TenantState::Ready | TenantState::Suspended => {}
+        // one that was begun while it was ready is brought to its end, so that its row is true
+        TenantState::Archived if held.is_taken_over => {}
+        state => {
+            let why = format!("the tenant is {} now", state.name());
+            return Ok(skipped(held, "not_kept_up", &why));
+        }
+    }
+    if !place.lease.is_held() {
+        return Err(StepError::LostClaim);
+    }
+    let started = Instant::now();
+    let done = migrate_subject(place, aim, held, &subject).await;
+    let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
+    match done {
+        Ok(applied) => {
+            tracing::debug!(
+                fleet_run.id = %place.run,
+                tenant.id = %held.tenant,
+                duration_ms,
+                applied,
+                "a tenant's database is migrated"
+            );
+            Ok(Record {
+                to_version: Some(aim.version.to_owned()),
+                applied: Some(applied),
+                duration_ms,
+                ..blank(held, "done")
+            })
+        }
+        Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
+            Err(error)
+        }
+        Err(error) if error.code() == "database_gone" && !is_kept_up(place, held).await? => {
+            Ok(skipped(held, "gone", "the tenant was given up meanwhile"))
+        }
+        Err(error) => Ok(failed(place, held, &error, duration_ms)),
+    }
+}
+
+/// Whether the tenant is still to be migrated, as its row says now.
+async fn is_kept_up(place: &Place<'_>, held: &Held) -> Result<bool, StepError> {
+    let id = held.tenant;
+    let tenant = place
+        .provisioner
+        .db
+        .run(async |connection| tenants::find(connection, id).await)
+        .await?;
+    let is_kept_up =
+        |tenant: Tenant| matches!(tenant.state, TenantState::Ready | TenantState::Suspended);
+    Ok(tenant.is_some_and(is_kept_up))
+}
+
+async fn migrate_subject(
+    place: &Place<'_>,
+    aim: &Aim<'_>,
+    held: &Held,
+    subject: &Subject,
+) -> Result<u32, StepError> {
+    let provisioner = place.provisioner;
+    let tenant = &subject.tenant;
+    let name = tenant.cluster.as_deref().ok_or(StepError::NotPlaced)?;
+    let cluster = provisioner.clusters.get(name)?;
+    if let Some(Found::Foreign(found)) = &subject.database {
+        return Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
+            name: tenant.database.clone(),
+            found: found.clone(),
+        }));
+    }
+    let database = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
+    // named by the target, not by the tenant: jobs of the tenant end the sessions of their own kind only
+    let tag = Tag::new(held.id, place.claim.id.0, place.claim.attempt);
+    if held.is_taken_over {
+        cluster.end_stale_sessions(&tag).await?;
+    }
+    let template = aim.templates.get(name);
+    let migration = Migration {
+        cluster,
+        keyring: &provisioner.keyring,
+        blueprint: &aim.goal.cut,
+        database: &database,
+        tenant: Some((tenant.id, &tenant.name)),
+        tag: Some(&tag),
+        head: template.map(|template| template.version.as_str()),
+        expected: template.map(|template| template.fingerprint.as_str()),
+    };
+    Ok(migrate_database(&migration).await?.applied)
+}
+
+fn blank(held: &Held, state: &'static str) -> Record {
+    Record {
+        tenant: held.tenant,
+        state,
+        to_version: None,
+        applied: None,
+        duration_ms: None,
+        error_code: None,
+        error: None,
+        fix: None,
+        blocker: None,
+        delay_s: 0.0,
+    }
+}
+
+fn skipped(held: &Held, code: &'static str, why: &str) -> Record {
+    Record {
+        error_code: Some(code),
+        error: Some(why.to_owned()),
+        ..blank(held, "skipped")
+    }
+}
+
+/// Failed for good, or to be tried again after a while.
+fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option<f64>) -> Record {
+    let attempt = held.attempt.unsigned_abs();
+    let is_again = error.is_retryable() && attempt < place.max_attempts;
+    let retry = format!("tenantry fleet retry --failed {}", place.run);
+    tracing::warn!(
+        fleet_run.id = %place.run,
+        tenant.id = %held.tenant,
+        attempt,
+        again = is_again,
+        error.code = error.code(),
+        error = chain(error),
+        "a tenant's database was not migrated"
+    );
+    let delay_s = if is_again {
+        backoff::delay(held.attempt, rand::random()).as_secs_f64()
+    } else {
+        0.0
+    };
+    Record {
+        duration_ms,
+        error_code: Some(error.code()),
+        error: Some(chain(error)),
+        fix: Some(
+            error
+                .fix()
+                .replace("tenantry tenants retry <tenant>", &retry),
+        ),
+        blocker: error.blocker().map(|blocker| {
+            serde_json::json!({
+                "pid": blocker.pid,
+                "application": blocker.application,
+                "state": blocker.state,
+                "query_age_s": blocker.query_age_s,
+                "transaction_age_s": blocker.transaction_age_s,
+            })
+        }),
+        delay_s,
+        ..blank(held, if is_again { "pending" } else { "failed" })
+    }
+}

@@ -1,0 +1,267 @@
+//! Before the first tenant is touched: template and pool of the new version, and who is to be migrated.
+//!
+//! Guarantees: a blueprint that does not build ends the run with its cause, and no tenant was touched; the
+//! targets are set in the transaction from which on the run is running; a dry run ends here, after its
+//! throw-away clones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Rehearsal, Run, RunFailure, RunState,
+    goal::Goal,
+    held::{self, NewTarget},
+    portion::wave_ends,
+    runs,
+    work::Place,
+};
+use crate::{
+    causes::chain,
+    provisioning::{StepError, pool, rehearsal, template},
+    queue::{
+        self,
+        worker::{Outcome, Settled},
+    },
+    tenant_db::Tag,
+    tenants::{self, Standing},
+};
+
+/// After so many attempts a passing error is one that stays.
+const ATTEMPTS: i32 = 8;
+
+/// Prepares the run; `None` when it is running now and the place can go on.
+pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
+    match try_prepare(place, run).await {
+        Err(StepError::LostClaim) => Err(StepError::LostClaim),
+        Err(error) if error.is_retryable() && place.claim.attempt < ATTEMPTS => Err(error),
+        Err(error) => {
+            let failure = RunFailure {
+                code: error.code().to_owned(),
+                cause: chain(&error),
+                fix: format!(
+                    "{}; then: tenantry fleet resume",
+                    error
+                        .fix()
+                        .replace("; then: tenantry tenants retry <tenant>", "")
+                ),
+            };
+            end(place, RunState::Failed, Some(&failure)).await.map(Some)
+        }
+        prepared => prepared,
+    }
+}
+
+async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
+    let provisioner = place.provisioner;
+    let Some(goal) = Goal::load(provisioner, run)? else {
+        return place.leave_to_others().await.map(Some);
+    };
+    let selection = &run.selection;
+    let fleet = provisioner
+        .db
+        .run(async |connection| tenants::list_migratable(connection, selection).await)
+        .await?;
+    let clusters: BTreeSet<&str> = fleet.iter().map(|tenant| &*tenant.cluster).collect();
+    let may_go_on = || place.lease.is_held() && !place.tasks.is_draining();
+    for name in clusters {
+        if !may_go_on() {
+            return Ok(Some(Outcome::Released));
+        }
+        let cluster = provisioner.clusters.get(name)?;
+        template::ensure_up_to(provisioner, cluster, (&goal.whole, &goal.cut)).await?;
+        // a pool of what no new tenant is made from would be evicted at once
+        if goal.is_whole() && !run.is_dry {
+            pool::fill(provisioner, cluster, &goal.cut, may_go_on, |_| {}).await?;
+        }
+    }
+    provisioner.faults.hit(super::FAULT_POINTS[0]).await?;
+    if run.is_dry {
+        return rehearse(place, &goal, &fleet).await.map(Some);
+    }
+    begin(place, &goal, &fleet).await
+}
+
+/// The version of the goal: the template's, as only that knows it for every migrator.
+async fn version(place: &Place<'_>, goal: &Goal) -> Result<String, StepError> {
+    let templates = goal.templates(place.provisioner).await?;
+    let built = templates.into_values().next().map(|record| record.version);
+    Ok(built.or_else(|| goal.cut.version()).unwrap_or_default())
+}
+
+/// preparing → running, with its targets.
+async fn begin(
+    place: &Place<'_>,
+    goal: &Goal,
+    fleet: &[Standing],
+) -> Result<Option<Outcome>, StepError> {
+    let version = version(place, goal).await?;
+    let begun = place
+        .provisioner
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, place.claim).await?;
+            let run = runs::lock(tx, place.run).await?;
+            let Some(run) = run.filter(|run| run.state == RunState::Preparing) else {
+                // paused or aborted meanwhile
+                queue::complete(tx, place.claim).await?;
+                return Ok(None);
+            };
+            runs::set_prepared(tx, run.id, (&goal.hash, &version)).await?;
+            held::insert(tx, run.id, &targets(&run, goal, fleet)).await?;
+            Ok::<_, StepError>(Some(run))
+        })
+        .await?;
+    let Some(run) = begun else {
+        return Ok(Some(Outcome::Settled(Settled::Completed)));
+    };
+    tracing::info!(
+        fleet_run.id = %run.id,
+        version,
+        targets = fleet.len(),
+        "a fleet run is prepared"
+    );
+    place.rouse_others().await?;
+    Ok(None)
+}
+
+/// Every tenant in its wave, in the order of their ids; those that are further than the goal are skipped.
+fn targets(run: &Run, goal: &Goal, fleet: &[Standing]) -> Vec<NewTarget> {
+    let is_ahead = |tenant: &&Standing| goal.is_behind(&tenant.version);
+    let (ahead, behind): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
+    let total = u32::try_from(behind.len()).unwrap_or(u32::MAX);
+    let ends = wave_ends(&run.waves, total);
+    let wave_of = |at: usize| {
+        let before = ends.iter().filter(|end| **end as usize <= at).count();
+        i32::try_from(before + 1).unwrap_or(i32::MAX)
+    };
+    let target = |(wave, tenant): (i32, &Standing), skipped| NewTarget {
+        tenant: tenant.id,
+        wave,
+        from_version: tenant.version.clone(),
+        skipped,
+    };
+    let behind = behind.into_iter().enumerate();
+    behind
+        .map(|(at, tenant)| target((wave_of(at), tenant), None))
+        .chain(
+            ahead
+                .into_iter()
+                .map(|tenant| target((1, tenant), Some("ahead_of_version"))),
+        )
+        .collect()
+}
+
+/// A throw-away clone of each template that tenants were made from, cluster by cluster.
+async fn rehearse(
+    place: &Place<'_>,
+    goal: &Goal,
+    fleet: &[Standing],
+) -> Result<Outcome, StepError> {
+    let mut starts: BTreeMap<(&str, &str), (u32, &str)> = BTreeMap::new();
+    for tenant in fleet {
+        let hash = tenant.blueprint_hash.as_deref().unwrap_or_default();
+        let (tenants, _) = starts
+            .entry((&tenant.cluster, hash))
+            .or_insert((0, &tenant.version));
+        *tenants += 1;
+    }
+    let templates = goal.templates(place.provisioner).await?;
+    let mut rehearsals = Vec::new();
+    for ((cluster, hash), (tenants, version)) in starts {
+        if place.tasks.is_draining() {
+            return Ok(Outcome::Released);
+        }
+        if !place.lease.is_held() {
+            return Err(StepError::LostClaim);
+        }
+        let cluster = place.provisioner.clusters.get(cluster)?;
+        let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
+        cluster.end_stale_sessions(&tag).await?;
+        let of = rehearsal::Rehearsal {
+            cluster,
+            from: hash,
+            blueprint: &goal.cut,
+            template: templates.get(&cluster.name),
+            tag: &tag,
+        };
+        let done = rehearsal::rehearse(place.provisioner, &of).await;
+        if matches!(&done, Err(error) if error.is_retryable() && place.claim.attempt < ATTEMPTS) {
+            return Err(done.err().unwrap_or(StepError::LostClaim));
+        }
+        rehearsals.push(Rehearsal::of(&of, (version, tenants), &done));
+    }
+    let version = version(place, goal).await?;
+    let failed = rehearsals.iter().find_map(|of| of.failure.clone());
+    place
+        .provisioner
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, place.claim).await?;
+            runs::set_rehearsals(tx, place.run, (&goal.hash, &version), &rehearsals).await?;
+            Ok::<_, StepError>(())
+        })
+        .await?;
+    let state = match failed {
+        Some(_) => RunState::Failed,
+        None => RunState::Done,
+    };
+    end(place, state, failed.as_ref()).await
+}
+
+impl Rehearsal {
+    fn of(
+        rehearsal: &rehearsal::Rehearsal<'_>,
+        (version, tenants): (&str, u32),
+        done: &Result<
+            (
+                crate::provisioning::migrators::Migrated,
+                std::time::Duration,
+            ),
+            StepError,
+        >,
+    ) -> Self {
+        let failure = done.as_ref().err().map(|error| RunFailure {
+            code: error.code().to_owned(),
+            cause: chain(error),
+            fix: error.fix(),
+        });
+        let migrated = done.as_ref().ok();
+        Self {
+            cluster: rehearsal.cluster.name.clone(),
+            blueprint_hash: rehearsal.from.to_owned(),
+            from_version: version.to_owned(),
+            tenants,
+            applied: migrated.map_or(0, |(migrated, _)| migrated.applied),
+            duration_ms: migrated.map_or(0.0, |(_, took)| took.as_secs_f64() * 1000.0),
+            failure,
+        }
+    }
+}
+
+/// The run ends before it was running, together with the job; unless somebody paused or ended it meanwhile.
+async fn end(
+    place: &Place<'_>,
+    state: RunState,
+    failure: Option<&RunFailure>,
+) -> Result<Outcome, StepError> {
+    place
+        .provisioner
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, place.claim).await?;
+            let run = runs::lock(tx, place.run).await?;
+            if run.is_some_and(|run| run.state == RunState::Preparing) {
+                runs::set_state(tx, place.run, state, failure).await?;
+            }
+            Ok::<_, StepError>(queue::complete(tx, place.claim).await?)
+        })
+        .await?;
+    if let Some(failure) = failure {
+        tracing::error!(
+            fleet_run.id = %place.run,
+            error.code = failure.code,
+            error = failure.cause,
+            "a fleet run failed before a tenant was touched"
+        );
+    }
+    Ok(Outcome::Settled(Settled::Completed))
+}

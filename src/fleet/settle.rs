@@ -1,0 +1,203 @@
+//! When there is nothing to take: the run waits, goes on to its next wave, or ends.
+//!
+//! Guarantees: decided under the run's lock, by counting what is committed: of several places that find
+//! nothing at the same time the last one sees it all. Who was cloned from an older template and became
+//! ready meanwhile is migrated before the run ends.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{
+    Run, RunFailure, RunState,
+    goal::Goal,
+    held::{self, Left, NewTarget},
+    runs,
+    work::Place,
+};
+use crate::{
+    provisioning::StepError,
+    queue::{
+        self, Failure,
+        worker::{Outcome, Settled},
+    },
+    tenants,
+};
+
+/// Between two looks while the last tenants of an older template are being made.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What is to be done.
+enum Next {
+    /// There is more to take.
+    GoOn,
+    /// There is more to take, for everybody.
+    AllGoOn,
+    /// Later.
+    Wait(Duration),
+    /// Nothing, here.
+    Completed,
+}
+
+/// What the place does now; `None`: it takes again.
+pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outcome>, StepError> {
+    let next = place
+        .provisioner
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, place.claim).await?;
+            let run = runs::lock(tx, place.run).await?;
+            let Some(run) = run.filter(|run| run.state == RunState::Running) else {
+                queue::complete(tx, place.claim).await?;
+                return Ok(Next::Completed);
+            };
+            let left = held::find_left(tx, run.id, run.current_wave).await?;
+            let next = decide(tx, &run, &left, goal).await?;
+            if matches!(next, Next::Completed) {
+                queue::complete(tx, place.claim).await?;
+            }
+            Ok::<_, StepError>(next)
+        })
+        .await?;
+    match next {
+        Next::GoOn => Ok(None),
+        Next::AllGoOn => {
+            place.rouse_others().await?;
+            Ok(None)
+        }
+        Next::Wait(wait) => {
+            let error = "the next target is not due yet".to_owned();
+            let failure = Failure::new("fleet_target_not_due", error);
+            place.put_off(&failure, wait).await.map(Some)
+        }
+        Next::Completed => Ok(Some(Outcome::Settled(Settled::Completed))),
+    }
+}
+
+async fn decide(
+    tx: &mut sqlx::PgConnection,
+    run: &Run,
+    left: &Left,
+    goal: &Goal,
+) -> Result<Next, StepError> {
+    if left.pending > 0 {
+        let wait = left.next_due_s.unwrap_or(0.0).clamp(0.0, 3600.0);
+        return Ok(if wait > 0.0 {
+            Next::Wait(Duration::from_secs_f64(wait))
+        } else {
+            Next::GoOn
+        });
+    }
+    if left.running > 0 {
+        // whoever ends last looks again
+        return Ok(Next::Completed);
+    }
+    if run.current_wave < left.last_wave {
+        // a canary that died is a warning, whatever else is allowed
+        if left.of_wave > 0 && left.failed_of_wave == left.of_wave {
+            let cause = format!("every target of wave {} failed", run.current_wave);
+            return stop(tx, run, ("fleet_wave_failed", cause)).await;
+        }
+        runs::set_wave(tx, run.id, run.current_wave + 1).await?;
+        tracing::info!(fleet_run.id = %run.id, wave = run.current_wave + 1, "the next wave begins");
+        return Ok(Next::AllGoOn);
+    }
+    sweep_or_end(tx, run, goal).await
+}
+
+async fn sweep_or_end(
+    tx: &mut sqlx::PgConnection,
+    run: &Run,
+    goal: &Goal,
+) -> Result<Next, StepError> {
+    let known: HashSet<uuid::Uuid> = held::list_tenants(tx, run.id).await?.into_iter().collect();
+    let fleet = tenants::list_migratable(tx, &run.selection).await?;
+    let is_missing = |tenant: &tenants::Standing| {
+        !known.contains(&tenant.id.0)
+            && tenant.blueprint_hash.as_deref() != Some(&goal.hash)
+            && !goal.is_behind(&tenant.version)
+    };
+    let missing = fleet.into_iter().filter(is_missing);
+    let targets: Vec<NewTarget> = missing
+        .map(|tenant| NewTarget {
+            tenant: tenant.id,
+            wave: run.current_wave,
+            from_version: tenant.version,
+            skipped: None,
+        })
+        .collect();
+    if held::insert(tx, run.id, &targets).await? > 0 {
+        return Ok(Next::AllGoOn);
+    }
+    if !run.is_dry && tenants::is_any_begun_with_other(tx, &goal.hash).await? && goal.is_whole() {
+        return Ok(Next::Wait(LOOK));
+    }
+    let counts = run.counts;
+    if counts.failed > 0 {
+        let cause = format!("{} of {} targets failed", counts.failed, counts.total());
+        return stop(tx, run, ("fleet_targets_failed", cause)).await;
+    }
+    runs::set_state(tx, run.id, RunState::Done, None).await?;
+    tracing::info!(
+        fleet_run.id = %run.id,
+        done = counts.done,
+        skipped = counts.skipped,
+        "a fleet run is done"
+    );
+    Ok(Next::Completed)
+}
+
+/// The run stops here, failed.
+async fn stop(
+    tx: &mut sqlx::PgConnection,
+    run: &Run,
+    (code, cause): (&'static str, String),
+) -> Result<Next, StepError> {
+    tracing::error!(fleet_run.id = %run.id, error.code = code, error = cause, "a fleet run stopped");
+    let fix = match code {
+        "fleet_targets_failed" => format!(
+            "see why: tenantry fleet targets {0} --state failed; repair it; then: tenantry fleet retry --failed {0}",
+            run.id
+        ),
+        _ => format!(
+            "see why: tenantry fleet targets {0} --state failed; repair it; then: tenantry fleet retry --failed {0}, or go on without them: tenantry fleet resume {0}",
+            run.id
+        ),
+    };
+    let failure = RunFailure {
+        code: code.to_owned(),
+        cause,
+        fix,
+    };
+    runs::set_state(tx, run.id, RunState::Failed, Some(&failure)).await?;
+    Ok(Next::Completed)
+}
+
+/// Stops the run where more have failed than may; whether it is stopped now.
+pub(super) async fn stop_by_policy(place: &Place<'_>) -> Result<bool, StepError> {
+    place
+        .provisioner
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, place.claim).await?;
+            let Some(run) = runs::lock(tx, place.run).await? else {
+                return Ok(true);
+            };
+            let Some(limit) = run.max_failures.filter(|_| run.state == RunState::Running) else {
+                return Ok(run.state != RunState::Running);
+            };
+            let allowed = limit.of(run.counts.total());
+            let failed = run
+                .counts
+                .failed
+                .saturating_sub(run.forgiven.unsigned_abs());
+            if failed <= allowed {
+                return Ok(false);
+            }
+            let cause = format!(
+                "{failed} of {} targets failed, and no more than {allowed} may",
+                run.counts.total()
+            );
+            stop(tx, &run, ("fleet_too_many_failed", cause)).await?;
+            Ok::<_, StepError>(true)
+        })
+        .await
+}

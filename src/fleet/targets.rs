@@ -1,0 +1,187 @@
+//! `fleet_targets`: what became of each tenant in a run.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::RunId;
+use crate::{
+    page::{self, Asked, Page},
+    tenants::TenantId,
+};
+
+/// Name of this list, in its cursors.
+const LIST: &str = "fleet_targets";
+
+/// Every column of [`Target`]; a macro because statements are literals.
+macro_rules! select_target {
+    ($rest:literal) => {
+        concat!(
+            "select run, tenant, wave, state, attempt, priority, run_at, from_version, to_version, applied,
+                    duration_ms, error_code, error, fix, blocker, started_at, finished_at
+             from fleet_targets ",
+            $rest
+        )
+    };
+}
+
+/// Where a target is.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, sqlx::Type, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+#[schema(as = FleetTargetState)]
+pub enum TargetState {
+    /// It waits: for its wave, for a place, or for its next attempt.
+    Pending,
+    /// It is migrated just now.
+    Running,
+    /// Its database is on the run's version.
+    Done,
+    /// It is not migrated; `error_code` says why.
+    Skipped,
+    /// It could not be migrated.
+    Failed,
+}
+
+impl TargetState {
+    /// The word as it is stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A tenant in a run.
+#[derive(Debug, Clone, FromRow, Serialize, utoipa::ToSchema)]
+#[schema(as = FleetTarget)]
+pub struct Target {
+    /// The run.
+    pub run: RunId,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its wave, counted from 1.
+    pub wave: i32,
+    /// Where it is.
+    pub state: TargetState,
+    /// How often it was begun.
+    pub attempt: i32,
+    /// The highest goes first.
+    pub priority: i32,
+    /// When its next attempt is due.
+    pub run_at: DateTime<Utc>,
+    /// The version it was on when it became a target.
+    pub from_version: String,
+    /// The version it is on now, as far as that was looked at.
+    pub to_version: Option<String>,
+    /// Migrations that were applied.
+    pub applied: Option<i32>,
+    /// How long the last attempt took.
+    pub duration_ms: Option<f64>,
+    /// Code of the last error, or why it was skipped.
+    pub error_code: Option<String>,
+    /// The last error with its chain of causes.
+    pub error: Option<String>,
+    /// What to do about it.
+    pub fix: Option<String>,
+    /// Who held the lock that was waited for.
+    pub blocker: Option<serde_json::Value>,
+    /// When the last attempt began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was done, skipped or failed.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Which targets to list.
+#[derive(Debug, Clone, Default)]
+pub struct TargetFilter {
+    /// Only targets in this state.
+    pub state: Option<TargetState>,
+}
+
+/// A page of a run's targets, by the ids of the tenants.
+pub async fn list_targets(
+    connection: &mut PgConnection,
+    run: RunId,
+    filter: &TargetFilter,
+    asked: &Asked,
+) -> Result<Page<Target>, page::Error> {
+    let after: Option<Uuid> = asked.after(LIST)?;
+    let rows = sqlx::query_as(select_target!(
+        "where run = $1
+           and ($2::text is null or state = $2)
+           and ($3::uuid is null or tenant > $3)
+         order by tenant
+         limit $4"
+    ))
+    .bind(run)
+    .bind(filter.state.map(TargetState::name))
+    .bind(after)
+    .bind(asked.fetch_limit())
+    .fetch_all(connection)
+    .await?;
+    Ok(asked.page(LIST, rows, |target: &Target| target.tenant))
+}
+
+/// The failed targets wait again, with all their attempts before them; how many.
+pub(super) async fn retry_failed(tx: &mut PgConnection, run: RunId) -> sqlx::Result<u64> {
+    let retried = sqlx::query(
+        "update fleet_targets
+         set state = 'pending',
+             attempt = 0,
+             run_at = now(),
+             finished_at = null
+         where run = $1
+           and state = 'failed'",
+    );
+    Ok(retried.bind(run).execute(tx).await?.rows_affected())
+}
+
+/// What still waits is given up.
+pub(super) async fn skip_pending(tx: &mut PgConnection, run: RunId) -> sqlx::Result<()> {
+    sqlx::query(
+        "update fleet_targets
+         set state = 'skipped',
+             error_code = 'fleet_run_aborted',
+             error = 'the run was aborted before its turn came',
+             finished_at = now()
+         where run = $1
+           and state = 'pending'",
+    )
+    .bind(run)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A tenant that waits goes before all others of the run, at once; false when it does not wait.
+pub(super) async fn put_first(
+    tx: &mut PgConnection,
+    run: RunId,
+    tenant: TenantId,
+) -> sqlx::Result<bool> {
+    let put = sqlx::query(
+        "update fleet_targets
+         set priority = 1 + (select max(priority) from fleet_targets where run = $1),
+             -- one that was put first never waits for a wave
+             wave = 1,
+             run_at = now()
+         where run = $1
+           and tenant = $2
+           and state = 'pending'",
+    );
+    Ok(put
+        .bind(run)
+        .bind(tenant)
+        .execute(tx)
+        .await?
+        .rows_affected()
+        == 1)
+}

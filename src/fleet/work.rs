@@ -1,0 +1,273 @@
+//! One place of a run: takes targets, migrates them one after the other, records what became of them.
+//!
+//! Guarantees: what attempts that were lost had begun is brought to its end first, after their sessions were
+//! ended, whatever became of the run meanwhile; nothing is begun without the lease; a target and its
+//! tenant's row are recorded together, a fraction of a second after the migration at the latest; a pause
+//! is noticed after the migration that is under way.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::{
+    RunId, RunState, change,
+    goal::Goal,
+    held::{self, Held},
+    one, prepare, runs, settle,
+};
+use crate::{
+    provisioning::{Provisioner, StepError, template::TemplateRecord},
+    queue::{
+        self, Claim, Failure, Waker,
+        worker::{Lease, Outcome, Settled},
+    },
+    shutdown::Tasks,
+    tenants::{self, TenantId},
+};
+
+/// Results are recorded after this long, and when the targets at hand are done.
+const RECORD_AFTER: Duration = Duration::from_millis(200);
+
+/// A replica with another blueprint may be the one for this run: it is left to that one for so long.
+const STRANGE: Duration = Duration::from_secs(3);
+
+/// A place of a run, as a job holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// What migrations need.
+    pub provisioner: &'a Provisioner,
+    /// The job.
+    pub claim: &'a Claim,
+    /// The proof that the job is ours.
+    pub lease: &'a Lease,
+    /// Tells to stop between two targets.
+    pub tasks: &'a Tasks,
+    /// Wakes workers.
+    pub waker: &'a Waker,
+    /// Attempts of a target.
+    pub max_attempts: u32,
+    /// The run.
+    pub run: RunId,
+}
+
+/// Works in a place of a run until there is nothing to do in it.
+pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
+    let db = &place.provisioner.db;
+    let find = async || {
+        db.run(async |connection| runs::find(connection, place.run).await)
+            .await
+    };
+    let Some(mut run) = find().await? else {
+        return Ok(Outcome::Done);
+    };
+    if run.state == RunState::Preparing {
+        if let Some(outcome) = prepare::prepare(place, &run).await? {
+            return Ok(outcome);
+        }
+        let Some(prepared) = find().await? else {
+            return Ok(Outcome::Done);
+        };
+        run = prepared;
+    }
+    if run.prepared_at.is_none() {
+        return Ok(Outcome::Done);
+    }
+    let Some(goal) = Goal::load(place.provisioner, &run)? else {
+        return place.leave_to_others().await;
+    };
+    let templates = goal.templates(place.provisioner).await?;
+    let version = run.version.clone().unwrap_or_default();
+    let at = Aim {
+        goal: &goal,
+        templates: &templates,
+        version: &version,
+    };
+    loop {
+        if place.tasks.is_draining() {
+            return Ok(Outcome::Released);
+        }
+        let taken = place.take().await?;
+        let next = if taken.is_empty() {
+            settle::settle(place, &goal).await?
+        } else {
+            place.migrate_all(&at, taken).await?
+        };
+        if let Some(outcome) = next {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// Where databases are brought.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Aim<'a> {
+    pub(super) goal: &'a Goal,
+    pub(super) templates: &'a BTreeMap<String, TemplateRecord>,
+    pub(super) version: &'a str,
+}
+
+impl Place<'_> {
+    /// What was lost elsewhere, else what is due.
+    async fn take(&self) -> Result<Vec<Held>, StepError> {
+        let taken = self
+            .provisioner
+            .db
+            .transaction(async |tx| {
+                queue::assert_held(tx, self.claim).await?;
+                let lost = held::take_over(tx, self.run, self.claim).await?;
+                let progress = runs::find_progress(tx, self.run).await?;
+                match progress {
+                    Some(progress) if lost.is_empty() && progress.state == RunState::Running => {
+                        Ok::<_, StepError>(held::take(tx, (self.run, &progress), self.claim).await?)
+                    }
+                    _ => Ok(lost),
+                }
+            })
+            .await?;
+        self.provisioner.faults.hit(super::FAULT_POINTS[1]).await?;
+        Ok(taken)
+    }
+
+    /// Migrates what was taken; `Some` when the place is to stop.
+    async fn migrate_all(
+        &self,
+        aim: &Aim<'_>,
+        taken: Vec<Held>,
+    ) -> Result<Option<Outcome>, StepError> {
+        let mut subjects = one::find_subjects(self, &taken).await?;
+        let (mut ended, mut recorded_at) = (Vec::new(), Instant::now());
+        let mut waiting = taken.into_iter();
+        let mut is_going_on = true;
+        while let Some(held) = waiting.next() {
+            // another attempt takes over what it may have begun, also when the run is over
+            let is_stopping = self.tasks.is_draining() || !is_going_on;
+            if is_stopping && held.is_taken_over && self.tasks.is_draining() {
+                continue;
+            }
+            if is_stopping && !held.is_taken_over {
+                let rest: Vec<TenantId> = std::iter::once(held)
+                    .chain(waiting.by_ref())
+                    .filter(|held| !held.is_taken_over)
+                    .map(|held| held.tenant)
+                    .collect();
+                self.record(aim, &mut ended).await?;
+                self.give_back(&rest).await?;
+                break;
+            }
+            let subject = subjects.remove(&held.tenant.0);
+            ended.push(one::migrate(self, aim, &held, subject).await?);
+            if recorded_at.elapsed() >= RECORD_AFTER {
+                is_going_on = self.record(aim, &mut ended).await?;
+                recorded_at = Instant::now();
+            }
+        }
+        self.record(aim, &mut ended).await?;
+        Ok(self.tasks.is_draining().then_some(Outcome::Released))
+    }
+
+    /// Records results, each with its tenant's row; whether the run goes on.
+    async fn record(
+        &self,
+        aim: &Aim<'_>,
+        ended: &mut Vec<held::Record>,
+    ) -> Result<bool, StepError> {
+        if ended.is_empty() {
+            return Ok(true);
+        }
+        self.provisioner.faults.hit(super::FAULT_POINTS[2]).await?;
+        let records = std::mem::take(ended);
+        let is_done = |record: &&held::Record| record.state == "done";
+        let mut done: Vec<TenantId> = records
+            .iter()
+            .filter(is_done)
+            .map(|record| record.tenant)
+            .collect();
+        // the order in which everybody locks several tenants
+        done.sort_unstable_by_key(|tenant| tenant.0);
+        let failures = records.iter().filter(|record| record.state == "failed");
+        let has_failures = failures.count() > 0;
+        let progress = self
+            .provisioner
+            .db
+            .transaction(async |tx| {
+                queue::assert_held(tx, self.claim).await?;
+                let recorded = held::record(tx, self.run, self.claim, &records).await?;
+                if recorded != records.len() as u64 {
+                    return Err(StepError::LostClaim);
+                }
+                tenants::mark_migrated(tx, &done, (aim.version, &aim.goal.hash)).await?;
+                let progress = runs::find_progress(tx, self.run).await?;
+                if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
+                    // one that was to be tried again
+                    super::targets::skip_pending(tx, self.run).await?;
+                }
+                Ok::<_, StepError>(progress)
+            })
+            .await?;
+        self.provisioner.faults.hit(super::FAULT_POINTS[3]).await?;
+        for record in &records {
+            let outcome = match record.state {
+                "pending" => "retried",
+                state => state,
+            };
+            self.provisioner.metrics.fleet_target_ended(outcome);
+        }
+        let is_running = progress.is_some_and(|progress| progress.state == RunState::Running);
+        Ok(is_running && !(has_failures && settle::stop_by_policy(self).await?))
+    }
+
+    async fn give_back(&self, tenants: &[TenantId]) -> Result<(), StepError> {
+        self.provisioner
+            .db
+            .transaction(async |tx| {
+                queue::assert_held(tx, self.claim).await?;
+                held::give_back(tx, self.run, self.claim, tenants).await?;
+                let progress = runs::find_progress(tx, self.run).await?;
+                if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
+                    super::targets::skip_pending(tx, self.run).await?;
+                }
+                Ok::<_, StepError>(())
+            })
+            .await
+    }
+
+    /// This replica has another blueprint than the run: somebody else may have it.
+    pub(super) async fn leave_to_others(&self) -> Result<Outcome, StepError> {
+        let error = "this replica has another blueprint than the fleet run".to_owned();
+        let failure = Failure::new("fleet_blueprint_unknown", error);
+        self.put_off(&failure, STRANGE).await
+    }
+
+    /// The job comes back after a while.
+    pub(super) async fn put_off(
+        &self,
+        failure: &Failure,
+        wait: Duration,
+    ) -> Result<Outcome, StepError> {
+        self.provisioner
+            .db
+            .transaction(async |tx| {
+                queue::assert_held(tx, self.claim).await?;
+                Ok::<_, StepError>(queue::postpone(tx, self.claim, failure, wait).await?)
+            })
+            .await?;
+        Ok(Outcome::Settled(Settled::Postponed))
+    }
+
+    /// There is more to do for all places. In a transaction of its own: this one's job is locked by nobody now.
+    pub(super) async fn rouse_others(&self) -> Result<(), StepError> {
+        self.provisioner
+            .db
+            .transaction(async |tx| {
+                let run = runs::find(tx, self.run).await?;
+                match run.filter(|run| run.state == RunState::Running) {
+                    Some(run) => Ok::<_, StepError>(change::rouse(tx, &run).await?),
+                    None => Ok(()),
+                }
+            })
+            .await?;
+        self.waker.wake();
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+//! `/v1/fleet-runs`: one migration over all tenants, and what an operator makes of it.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+use serde::Deserialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{
+    AppState, Problem,
+    extract::{Path, Query},
+    mutation::Mutation,
+    operator::{Changing, Reading},
+};
+use crate::{
+    audit::Actor,
+    fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
+    page::{Asked, Page},
+    tenants::{self, Selection},
+};
+
+/// Databases that are migrated at once where the request does not say.
+const CONCURRENCY: u32 = 16;
+
+/// So many waves a run may have.
+const MOST_WAVES: usize = 100;
+
+/// A new run.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = NewFleetRun)]
+pub(super) struct Wanted {
+    /// The version to stop at; if not given, the newest of the blueprint.
+    #[schema(max_length = 255, pattern = r"^[^\u0000]*$")]
+    to: Option<String>,
+    /// Which tenants; if not given, all that are ready or suspended.
+    selection: Selection,
+    /// How far each wave goes, a count such as `"1"` or a share such as `"10%"`; the last one goes to the end.
+    #[schema(value_type = Vec<String>, max_items = 100)]
+    waves: Vec<Portion>,
+    /// At most so many databases at once, over all replicas.
+    #[schema(minimum = 1, maximum = 256)]
+    concurrency: u32,
+    /// More failures than this, a count or a share of all targets, stop the run; if not given, none does.
+    #[schema(value_type = Option<String>)]
+    max_failures: Option<Portion>,
+    /// Only throw-away clones are migrated.
+    dry_run: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            to: None,
+            selection: Selection::default(),
+            waves: Vec::new(),
+            concurrency: CONCURRENCY,
+            max_failures: None,
+            dry_run: false,
+        }
+    }
+}
+
+impl Wanted {
+    fn read(&self) -> Result<NewRun, Problem> {
+        if let Some(to) = &self.to
+            && (to.is_empty() || to.len() > 255 || to.chars().any(char::is_control))
+        {
+            return Err(Problem::invalid("to is no version"));
+        }
+        if !(1..=256).contains(&self.concurrency) {
+            return Err(Problem::invalid("concurrency is not between 1 and 256"));
+        }
+        if self.waves.len() > MOST_WAVES {
+            return Err(Problem::invalid("there are more than 100 waves"));
+        }
+        tenants::check_all(&self.selection.labels)
+            .map_err(|invalid| Problem::invalid(invalid.to_string()))?;
+        Ok(NewRun {
+            blueprint_hash: None,
+            wanted_version: self.to.clone(),
+            selection: self.selection.clone(),
+            waves: self.waves.clone(),
+            concurrency: self.concurrency,
+            max_failures: self.max_failures,
+            is_dry: self.dry_run,
+        })
+    }
+}
+
+/// Which runs to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Which {
+    /// Only runs in this state.
+    #[param(inline)]
+    state: Option<RunState>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Rows of a page: 1 to 200, 50 if not given.
+    limit: Option<u32>,
+}
+
+/// Which targets to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WhichTargets {
+    /// Only targets in this state.
+    #[param(inline)]
+    state: Option<TargetState>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Rows of a page: 1 to 200, 50 if not given.
+    limit: Option<u32>,
+}
+
+/// The run of this id.
+pub(super) async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Run, Problem> {
+    let id = RunId(id);
+    let found = fleet::find(connection, id).await?;
+    found.ok_or_else(|| fleet::Error::Unknown(id).into())
+}
+
+/// Fleet runs, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/fleet-runs",
+    operation_id = "list_fleet_runs",
+    tag = "fleet",
+    params(Which),
+    responses((status = 200, description = "A page of runs", body = Page<Run>), Reading),
+    security(("key" = []))
+)]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Query(which): Query<Which>,
+) -> Result<Json<Page<Run>>, Problem> {
+    let asked = Asked::read(which.cursor, which.limit)?;
+    let list = async |connection: &mut _| fleet::list_page(connection, which.state, &asked).await;
+    Ok(Json(state.db.run(list).await?))
+}
+
+/// Migrate the fleet.
+///
+/// Templates and pools of the new version are made first; then the tenants, wave by wave. One run at a time.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs",
+    operation_id = "create_fleet_run",
+    tag = "fleet",
+    params(
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    request_body = Wanted,
+    responses((status = 201, description = "The run, being prepared", body = Run, headers(("location" = String, description = "Where it is"))), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn create(
+    State(state): State<AppState>,
+    uri: Uri,
+    mutation: Mutation<Wanted>,
+) -> Result<Response, Problem> {
+    let new = mutation.body.read()?;
+    let act = async |tx: &mut _| Ok(fleet::create(tx, &new, &mutation.actor).await?);
+    mutation.create(&state, &uri, act).await
+}
+
+/// A fleet run.
+#[utoipa::path(
+    get,
+    path = "/v1/fleet-runs/{id}",
+    operation_id = "find_fleet_run",
+    tag = "fleet",
+    params(("id" = Uuid, Path, description = "Id of the run")),
+    responses(
+        (status = 200, description = "The run", body = Run),
+        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        Reading
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn get(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Run>, Problem> {
+    let find = async |connection: &mut _| find(connection, id).await;
+    Ok(Json(state.db.run(find).await?))
+}
+
+/// What became of each tenant in a run.
+#[utoipa::path(
+    get,
+    path = "/v1/fleet-runs/{id}/targets",
+    operation_id = "list_fleet_targets",
+    tag = "fleet",
+    params(("id" = Uuid, Path, description = "Id of the run"), WhichTargets),
+    responses(
+        (status = 200, description = "A page of targets, by the ids of their tenants", body = Page<Target>),
+        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        Reading
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn targets(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    Query(which): Query<WhichTargets>,
+) -> Result<Json<Page<Target>>, Problem> {
+    let asked = Asked::read(which.cursor, which.limit)?;
+    let filter = TargetFilter { state: which.state };
+    let list = async |connection: &mut PgConnection| -> Result<_, Problem> {
+        let run = find(connection, id).await?;
+        Ok(fleet::list_targets(connection, run.id, &filter, &asked).await?)
+    };
+    Ok(Json(state.db.run(list).await?))
+}
+
+/// What is done about a run.
+async fn act(
+    state: &AppState,
+    id: Uuid,
+    mutation: &Mutation,
+    act: impl AsyncFn(&mut PgConnection, RunId, &Actor) -> Result<Run, fleet::Error>,
+) -> Result<Response, Problem> {
+    let act = async |tx: &mut PgConnection| Ok(act(tx, RunId(id), &mutation.actor).await?);
+    mutation.run(state, StatusCode::OK, act).await
+}
+
+/// Begin nothing new in a run; what is under way ends.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs/{id}/pause",
+    operation_id = "pause_fleet_run",
+    tag = "fleet",
+    params(
+        ("id" = Uuid, Path, description = "Id of the run"),
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    responses((status = 200, description = "The run, paused", body = Run), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn pause(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    mutation: Mutation,
+) -> Result<Response, Problem> {
+    act(&state, id, &mutation, fleet::pause).await
+}
+
+/// Let a paused run go on, or one that was stopped by failures with what it left.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs/{id}/resume",
+    operation_id = "resume_fleet_run",
+    tag = "fleet",
+    params(
+        ("id" = Uuid, Path, description = "Id of the run"),
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    responses((status = 200, description = "The run, running or being prepared", body = Run), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn resume(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    mutation: Mutation,
+) -> Result<Response, Problem> {
+    act(&state, id, &mutation, fleet::resume).await
+}
+
+/// Try the failed targets of a run again.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs/{id}/retry",
+    operation_id = "retry_fleet_run",
+    tag = "fleet",
+    params(
+        ("id" = Uuid, Path, description = "Id of the run"),
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    responses((status = 200, description = "The run, running or paused", body = Run), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn retry(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    mutation: Mutation,
+) -> Result<Response, Problem> {
+    act(&state, id, &mutation, fleet::retry).await
+}
+
+/// End a run; what waits in it is skipped, what is under way ends.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs/{id}/abort",
+    operation_id = "abort_fleet_run",
+    tag = "fleet",
+    params(
+        ("id" = Uuid, Path, description = "Id of the run"),
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    responses((status = 200, description = "The run, aborted", body = Run), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn abort(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    mutation: Mutation,
+) -> Result<Response, Problem> {
+    act(&state, id, &mutation, fleet::abort).await
+}

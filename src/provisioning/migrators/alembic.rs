@@ -1,0 +1,34 @@
+//! The migrator `alembic`: the user's project, run by the user's Python.
+
+use super::Error;
+use crate::blueprint::{Alembic, Project};
+
+/// The command line. It holds no secret.
+pub(super) fn argv(settings: &Alembic, project: &Project) -> Vec<String> {
+    let target = project.target.as_deref().unwrap_or("head");
+    let ours = ["-m", "alembic", "-c", &settings.ini, "upgrade", target];
+    let ours = ours.into_iter().map(str::to_owned);
+    settings.python.iter().cloned().chain(ours).collect()
+}
+
+/// The query of the current revisions. The names are letters, digits and `_` only.
+pub(super) fn version_sql(settings: &Alembic) -> String {
+    format!(
+        "select version_num from \"{}\".\"{}\"",
+        settings.version_schema, settings.version_table
+    )
+}
+
+/// What Alembic means, where it says so in its own words; they decide what is told and nothing else.
+pub(super) fn explain(errors: &str, database: &str) -> Option<Error> {
+    let line = |mark: &str| errors.lines().rfind(|line| line.contains(mark));
+    if let Some(line) = line("Multiple head revisions are present") {
+        let what = line.trim().to_owned();
+        return Some(Error::SeveralHeads { what });
+    }
+    let line = line("Can't locate revision identified by")?;
+    Some(Error::RevisionUnknown {
+        database: database.to_owned(),
+        told: line.trim().to_owned(),
+    })
+}

@@ -1,0 +1,167 @@
+//! Why a database was not brought to its version: code, fix, and whether trying again can help.
+
+use std::time::Duration;
+
+use super::Blocker;
+
+/// Why a database was not migrated.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else held a lock for too long.
+    #[error("{doing} waited too long for a lock{}", held_by(blocker.as_deref()))]
+    LockTimeout {
+        /// The file, or what was to be done.
+        doing: String,
+        /// Who held it, where one was seen.
+        blocker: Option<Box<Blocker>>,
+        /// What the server said.
+        source: Option<sqlx::Error>,
+    },
+    /// The structure is not the template's.
+    #[error(
+        "database {database} was migrated, and its structure ({found}) differs from its template's ({expected})"
+    )]
+    Drifted {
+        /// The database.
+        database: String,
+        /// Beginning of its fingerprint.
+        found: String,
+        /// Beginning of the template's.
+        expected: String,
+    },
+    /// There is no such database any more.
+    #[error("database {database} is not there any more")]
+    DatabaseGone {
+        /// The database.
+        database: String,
+    },
+    /// The program could not be started at all.
+    #[error("the migrator could not be started")]
+    NotStarted {
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The program says that it failed.
+    #[error("the migrator ended with exit code {code}: {told}")]
+    Failed {
+        /// Its exit code.
+        code: i32,
+        /// The last lines of its standard error.
+        told: String,
+        /// Whether trying again can help.
+        passing: bool,
+    },
+    /// The program failed and left the database between two versions.
+    #[error(
+        "the migrator left database {database} changed, but at version {version:?} still: {told}"
+    )]
+    HalfApplied {
+        /// The database.
+        database: String,
+        /// The version before and after.
+        version: String,
+        /// The last lines of its standard error.
+        told: String,
+    },
+    /// Nobody knows to which head to go.
+    #[error("alembic has several heads: {what}")]
+    SeveralHeads {
+        /// What was found.
+        what: String,
+    },
+    /// A revision that the project does not have.
+    #[error("alembic does not know a revision, asked for or in database {database}: {told}")]
+    RevisionUnknown {
+        /// The database.
+        database: String,
+        /// What Alembic said.
+        told: String,
+    },
+    /// The version is not one, or not the wanted one.
+    #[error("the version cannot be told: {what}")]
+    VersionUnreadable {
+        /// What was found.
+        what: String,
+    },
+    /// It took too long and was cut off.
+    #[error("the migration of database {database} did not end within {} s", limit.as_secs_f64())]
+    TimedOut {
+        /// The database.
+        database: String,
+        /// `migrate_timeout_ms` of the blueprint.
+        limit: Duration,
+    },
+}
+
+fn held_by(blocker: Option<&Blocker>) -> String {
+    blocker.map_or_else(String::new, |blocker| format!(", held by {blocker}"))
+}
+
+impl Error {
+    /// Stable code; docs/errors.md has an entry for each.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LockTimeout { .. } => "lock_timeout",
+            Self::Drifted { .. } => "drifted",
+            Self::DatabaseGone { .. } => "database_gone",
+            Self::TimedOut { .. } => "migrator_timed_out",
+            Self::NotStarted { .. } | Self::Failed { .. } => "migrator_failed",
+            Self::HalfApplied { .. } => "migration_half_applied",
+            Self::SeveralHeads { .. } => "alembic_several_heads",
+            Self::RevisionUnknown { .. } => "alembic_revision_unknown",
+            Self::VersionUnreadable { .. } => "migrator_version_unreadable",
+        }
+    }
+
+    /// What to do.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::LockTimeout { .. } => {
+                "nothing, if it goes by: it is tried again by itself; else end the session that is named"
+            }
+            Self::Drifted { .. } => {
+                "find what was changed by hand in that database and change it back, or put it into a migration"
+            }
+            Self::DatabaseGone { .. } => "restore the database, or archive the tenant whose it was",
+            Self::NotStarted { .. } | Self::Failed { .. } => {
+                "repair what the migrator's own words name; it runs in the blueprint's directory with the environment that docs/migrators.md lists"
+            }
+            Self::HalfApplied { .. } => {
+                "bring the database by hand to the version it is at or to the next one, then try again; a revision that cannot run in a transaction should do one thing"
+            }
+            Self::SeveralHeads { .. } => "merge the heads: alembic merge heads",
+            Self::RevisionUnknown { .. } => {
+                "bring the blueprint's project up to date, or ask for a revision that it has"
+            }
+            Self::VersionUnreadable { .. } => {
+                "correct version_query in blueprint.toml: it must return the version as one row with one column"
+            }
+            Self::TimedOut { .. } => {
+                "raise migrate_timeout_ms in blueprint.toml, or find out what the migration waits for"
+            }
+        }
+    }
+
+    /// Whether the same attempt may succeed later without anybody doing anything.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::LockTimeout { .. } | Self::TimedOut { .. } => true,
+            Self::Failed { passing, .. } => *passing,
+            Self::Drifted { .. }
+            | Self::DatabaseGone { .. }
+            | Self::NotStarted { .. }
+            | Self::HalfApplied { .. }
+            | Self::SeveralHeads { .. }
+            | Self::RevisionUnknown { .. }
+            | Self::VersionUnreadable { .. } => false,
+        }
+    }
+
+    /// Who was in the way.
+    pub fn blocker(&self) -> Option<&Blocker> {
+        match self {
+            Self::LockTimeout { blocker, .. } => blocker.as_deref(),
+            _ => None,
+        }
+    }
+}

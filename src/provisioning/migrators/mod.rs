@@ -1,0 +1,146 @@
+//! Migrators: bring one database to a blueprint's version.
+//!
+//! Guarantees: one migrator at a time in a database, under an advisory lock that lives and dies with
+//! our session; never as a superuser: `sql` files run as the owner role, programs log in as a member of it;
+//! a database that is there already
+//! costs a connection and one query; every wait is bounded, and a lock that was not had names who holds
+//! it; what was cut off has no session left when it is called failed; afterwards the structure is compared
+//! with the template's.
+//!
+//! Does not: retry, choose databases, or write anything into the control database.
+
+mod alembic;
+mod blocker;
+pub mod child;
+mod command;
+mod compare;
+mod error;
+mod prepare;
+mod program;
+mod sql;
+mod state;
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+pub use blocker::Blocker;
+pub use error::Error;
+pub(super) use prepare::{grant, prepare};
+
+use self::blocker::Watch;
+use super::StepError;
+use crate::{
+    blueprint::Blueprint,
+    causes::chain,
+    secrets::Keyring,
+    tenant_db::{self, Cluster, Ident, Tag},
+    tenants::TenantId,
+};
+
+/// One database that is to be brought to a blueprint's version.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration<'a> {
+    /// Where the database is.
+    pub cluster: &'a Cluster,
+    /// Gives the password of the migrators' login role.
+    pub keyring: &'a Keyring,
+    /// Cut off at the wanted version already.
+    pub blueprint: &'a Blueprint,
+    /// The database.
+    pub database: &'a Ident,
+    /// Id and organization's name; `None` for a template.
+    pub tenant: Option<(TenantId, &'a str)>,
+    /// Whose attempt it is.
+    pub tag: Option<&'a Tag>,
+    /// Version of the sealed template of this blueprint: a database that is there needs nothing.
+    pub head: Option<&'a str>,
+    /// Fingerprint of that template, which the database must have afterwards.
+    pub expected: Option<&'a str>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// The version before; empty where there was none.
+    pub from: String,
+    /// The version now.
+    pub to: String,
+    /// How many migrations were applied, as far as that is known; 0 where nothing was to do.
+    pub applied: u32,
+}
+
+/// Brings the database to the blueprint's version. Once: nothing is tried again.
+pub async fn migrate(migration: &Migration<'_>) -> Result<Migrated, StepError> {
+    let settings = &migration.blueprint.settings;
+    let limit = Duration::from_millis(settings.migrate_timeout_ms.into());
+    let watch = Watch::new(migration);
+    // on the heap: everything that a migrator may do is in this future, and callers nest deep
+    let work = Box::pin(connect_and_run(migration, &watch));
+    if let Ok(done) = tokio::time::timeout(limit, work).await {
+        return done;
+    }
+    // the server does not notice that nobody listens any more
+    if let Err(left) = watch.end_sessions().await {
+        tracing::warn!(
+            error = chain(&left),
+            "sessions of a migration that was cut off were left"
+        );
+    }
+    let database = migration.database.as_str().to_owned();
+    Err(Error::TimedOut { database, limit }.into())
+}
+
+async fn connect_and_run(
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+) -> Result<Migrated, StepError> {
+    let settings = &migration.blueprint.settings;
+    let options = [
+        ("statement_timeout", settings.statement_timeout_ms),
+        ("lock_timeout", settings.lock_timeout_ms),
+    ]
+    .map(|(name, milliseconds)| (name, milliseconds.to_string()));
+    let connected = migration
+        .cluster
+        .connect_with(migration.database, migration.tag, &options);
+    let mut connection = match connected.await {
+        Err(error) if error.sqlstate().as_deref() == Some("3D000") => {
+            let database = migration.database.as_str().to_owned();
+            return Err(Error::DatabaseGone { database }.into());
+        }
+        connected => connected?,
+    };
+    let done = watch.during(run(&mut connection, migration, watch)).await;
+    // a session that met an error may be inside a transaction: ended either way
+    let _ = connection.close().await;
+    done
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+) -> Result<Migrated, StepError> {
+    let done = match &migration.blueprint.project {
+        None => sql::migrate(connection, migration, watch).await?,
+        Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
+    };
+    if done.changed {
+        compare::with_template(connection, migration).await?;
+    }
+    Ok(done.migrated)
+}
+
+/// What a migrator did to the database.
+struct Done {
+    migrated: Migrated,
+    /// Whether anything was written.
+    changed: bool,
+}
+
+/// The error of something that is not a file of the blueprint.
+fn failed(what: &str) -> impl FnOnce(sqlx::Error) -> StepError {
+    let doing = what.to_owned();
+    move |source| tenant_db::Error::sql(doing)(source).into()
+}

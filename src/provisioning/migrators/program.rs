@@ -1,0 +1,234 @@
+//! Migrators that are programs of their own: what `alembic` and `command` have in common.
+//!
+//! Guarantees: a database at the version of its template is known by one query, and nothing is started;
+//! the program logs in as a role that is a member of the owner role and of nothing else; its URL is in its
+//! environment and never in its arguments; sessions that an earlier program left are ended before the next
+//! one begins; its word that all went well is not taken: the version is read again.
+
+use secrecy::ExposeSecret;
+use sqlx::PgConnection;
+
+use super::{
+    Done, Error, Migrated, Migration, alembic,
+    blocker::Watch,
+    child::{self, Ended, Program},
+    command, sql,
+    state::State,
+};
+use crate::{
+    blueprint::{Migrator, Project},
+    config::Environment,
+    provisioning::StepError,
+    tenant_db::{self, fingerprint, roles, sessions},
+};
+
+/// Of our own environment everybody gets these.
+const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+
+/// What sysexits calls a failure of the moment: the only exit code that means something to us.
+const TRY_AGAIN: i32 = 75;
+
+/// So many lines of what it said are told.
+const TOLD_LINES: usize = 20;
+
+/// Runs the program where the database is not at its version, and then the shared seed.
+pub(super) async fn migrate(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+    project: &Project,
+) -> Result<Done, StepError> {
+    let state = State::lock(connection, migration, watch).await?;
+    let from = one_version(migration, &state)?;
+    let mut to = from.clone();
+    let is_there = !from.is_empty() && migration.head == Some(from.as_str());
+    if !is_there {
+        to = run(connection, migration, watch, (project, &state, &from)).await?;
+    }
+    let seeded = sql::seed(connection, migration, watch, &state).await?;
+    Ok(Done {
+        changed: !is_there || seeded,
+        migrated: Migrated {
+            applied: u32::from(from != to),
+            from,
+            to,
+        },
+    })
+}
+
+/// The version; empty where the database has none.
+fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
+    match state.versions.as_slice() {
+        [] => Ok(String::new()),
+        [version] => Ok(version.clone()),
+        several if migration.blueprint.settings.migrator == Migrator::Alembic => {
+            Err(Error::SeveralHeads {
+                what: format!(
+                    "database {} is on several revisions ({})",
+                    migration.database.as_str(),
+                    several.join(", ")
+                ),
+            })
+        }
+        several => Err(Error::VersionUnreadable {
+            what: format!("command.version_query returned {} rows", several.len()),
+        }),
+    }
+}
+
+/// Runs the program; the version that the database is on afterwards.
+async fn run(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+    (project, state, from): (&Project, &State, &str),
+) -> Result<String, StepError> {
+    let Migration {
+        cluster, database, ..
+    } = *migration;
+    let settings = &migration.blueprint.settings;
+    let password = migration.keyring.derive(&format!(
+        "migrator of cluster {} {}",
+        cluster.name, cluster.prefix
+    ))?;
+    let limits = (settings.lock_timeout_ms, settings.statement_timeout_ms);
+    cluster
+        .run(async |connection| {
+            roles::ensure_migrator(connection, cluster, &password, limits).await?;
+            sessions::end_of_role(connection, database, &cluster.migrator).await
+        })
+        .await?;
+    let before = fingerprint::of(connection).await?;
+    let ended = child::run(Program {
+        argv: match settings.migrator {
+            Migrator::Alembic => alembic::argv(&settings.alembic, project),
+            Migrator::Sql | Migrator::Command => command::argv(settings.command.as_ref()),
+        },
+        directory: &project.root,
+        environment: environment(migration, project, (&password, state.tls)),
+        secret: password.expose_secret(),
+    })
+    .await
+    .map_err(|source| Error::NotStarted { source })?;
+    tracing::debug!(
+        database = database.as_str(),
+        code = ended.code,
+        output = ended.output,
+        "a migrator ended"
+    );
+    let after = State::read(connection, migration).await?;
+    if ended.code != 0 {
+        let changed =
+            after.versions == state.versions && fingerprint::of(connection).await? != before;
+        return Err(explain(migration, watch, &ended, (from, changed)).into());
+    }
+    let to = one_version(migration, &after)?;
+    let wanted = migration.head.unwrap_or(&to);
+    if to.is_empty() || to != wanted {
+        let what = format!(
+            "the migrator ended well, and database {} is at version {to:?} instead of {wanted:?}",
+            database.as_str()
+        );
+        return Err(Error::VersionUnreadable { what }.into());
+    }
+    Ok(to)
+}
+
+/// Everything that the program gets to know.
+fn environment(
+    migration: &Migration<'_>,
+    project: &Project,
+    (password, tls): (&secrecy::SecretString, bool),
+) -> Vec<(String, String)> {
+    let settings = &migration.blueprint.settings;
+    let ours = Environment::of_process();
+    let more = match settings.migrator {
+        Migrator::Alembic => &settings.alembic.environment[..],
+        Migrator::Sql | Migrator::Command => settings
+            .command
+            .as_ref()
+            .map_or(&[][..], |command| &command.environment),
+    };
+    let inherited = INHERITED.into_iter().chain(more.iter().map(String::as_str));
+    let inherited =
+        inherited.filter_map(|name| Some((name.to_owned(), ours.get(name)?.to_owned())));
+    let connection = migration
+        .cluster
+        .environment(migration.database, password, tls);
+    let named = [
+        (
+            "PGAPPNAME",
+            migration
+                .tag
+                .map_or("tenantry migrator", tenant_db::Tag::as_str),
+        ),
+        ("TENANTRY_DIRECTION", "up"),
+    ];
+    let tenant = migration.tenant.map(|(id, name)| {
+        [
+            ("TENANTRY_TENANT_ID", id.to_string()),
+            ("TENANTRY_TENANT_NAME", name.replace('\0', "")),
+        ]
+    });
+    let target = project.target.clone().map(|to| ("TENANTRY_TARGET", to));
+    let own = |(name, value): (&str, String)| (name.to_owned(), value);
+    inherited
+        .chain(connection.into_iter().map(own))
+        .chain(named.map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .chain(tenant.into_iter().flatten().map(own))
+        .chain(target.map(own))
+        .collect()
+}
+
+/// What a failure means, as far as that can be known.
+fn explain(
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+    ended: &Ended,
+    (from, changed): (&str, bool),
+) -> Error {
+    let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
+    // Alembic says on standard output why it gives up
+    let said = if is_alembic || ended.errors.trim().is_empty() {
+        &ended.output
+    } else {
+        &ended.errors
+    };
+    let told = last_lines(said);
+    let database = migration.database.as_str();
+    let waited = ["lock timeout", "LockNotAvailable", "55P03"];
+    if changed {
+        let version = from.to_owned();
+        let database = database.to_owned();
+        return Error::HalfApplied {
+            database,
+            version,
+            told,
+        };
+    }
+    if watch.seen().is_some() && waited.iter().any(|mark| said.contains(mark)) {
+        return Error::LockTimeout {
+            doing: format!("the migrator of database {database}"),
+            blocker: watch.seen(),
+            source: None,
+        };
+    }
+    if is_alembic && let Some(error) = alembic::explain(said, database) {
+        return error;
+    }
+    Error::Failed {
+        code: ended.code,
+        told,
+        // whoever was killed did not decide to fail
+        passing: ended.code == TRY_AGAIN || ended.code > 128,
+    }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let lines = &lines[lines.len().saturating_sub(TOLD_LINES)..];
+    if lines.is_empty() {
+        return "it said nothing".to_owned();
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,392 @@
+//! Whoever makes and drops the databases of the pool: one at a time per cluster.
+//!
+//! Guarantees: the lock of the pool lives and dies with the session in which databases are created and
+//! dropped, and so does a statement that outlives its client: who has the lock has nobody else's work under
+//! way, and may take what is half done for lost. A process that was stopped loses its session, and what it
+//! still writes changes no row. Nothing is begun while a tenant waits for its database.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::rows;
+use crate::{
+    blueprint::Blueprint,
+    provisioning::{
+        Provisioner, StepError,
+        template::{self, Template},
+    },
+    queue,
+    tenant_db::{self, Cluster, Ident, databases},
+};
+
+/// Where a test can make building and dropping fail.
+pub const FAULT_POINTS: [&str; 6] = [
+    "pool.begun",
+    "pool.cloned",
+    "pool.marked",
+    "pool.ready",
+    "pool.dropping",
+    "pool.dropped",
+];
+
+/// Between two looks whether tenants still wait.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// While tenants are made and none of them waits, a database is begun after this long all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How fast it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Half of the time at most.
+    Background,
+    /// Somebody waits for it.
+    Now,
+}
+
+/// How filling ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    /// Databases that were made.
+    pub made: u32,
+    /// Ready ones, of this blueprint.
+    pub ready: u32,
+    /// How many there should be.
+    pub wanted: u32,
+}
+
+/// How fast, whether to go on, and who hears of each.
+pub(super) type Going<'a> = (
+    Pace,
+    &'a (dyn Fn() -> bool + Sync),
+    &'a (dyn Fn(Filled) + Sync),
+);
+
+/// Fills the pool of this blueprint on a cluster, now; builds the template if there is none.
+///
+/// Waits for whoever fills it just now, and whenever tenants wait; ends early when `may_go_on` says no.
+/// `told` hears of every database.
+pub async fn fill(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    blueprint: &Blueprint,
+    may_go_on: impl Fn() -> bool + Sync,
+    told: impl Fn(Filled) + Sync,
+) -> Result<Filled, StepError> {
+    let template = template::ensure(provisioner, cluster, blueprint).await?;
+    let found = provisioner
+        .db
+        .run(async |connection| {
+            let of = (cluster.name.as_str(), template.hash.as_str());
+            rows::look(connection, of, provisioner.pool.settings.evict_after_s).await
+        })
+        .await?;
+    let busiest = u32::try_from(found.busiest_minute).unwrap_or(u32::MAX);
+    let wanted = provisioner.pool.settings.wanted(busiest);
+    let so_far = Filled {
+        made: 0,
+        ready: u32::try_from(found.ready).unwrap_or(u32::MAX),
+        wanted,
+    };
+    if wanted == 0 {
+        return Ok(so_far);
+    }
+    let Some(mut builder) = Builder::wait_for(provisioner, cluster, &may_go_on).await? else {
+        return Ok(so_far);
+    };
+    builder.mend().await?;
+    let filled = builder.fill(&template, wanted, (Pace::Now, &may_go_on, &told));
+    let filled = filled.await?;
+    builder.close().await;
+    Ok(filled)
+}
+
+/// Drops every database of a cluster's pool that nobody has claimed; how many. `told` hears of each.
+pub async fn drain(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    told: impl Fn(u32),
+) -> Result<u32, StepError> {
+    let Some(mut builder) = Builder::wait_for(provisioner, cluster, &|| true).await? else {
+        return Ok(0);
+    };
+    builder.mend().await?;
+    let ready = provisioner
+        .db
+        .run(async |connection| rows::list_ready(connection, &cluster.name).await)
+        .await?;
+    let mut dropped = 0;
+    for (id, database) in ready {
+        if builder.drop_ready(id, &database).await? {
+            dropped += 1;
+            told(dropped);
+        }
+    }
+    builder.close().await;
+    Ok(dropped)
+}
+
+/// The one who makes and drops databases of a cluster's pool.
+pub(super) struct Builder<'a> {
+    provisioner: &'a Provisioner,
+    cluster: &'a Cluster,
+    session: PgConnection,
+}
+
+impl<'a> Builder<'a> {
+    /// `None` while another one is at it.
+    pub(super) async fn try_new(
+        provisioner: &'a Provisioner,
+        cluster: &'a Cluster,
+    ) -> Result<Option<Self>, StepError> {
+        let mut session = cluster.connect_for_maintenance().await?;
+        let lock = format!("{}pool", cluster.prefix);
+        let locked: bool =
+            sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
+                .bind(lock)
+                .fetch_one(&mut session)
+                .await
+                .map_err(tenant_db::Error::sql("locking the pool"))?;
+        if !locked {
+            let _ = session.close().await;
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            provisioner,
+            cluster,
+            session,
+        }))
+    }
+
+    /// Waits until nobody else is at it; `None` when `may_go_on` says no before that.
+    async fn wait_for(
+        provisioner: &'a Provisioner,
+        cluster: &'a Cluster,
+        may_go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Self>, StepError> {
+        loop {
+            if let Some(builder) = Self::try_new(provisioner, cluster).await? {
+                return Ok(Some(builder));
+            }
+            if !may_go_on() {
+                return Ok(None);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Gives the lock back.
+    pub(super) async fn close(self) {
+        // dropped, the session would end as well, a moment later
+        let _ = self.session.close().await;
+    }
+
+    /// Drops what was left half done, and makes rows and databases agree.
+    pub(super) async fn mend(&mut self) -> Result<(), StepError> {
+        let (db, cluster) = (&self.provisioner.db, self.cluster);
+        let lost = db
+            .run(async |connection| rows::take_lost(connection, &cluster.name).await)
+            .await?;
+        for (id, database) in &lost {
+            self.drop_database(database).await?;
+            db.run(async |connection| rows::forget(connection, *id).await)
+                .await?;
+        }
+        // the databases first: one that is claimed and handed over between the looks has no row and no
+        // such name any more
+        let there = databases::list_pooled(&mut self.session, cluster).await?;
+        let (gone, astray) = db
+            .run(async |connection| {
+                let gone = rows::forget_missing(connection, &cluster.name, &there).await?;
+                let astray = rows::without_row(connection, &cluster.name, &there).await?;
+                Ok::<_, sqlx::Error>((gone, astray))
+            })
+            .await?;
+        for database in &astray {
+            self.drop_database(database).await?;
+        }
+        if !lost.is_empty() || !astray.is_empty() || gone > 0 {
+            tracing::info!(
+                cluster = cluster.name,
+                half_done = lost.len(),
+                without_row = astray.len(),
+                without_database = gone,
+                "mended the pool"
+            );
+        }
+        Ok(())
+    }
+
+    /// Drops what is stale, and what is too many.
+    pub(super) async fn evict(
+        &mut self,
+        hash: &str,
+        wanted: u32,
+        may_go_on: impl Fn() -> bool + Sync,
+    ) -> Result<(), StepError> {
+        let settings = self.provisioner.pool.settings;
+        let evict_after_s = settings.evict_after_s;
+        let name = &self.cluster.name;
+        let to_evict = self
+            .provisioner
+            .db
+            .run(async |connection| {
+                rows::to_evict(connection, (name, hash), evict_after_s, wanted).await
+            })
+            .await?;
+        for (id, database) in to_evict {
+            self.let_tenants_pass(&may_go_on).await?;
+            if !may_go_on() {
+                break;
+            }
+            let began = Instant::now();
+            if self.drop_ready(id, &database).await? {
+                tracing::info!(database, "dropped a database that the pool needs no more");
+            }
+            self.rest(began.elapsed()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes databases until there are enough.
+    pub(super) async fn fill(
+        &mut self,
+        template: &Template,
+        wanted: u32,
+        (pace, may_go_on, told): Going<'_>,
+    ) -> Result<Filled, StepError> {
+        let mut made = 0;
+        loop {
+            let of = (self.cluster.name.as_str(), template.hash.as_str());
+            let count = async |connection: &mut _| rows::count_ready(connection, of).await;
+            let ready = self.provisioner.db.run(count).await?;
+            let filled = Filled {
+                made,
+                ready: u32::try_from(ready).unwrap_or(u32::MAX),
+                wanted,
+            };
+            told(filled);
+            if filled.ready >= wanted {
+                return Ok(filled);
+            }
+            self.let_tenants_pass(may_go_on).await?;
+            if !may_go_on() {
+                return Ok(filled);
+            }
+            let began = Instant::now();
+            self.build(template).await?;
+            made += 1;
+            if pace == Pace::Background {
+                self.rest(began.elapsed()).await?;
+            }
+        }
+    }
+
+    async fn build(&mut self, template: &Template) -> Result<(), StepError> {
+        let (db, faults) = (&self.provisioner.db, &self.provisioner.faults);
+        let (cluster, hash) = (self.cluster, template.hash.as_str());
+        let id = Uuid::now_v7();
+        let name = databases::pooled(&cluster.prefix, id)?;
+        db.run(async |connection| {
+            rows::begin(connection, id, (&cluster.name, hash), name.as_str()).await
+        })
+        .await?;
+        faults.hit(FAULT_POINTS[0]).await?;
+        let session = &mut self.session;
+        if !databases::clone_template(session, cluster, &template.database, &name).await? {
+            let found = "it appeared while it was being made".to_owned();
+            let name = name.as_str().to_owned();
+            return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
+        }
+        faults.hit(FAULT_POINTS[1]).await?;
+        let comment = databases::pool_comment(id, hash);
+        databases::mark_pooled(session, &name, &comment).await?;
+        faults.hit(FAULT_POINTS[2]).await?;
+        let is_ours = db
+            .run(async |connection| rows::mark_ready(connection, id).await)
+            .await?;
+        if !is_ours {
+            // stopped for so long that another one has the lock, and took this for lost
+            return Err(StepError::LostClaim);
+        }
+        faults.hit(FAULT_POINTS[3]).await?;
+        Ok(())
+    }
+
+    /// False when a tenant was faster.
+    async fn drop_ready(&mut self, id: Uuid, database: &str) -> Result<bool, StepError> {
+        let (db, faults) = (&self.provisioner.db, &self.provisioner.faults);
+        let is_ours = db
+            .run(async |connection| rows::mark_dropping(connection, id).await)
+            .await?;
+        if !is_ours {
+            return Ok(false);
+        }
+        faults.hit(FAULT_POINTS[4]).await?;
+        self.drop_database(database).await?;
+        faults.hit(FAULT_POINTS[5]).await?;
+        db.run(async |connection| rows::forget(connection, id).await)
+            .await?;
+        Ok(true)
+    }
+
+    /// Drops a database of the pool, if it is one and there.
+    async fn drop_database(&mut self, database: &str) -> Result<(), StepError> {
+        let name = Ident::new(database).map_err(tenant_db::Error::from)?;
+        let there = databases::list_pooled(&mut self.session, self.cluster).await?;
+        if there.iter().any(|there| there == database) {
+            databases::drop_database(&mut self.session, &name).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits while tenants wait for a worker; while some are only being made, a moment.
+    async fn let_tenants_pass(
+        &mut self,
+        may_go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), StepError> {
+        let began = Instant::now();
+        while may_go_on() && is_busy(self.provisioner, began).await? {
+            self.rest(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    /// Rests, with signs of life: the server ends a session that shows none.
+    async fn rest(&mut self, time: Duration) -> Result<(), StepError> {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(left.min(tenant_db::IDLE_LIMIT / 4)).await;
+            self.session
+                .ping()
+                .await
+                .map_err(tenant_db::Error::sql("holding the pool's lock"))?;
+            if Instant::now() >= until {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The same before there is a session. A database that is away is told of by whoever goes on.
+pub(super) async fn let_tenants_pass(
+    provisioner: &Provisioner,
+    may_go_on: &(dyn Fn() -> bool + Sync),
+) {
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !may_go_on() || !matches!(is_busy(provisioner, began).await, Ok(true)) {
+            return;
+        }
+    }
+}
+
+async fn is_busy(provisioner: &Provisioner, began: Instant) -> Result<bool, StepError> {
+    let look = async |connection: &mut _| queue::traffic(connection, "provision_tenant").await;
+    let traffic = provisioner.db.run(look).await?;
+    Ok(traffic.waiting || (traffic.running && began.elapsed() < PATIENCE))
+}

@@ -1,0 +1,147 @@
+//! The shape: the structure of a database as the server stores it, as one hash; half the price of the fingerprint.
+//!
+//! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, but for an
+//! expression that differs only in *which* object of the user's it names. The reverse does not hold: text that
+//! means the same may be stored differently. So a shape that is known answers, and one that is not asks for the
+//! fingerprint.
+//!
+//! Not for keeping: it differs from cluster to cluster and from one version of the server to the next.
+//!
+//! No expression is turned back into SQL, for which the server would have to open every table first, and no
+//! catalog is joined with another: rows name relations by number, and the names are put in here.
+
+use std::collections::HashMap;
+
+use sqlx::{PgConnection, Row};
+
+use super::Error;
+use crate::secrets;
+
+/// Between two of these stands the number of a relation.
+const MARK: char = '\u{1}';
+
+/// A stored expression follows.
+const EXPRESSION: char = '\u{2}';
+
+/// One column of text each. What was made here has numbers from 16384 on.
+const CATALOGS: &str = r"
+select format(E'\x01%s\x01%s.%s %s %s %s %s %s', oid, relnamespace::regnamespace, relname, relkind, relowner, relacl,
+              relrowsecurity, relforcerowsecurity)
+from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I');
+select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attgenerated, attacl)
+from pg_attribute where attrelid >= 16384 and attnum > 0 and not attisdropped;
+select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
+              adbin)
+from pg_attrdef where oid >= 16384;
+select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s \x02%s', conrelid, confrelid, conname, connamespace::regnamespace, contype, conkey,
+              confkey, confupdtype, confdeltype, condeferrable, condeferred, convalidated,
+              conbin)
+from pg_constraint where oid >= 16384;
+select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indclass, indcollation, indoption,
+              indexprs,
+              indpred)
+from pg_index where indexrelid >= 16384;
+select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[], proowner, prosecdef,
+              provolatile, proconfig, proacl, proretset, prorettype::regtype, md5(prosrc),
+              prosqlbody)
+from pg_proc where oid >= 16384;
+select format(E'trigger \x01%s\x01 %s %s %s %s %s %s %s', tgrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
+              tgqual)
+from pg_trigger where oid >= 16384 and not tgisinternal;
+select format(E'rule \x01%s\x01 %s \x02%s', ev_class, rulename, ev_action)
+from pg_rewrite where oid >= 16384;
+select format(E'policy \x01%s\x01 %s %s %s %s \x02%s \x02%s', polrelid, polname, polpermissive, polcmd, polroles,
+              polqual,
+              polwithcheck)
+from pg_policy;
+select format('enum %s %s %s', enumtypid::regtype, enumsortorder, enumlabel) from pg_enum;
+select format('default privileges %s %s %s %s', defaclrole, defaclnamespace::regnamespace, defaclobjtype, defaclacl) from pg_default_acl;
+select format('extension %s %s', extname, extversion) from pg_extension;
+select format('schema %s %s %s', nspname, nspowner, nspacl) from pg_namespace where nspname <> 'information_schema' and nspname !~ '^pg_'";
+
+/// The shape of the database that `connection` is in: one round trip.
+pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
+    let rows = sqlx::raw_sql(CATALOGS).fetch_all(connection).await;
+    let rows = rows.map_err(Error::sql("reading the structure"))?;
+    let lines = rows.iter().map(|row| row.try_get::<String, _>(0));
+    let lines: Vec<String> = lines
+        .collect::<sqlx::Result<_>>()
+        .map_err(Error::sql("reading the structure"))?;
+    let names = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix(MARK)?.split_once(MARK));
+    // a constraint of a domain, or one that refers to nothing
+    let names: HashMap<&str, &str> = names.chain([("0", "")]).collect();
+    let mut facts: Vec<String> = lines.iter().filter_map(|line| name(line, &names)).collect();
+    facts.sort_unstable();
+    Ok(hex::encode(secrets::sha256(facts.join("\n").as_bytes())))
+}
+
+/// The line with names for numbers; `None` for one about a relation that is no part of the structure, such as a
+/// table's own store of long values.
+fn name(line: &str, names: &HashMap<&str, &str>) -> Option<String> {
+    let mut parts = line.split(MARK);
+    let mut text = parts.next()?.to_owned();
+    while let (Some(number), Some(after)) = (parts.next(), parts.next()) {
+        text.push_str(names.get(number)?);
+        text.push_str(after);
+    }
+    match text.split_once(EXPRESSION) {
+        None => Some(text),
+        Some((before, expressions)) => Some(format!("{before}{}", settled(expressions))),
+    }
+}
+
+/// Stored expressions without what differs from database to database: where they stood in their source, and the
+/// numbers of what was made here, also as the value of a `regclass` (2205).
+fn settled(expressions: &str) -> String {
+    let mut settled = String::with_capacity(expressions.len());
+    let mut words = expressions.split(' ').peekable();
+    while let Some(word) = words.next() {
+        match word {
+            ":location" => {
+                words.next();
+            }
+            ":consttype" if words.peek() == Some(&"2205") => {
+                words.find(|word| word.ends_with('}'));
+            }
+            word if is_of_here(word) => {}
+            word => {
+                settled.push_str(word);
+                settled.push(' ');
+            }
+        }
+    }
+    settled
+}
+
+/// A number of five digits or more.
+fn is_of_here(word: &str) -> bool {
+    let digits = word.trim_matches(['(', ')', '{', '}']);
+    digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_expression_is_told_by_what_it_says() {
+        let stored = |place: &str, number: &str, value: &str| {
+            format!(
+                "{{FUNCEXPR :funcid {number} :args ({{CONST :consttype 23 :location {place} :constvalue 4 [ {value} 0 0 0 ]}}) :location {place}}}"
+            )
+        };
+        let one = settled(&stored("68", "16397", "1"));
+        assert_eq!(one, settled(&stored("-1", "24001", "1")));
+        assert_ne!(one, settled(&stored("68", "16397", "2")));
+        assert_ne!(one, settled(&stored("68", "1574", "1")));
+        let sequence = |value: &str| {
+            settled(&format!(
+                "{{CONST :consttype 2205 :constvalue 4 [ {value} 64 0 0 ]}} :b 1"
+            ))
+        };
+        assert_eq!(sequence("9"), sequence("12"));
+        assert!(sequence("9").contains(":b 1"));
+    }
+}

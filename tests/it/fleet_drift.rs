@@ -1,0 +1,208 @@
+//! `tenantry fleet drift`: whose database is not what its blueprint makes, and what is different.
+
+use serde_json::Value;
+
+use crate::{
+    cli_operator::run,
+    support::{App, Deployment, TinyBlueprint, app::new_org, cluster::execute, events},
+};
+
+const TASKS: &str = "
+    create table tasks (id bigint primary key, owner text, due_on date default current_date);
+    create index tasks_by_owner on tasks (owner);
+    create function due() returns date language sql as 'select max(due_on) from tasks'";
+
+/// A fleet of tenants that have tasks.
+struct Fleet {
+    app: App,
+    orgs: Vec<String>,
+    _blueprint: TinyBlueprint,
+}
+
+impl Fleet {
+    async fn of(tenants: usize) -> Self {
+        let blueprint = TinyBlueprint::new();
+        blueprint.write("migrations/0002_tasks.sql", TASKS);
+        let app = App::of(Deployment::new().await, blueprint.source()).await;
+        let orgs: Vec<String> = (0..tenants).map(|_| new_org()).collect();
+        for (at, org) in orgs.iter().enumerate() {
+            app.accepts(&[&events::created(org, &format!("House {at}"))])
+                .await;
+        }
+        for org in &orgs {
+            app.tenant(org).is_ready().await;
+        }
+        app.is_idle().await;
+        Self {
+            app,
+            orgs,
+            _blueprint: blueprint,
+        }
+    }
+
+    /// Somebody changes a tenant's database by hand.
+    async fn meddle(&self, at: usize, sql: &str) {
+        let tenant = self.app.tenant(&self.orgs[at]).find().await.unwrap();
+        execute(&self.app.deployment.url(&tenant.database), sql).await;
+    }
+
+    async fn drift(&self, arguments: &[&str]) -> (i32, Value, String) {
+        let all = [&["fleet", "drift", "--json"], arguments].concat();
+        let (code, stdout, stderr) = run(&self.app, &all).await;
+        (code, serde_json::from_str(&stdout).unwrap(), stderr)
+    }
+
+    /// Who is accused of what: positions of tenants, and what is different in their databases.
+    fn accused(&self, drift: &Value) -> Vec<(Vec<usize>, Vec<String>)> {
+        let at = |tenant: &Value| {
+            let org = tenant["org_id"].as_str().unwrap();
+            self.orgs.iter().position(|known| known == org).unwrap()
+        };
+        let group = |group: &Value| {
+            let mut who: Vec<usize> = group["tenants"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(at)
+                .collect();
+            who.sort_unstable();
+            let differences = group["differences"].as_array().unwrap().iter();
+            let differences = differences.map(|text| text.as_str().unwrap().to_owned());
+            (who, differences.collect())
+        };
+        let mut accused: Vec<_> = drift["drifted"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(group)
+            .collect();
+        accused.sort();
+        accused
+    }
+}
+
+/// Somebody was at it: structure, rights, rows only, a suspended tenant, and one without a database.
+async fn meddle_with_some(fleet: &Fleet) {
+    let app_role = format!("{}app", fleet.app.deployment.prefix);
+    fleet
+        .meddle(3, "alter table tasks drop column due_on cascade")
+        .await;
+    fleet.meddle(7, "drop index tasks_by_owner").await;
+    fleet.meddle(11, "drop index tasks_by_owner").await;
+    fleet
+        .meddle(19, &format!("revoke select on tasks from {app_role}"))
+        .await;
+    let other = "create or replace function public.due() returns date language sql as 'select min(due_on) from public.tasks'";
+    fleet.meddle(23, other).await;
+    fleet
+        .meddle(29, "create table public.extra (id bigint)")
+        .await;
+    fleet
+        .meddle(31, "alter table tasks alter owner type varchar(9)")
+        .await;
+    // data is no structure
+    fleet
+        .meddle(37, "insert into tasks (id) values (1); analyze")
+        .await;
+    let suspend = ["tenants", "suspend", fleet.orgs[7].as_str()];
+    assert_eq!(run(&fleet.app, &suspend).await.0, 0);
+    let gone = fleet.app.tenant(&fleet.orgs[41]).find().await.unwrap();
+    let server = fleet.app.deployment.url("postgres");
+    execute(
+        &server,
+        &format!("drop database {} with (force)", gone.database),
+    )
+    .await;
+}
+
+/// Who is different, and in what.
+fn what_was_meddled_with(fleet: &Fleet) -> Vec<(Vec<usize>, Vec<String>)> {
+    let app_role = format!("{}app", fleet.app.deployment.prefix);
+    let told = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    vec![
+        (vec![3], told(&["column due_on of tasks is missing"])),
+        (vec![7, 11], told(&["index tasks_by_owner is missing"])),
+        (
+            vec![19],
+            told(&[&format!("role {app_role} lacks select on table tasks")]),
+        ),
+        (vec![23], told(&["function due(): body differs"])),
+        (
+            vec![29],
+            told(&[
+                "table extra is there and should not be",
+                "column id of extra is there and should not be",
+            ]),
+        ),
+        (
+            vec![31],
+            told(&["column owner of tasks: type is character varying(9), should be text"]),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
+    let fleet = Fleet::of(50).await;
+    let (code, drift, stderr) = fleet.drift(&[]).await;
+    assert_eq!((code, &drift["alike"]), (0, &50.into()), "{stderr}");
+
+    meddle_with_some(&fleet).await;
+
+    let (code, drift, stderr) = fleet.drift(&[]).await;
+    assert_eq!(code, 1);
+    assert!(
+        stderr.contains("7 of 50 tenants are not what their blueprint makes"),
+        "{stderr}"
+    );
+    assert_eq!(fleet.accused(&drift), what_was_meddled_with(&fleet));
+    assert_eq!(drift["alike"], 42);
+    let unreached = &drift["unreached"];
+    assert_eq!(unreached.as_array().unwrap().len(), 1);
+    assert_eq!(unreached[0]["tenant"]["org_id"], fleet.orgs[41].as_str());
+    assert_eq!(unreached[0]["code"], "database_gone");
+
+    // only the ones that are named, only those in a state
+    let some = ["--tenant", &fleet.orgs[3], "--tenant", &fleet.orgs[4]];
+    let (_, drift, _) = fleet.drift(&some).await;
+    assert_eq!(drift["alike"], 1);
+    assert_eq!(fleet.accused(&drift).len(), 1);
+    let (_, drift, _) = fleet.drift(&["--state", "suspended"]).await;
+    assert_eq!(fleet.accused(&drift)[0].0, [7]);
+    let (code, stdout, stderr) = run(&fleet.app, &["fleet", "drift"]).await;
+    assert_eq!(code, 1);
+    assert!(
+        stdout.contains("index tasks_by_owner is missing"),
+        "{stdout}"
+    );
+    assert!(stderr.contains("was not looked at"), "{stderr}");
+    fleet.app.deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_of_an_older_version_accuses_nobody_and_is_built_anew() {
+    let fleet = Fleet::of(2).await;
+    let older = "update templates set structure = null, fingerprint = 'of an older version'";
+    execute(&fleet.app.deployment.control_url, older).await;
+    fleet.meddle(0, "drop index tasks_by_owner").await;
+    let (code, drift, _) = fleet.drift(&[]).await;
+    assert_eq!(code, 1);
+    assert!(fleet.accused(&drift).is_empty());
+    let unreached = drift["unreached"].as_array().unwrap();
+    assert_eq!(unreached.len(), 2);
+    assert_eq!(unreached[0]["code"], "template_unknown");
+
+    fleet.app.replica.build_templates().await.unwrap();
+    let (_, drift, _) = fleet.drift(&[]).await;
+    assert_eq!(drift["alike"], 1);
+    assert_eq!(
+        fleet.accused(&drift)[0].1,
+        ["index tasks_by_owner is missing"]
+    );
+    fleet.app.deployment.discard().await;
+}

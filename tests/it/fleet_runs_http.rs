@@ -1,0 +1,267 @@
+//! `/v1/fleet-runs`: a run as a client with an API key begins, follows and stops it.
+
+use serde_json::{Value, json};
+use tenantry::api_keys::Scope;
+
+use crate::support::{
+    Api, App, Deployment, TinyBlueprint,
+    app::{bytes, exchange, new_org, wait_for},
+    cluster::{execute, hold},
+    events,
+};
+
+const NEXT: &str = "migrations/0002_tags.sql";
+
+/// Three ready tenants whose blueprint has grown.
+struct Fleet {
+    app: App,
+    orgs: Vec<String>,
+    key: String,
+    _blueprint: TinyBlueprint,
+}
+
+impl Fleet {
+    async fn new() -> Self {
+        let blueprint = TinyBlueprint::new();
+        let app = App::of(Deployment::new().await, blueprint.source()).await;
+        let orgs: Vec<String> = (0..3).map(|_| new_org()).collect();
+        for org in &orgs {
+            app.accepts(&[&events::created(org, "Acme")]).await;
+            app.tenant(org).is_ready().await;
+        }
+        app.is_idle().await;
+        blueprint.write(NEXT, "alter table notes add column tags text");
+        let key = app.key(&[Scope::FleetRead, Scope::FleetWrite]).await;
+        Self {
+            app,
+            orgs,
+            key,
+            _blueprint: blueprint,
+        }
+    }
+
+    fn api(&self) -> Api {
+        self.app.as_bearer(&self.key)
+    }
+
+    async fn begin(&self, body: &Value) -> String {
+        let run = self.api().post("/v1/fleet-runs", body).await;
+        assert_eq!(run.status, 201, "{}", run.body);
+        let path = format!("/v1/fleet-runs/{}", run.body["id"].as_str().unwrap());
+        assert_eq!(run.header("location"), Some(&*path));
+        path
+    }
+
+    /// Waits until the run is in a state, with nothing under way.
+    async fn is(&self, path: &str, state: &str) -> Value {
+        wait_for(&format!("the run is {state}"), async || {
+            let run = self.api().get(path).await.body;
+            (run["state"] == state && run["counts"]["running"] == 0).then_some(run)
+        })
+        .await
+    }
+
+    async fn act(&self, path: &str, verb: &str) -> Value {
+        let done = self.api().post(&format!("{path}/{verb}"), &json!({})).await;
+        assert_eq!(done.status, 200, "{verb}: {}", done.body);
+        done.body
+    }
+
+    /// The events of a run until its stream ends: ids, names and data.
+    async fn follow(&self, path: &str, last: Option<&str>) -> (u16, Vec<(String, String, Value)>) {
+        let mut headers = vec![("authorization", format!("Bearer {}", self.key))];
+        headers.extend(last.map(|last| ("last-event-id", last.to_owned())));
+        let path = format!("{path}/events");
+        let answer = exchange(self.app.address, "GET", &path, &headers, bytes(Vec::new())).await;
+        let answer = answer.unwrap();
+        let event = |block: &str| {
+            let field = |name: &str| {
+                let mut lines = block.lines();
+                lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
+            };
+            let data = serde_json::from_str(&field("data")?).unwrap();
+            Some((field("id")?, field("event")?, data))
+        };
+        (
+            answer.status,
+            answer.text.split("\n\n").filter_map(event).collect(),
+        )
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_begun_once_followed_to_its_end_and_listed_with_its_targets() {
+    let fleet = Fleet::new().await;
+    let keyed = fleet.api().header("idempotency-key", "\"run-1\"");
+    let wanted = json!({ "waves": ["1"], "concurrency": 2 });
+    let first = keyed.post("/v1/fleet-runs", &wanted).await;
+    assert_eq!(
+        (first.status, &first.body["state"]),
+        (201, &json!("preparing"))
+    );
+    let again = keyed.post("/v1/fleet-runs", &wanted).await;
+    assert_eq!((again.status, &again.body), (201, &first.body));
+    let path = first.header("location").unwrap().to_owned();
+
+    let (status, seen) = fleet.follow(&path, None).await;
+    assert_eq!(status, 200);
+    let (last, name, data) = seen.last().unwrap();
+    assert_eq!((name.as_str(), &data["state"]), ("done", &json!("done")));
+    assert_eq!(data["counts"]["done"], 3);
+    assert_eq!(data["version"], "0002_tags");
+    assert!(data["per_second"].as_f64().unwrap() > 0.0, "{data}");
+    // who has seen the end hears that there is no more; who has seen something else hears the end
+    assert_eq!(fleet.follow(&path, Some(last)).await, (204, Vec::new()));
+    for other in ["running-1-3-0-0-0-0", "from nowhere"] {
+        let (status, seen) = fleet.follow(&path, Some(other)).await;
+        assert_eq!((status, seen.len()), (200, 1), "{other}");
+        assert_eq!(&seen[0].0, last);
+    }
+
+    let listed = fleet.api().get("/v1/fleet-runs?state=done").await;
+    assert_eq!(listed.body["data"][0]["id"], first.body["id"]);
+    let none = fleet.api().get("/v1/fleet-runs?state=failed").await;
+    assert_eq!(none.body["data"], json!([]));
+    let mut page = fleet
+        .api()
+        .get(&format!("{path}/targets?state=done&limit=2"))
+        .await
+        .body;
+    assert_eq!(page["data"].as_array().unwrap().len(), 2);
+    assert_eq!(page["data"][0]["from_version"], "0001_notes");
+    assert_eq!(page["data"][0]["to_version"], "0002_tags");
+    let cursor = page["next_cursor"].take();
+    let rest = format!(
+        "{path}/targets?state=done&limit=2&cursor={}",
+        cursor.as_str().unwrap()
+    );
+    let rest = fleet.api().get(&rest).await.body;
+    assert_eq!(rest["data"].as_array().unwrap().len(), 1);
+    assert_eq!(rest["next_cursor"], Value::Null);
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_paused_resumed_retried_and_aborted() {
+    let fleet = Fleet::new().await;
+    let blocked = fleet.app.tenant(&fleet.orgs[0]).find().await.unwrap();
+    let url = fleet.app.deployment.url(&blocked.database);
+    // the first wave waits for a lock until it is let go
+    let mut holder = hold(&url, "lock table notes").await;
+    let only = json!({ "waves": ["1"], "concurrency": 1, "max_failures": "0" });
+    let path = fleet.begin(&only).await;
+    let refused = fleet.api().post("/v1/fleet-runs", &only).await;
+    assert_eq!(refused.refusal(), (409, "fleet_run_active"));
+    let early = fleet
+        .api()
+        .post(&format!("{path}/resume"), &json!({}))
+        .await;
+    assert_eq!(early.refusal(), (409, "fleet_run_wrong_state"));
+
+    assert_eq!(fleet.act(&path, "pause").await["state"], "paused");
+    let again = fleet.api().post(&format!("{path}/pause"), &json!({})).await;
+    assert_eq!(again.refusal(), (409, "fleet_run_wrong_state"));
+    holder.release().await;
+    fleet.is(&path, "paused").await;
+    fleet.act(&path, "resume").await;
+    fleet.is(&path, "done").await;
+
+    // one that fails: the column is there already
+    execute(
+        &url,
+        "delete from tenantry.migrations where name = 'migrations/0002_tags.sql'",
+    )
+    .await;
+    let failing = json!({ "selection": { "tenants": [blocked.id] } });
+    let sql = format!(
+        "update tenants set alembic_version = '0001_notes', blueprint_hash = 'old' where id = '{}'",
+        blocked.id
+    );
+    execute(&fleet.app.deployment.control_url, &sql).await;
+    let path = fleet.begin(&failing).await;
+    let failed = fleet.is(&path, "failed").await;
+    assert_eq!(failed["counts"]["failed"], 1, "{failed}");
+    let target = fleet
+        .api()
+        .get(&format!("{path}/targets?state=failed"))
+        .await
+        .body;
+    assert_eq!(
+        target["data"][0]["error_code"], "migration_failed",
+        "{target}"
+    );
+    execute(&url, "alter table notes drop column tags").await;
+    fleet.act(&path, "retry").await;
+    let over = wait_for("the run is over again", async || {
+        let run = fleet.api().get(&path).await.body;
+        let counts = &run["counts"];
+        (counts["pending"] == 0 && counts["running"] == 0 && run["finished_at"].is_string())
+            .then_some(run)
+    });
+    over.await;
+    let (_, seen) = fleet.follow(&path, None).await;
+    assert!(["done", "failed"].contains(&&*seen.last().unwrap().1));
+    let done = fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
+    assert!(done.await >= 5);
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_run_is_refused_and_nobody_begins_one_without_the_scope() {
+    let fleet = Fleet::new().await;
+    let read = fleet
+        .app
+        .as_bearer(&fleet.app.key(&[Scope::FleetRead]).await);
+    let others = [Scope::TenantsWrite, Scope::EventsWrite, Scope::TenantsRead];
+    let others = fleet.app.as_bearer(&fleet.app.key(&others).await);
+    for client in [&read, &others] {
+        let refused = client.post("/v1/fleet-runs", &json!({})).await;
+        assert_eq!(refused.refusal(), (403, "scope_missing"));
+    }
+    let refused = others.get("/v1/fleet-runs").await;
+    assert_eq!(refused.refusal(), (403, "scope_missing"));
+    for wrong in [
+        json!({ "concurrency": 0 }),
+        json!({ "concurrency": 257 }),
+        json!({ "waves": ["half"] }),
+        json!({ "waves": vec!["1"; 101] }),
+        json!({ "max_failures": "101%" }),
+        json!({ "max_failures": 3 }),
+        json!({ "to": "" }),
+        json!({ "to": "a\u{0}" }),
+        json!({ "selection": { "labels": { "k": "a\u{0}" } } }),
+        json!({ "selection": { "labels": { "K": "v" } } }),
+        json!({ "selection": { "tenants": ["acme"] } }),
+        json!({ "select": {} }),
+    ] {
+        let refused = fleet.api().post("/v1/fleet-runs", &wrong).await;
+        assert_eq!(refused.refusal(), (400, "parameter_invalid"), "{wrong}");
+    }
+    assert_eq!(
+        fleet
+            .app
+            .ask::<i64>("select count(*) from fleet_runs")
+            .await,
+        0
+    );
+
+    let nobody = "/v1/fleet-runs/00000000-0000-0000-0000-000000000000";
+    for rest in ["", "/targets", "/events"] {
+        let refused = fleet.api().get(&format!("{nobody}{rest}")).await;
+        assert_eq!(refused.refusal(), (404, "fleet_run_unknown"), "{rest}");
+    }
+    for verb in ["pause", "resume", "retry", "abort"] {
+        let refused = fleet
+            .api()
+            .post(&format!("{nobody}/{verb}"), &json!({}))
+            .await;
+        assert_eq!(refused.refusal(), (404, "fleet_run_unknown"), "{verb}");
+    }
+    let labelled = json!({ "selection": { "labels": { "tier": "gold" } }, "dry_run": false });
+    let path = fleet.begin(&labelled).await;
+    let none = fleet.is(&path, "done").await;
+    assert_eq!(none["counts"]["done"], 0, "zero tenants is success");
+    let late = fleet.api().post(&format!("{path}/abort"), &json!({})).await;
+    assert_eq!(late.refusal(), (409, "fleet_run_wrong_state"));
+    fleet.app.stop().await;
+}

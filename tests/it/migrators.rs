@@ -1,0 +1,402 @@
+//! The migrator `sql`: a tenant's database follows its blueprint, file by file, or says why it does not.
+
+use std::time::Duration;
+
+use sqlx::Connection;
+
+use crate::support::{
+    Migrations, TinyBlueprint,
+    app::wait_until,
+    cluster::{execute, hold},
+    tiny::MIGRATION,
+};
+
+const SECOND: &str = "migrations/0002_more.sql";
+
+/// A tenant of the smallest blueprint.
+async fn story() -> (TinyBlueprint, Migrations) {
+    let blueprint = TinyBlueprint::new();
+    let migrations = Migrations::of(blueprint.source()).await;
+    (blueprint, migrations)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_applied_once_and_the_structure_is_the_templates() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(
+        SECOND,
+        "create table more (id int primary key, note text default 'x')",
+    );
+    blueprint.write(
+        "migrations/0003_column.sql",
+        "alter table more add column at timestamptz -- no semicolon",
+    );
+    let done = acme.follow_the_template().await.unwrap();
+    assert_eq!(
+        (&*done.from, &*done.to, done.applied),
+        ("0001_notes", "0003_column", 2)
+    );
+    let owner = format!("{}owner", acme.app.deployment.prefix);
+    let owns = format!("select tableowner = '{owner}' from pg_tables where tablename = 'more'");
+    assert!(acme.ask::<bool>(&owns).await);
+    let may = format!(
+        "select has_table_privilege('{}', 'more', 'insert')",
+        acme.tenant().await.username
+    );
+    assert!(
+        acme.ask::<bool>(&may).await,
+        "the tenant's role may use the new table"
+    );
+
+    let again = acme.follow_the_template().await.unwrap();
+    assert_eq!(
+        (&*again.from, &*again.to, again.applied),
+        ("0003_column", "0003_column", 0)
+    );
+    assert_eq!(
+        acme.ask::<i64>("select count(*) from tenantry.migrations")
+            .await,
+        3
+    );
+    assert_eq!(acme.sessions().await, 0);
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blueprint_that_is_cut_off_leads_to_that_version_and_later_on() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int)");
+    blueprint.write("migrations/0003_last.sql", "create table last (id int)");
+    let whole = blueprint.source().load().unwrap();
+    let cut = whole.up_to("2").unwrap();
+    let wanted = acme.template_of(&cut).await.unwrap();
+    assert_eq!(wanted.version, "0002_more");
+    let done = acme.migrate_to(&cut, Some(&wanted)).await.unwrap();
+    assert_eq!((&*done.to, done.applied), ("0002_more", 1));
+    let done = acme.migrate_to(&whole, None).await.unwrap();
+    assert_eq!((&*done.from, &*done.to), ("0002_more", "0003_last"));
+    // a database that is ahead is not taken back
+    let behind = acme.migrate_to(&cut, None).await.unwrap_err();
+    assert_eq!(behind.code(), "blueprint_migration_removed");
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_a_migration_makes_gets_the_grants_that_the_template_has() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(
+        SECOND,
+        "create schema archive; create table archive.notes (id int)",
+    );
+    acme.follow_the_template().await.unwrap();
+    let may = format!(
+        "select has_table_privilege('{}', 'archive.notes', 'select')",
+        acme.tenant().await.username
+    );
+    assert!(acme.ask::<bool>(&may).await);
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_changed_by_hand_is_migrated_and_called_drifted() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int)");
+    acme.execute("alter table notes add column odd int").await;
+    let error = acme.follow_the_template().await.unwrap_err();
+    assert_eq!(error.code(), "drifted");
+    assert!(!error.is_retryable());
+    assert!(
+        error.to_string().contains(&acme.tenant().await.database),
+        "{error}"
+    );
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_fails_leaves_what_came_before_it_and_nothing_of_itself() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int)");
+    let third = "migrations/0003_broken.sql";
+    blueprint.write(third, "create table half (id int);\n\nselect nothing_such");
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "migration_failed");
+    assert!(
+        error
+            .to_string()
+            .starts_with("migrations/0003_broken.sql:3 failed"),
+        "{error}"
+    );
+    assert!(!error.is_retryable());
+    assert!(
+        acme.ask::<bool>("select to_regclass('more') is not null and to_regclass('half') is null")
+            .await
+    );
+
+    blueprint.write(third, "create table half (id int)");
+    let done = acme.migrate().await.unwrap();
+    assert_eq!((&*done.from, done.applied), ("0002_more", 1));
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_was_changed_is_refused_before_anything_is_done() {
+    let (blueprint, acme) = story().await;
+    blueprint.write("migrations/0003_third.sql", "create table third (id int)");
+    acme.migrate().await.unwrap();
+    let original = std::fs::read_to_string(blueprint.path().join(MIGRATION)).unwrap();
+
+    blueprint.write(SECOND, "create table more (id int)");
+    assert_eq!(
+        acme.migrate().await.unwrap_err().code(),
+        "blueprint_migration_late"
+    );
+    blueprint.remove(SECOND);
+    blueprint.write("migrations/0004_fourth.sql", "create table fourth (id int)");
+    blueprint.write(MIGRATION, &format!("{original} "));
+    assert_eq!(
+        acme.migrate().await.unwrap_err().code(),
+        "blueprint_migration_edited"
+    );
+    blueprint.remove(MIGRATION);
+    assert_eq!(
+        acme.migrate().await.unwrap_err().code(),
+        "blueprint_migration_removed"
+    );
+    assert!(
+        acme.ask::<bool>("select to_regclass('fourth') is null")
+            .await
+    );
+    blueprint.write(MIGRATION, &original);
+    assert_eq!(acme.migrate().await.unwrap().applied, 1);
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_not_finished_is_built_again() {
+    let (blueprint, acme) = story().await;
+    acme.execute("insert into notes (body) values ('twice'), ('twice')")
+        .await;
+    let index = "-- tenantry: no transaction\ncreate unique index concurrently if not exists \"notes by body\" on notes (body);\nanalyze notes;";
+    blueprint.write(SECOND, index);
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "migration_failed");
+    let left = "select count(*) from pg_index where not indisvalid";
+    assert_eq!(
+        acme.ask::<i64>(left).await,
+        1,
+        "the server leaves it, invalid"
+    );
+    let applied = "select count(*) from tenantry.migrations where name like '%0002%'";
+    assert_eq!(acme.ask::<i64>(applied).await, 0);
+
+    acme.execute("delete from notes where body = 'twice'").await;
+    let done = acme.follow_the_template().await.unwrap();
+    assert_eq!((&*done.to, done.applied), ("0002_more", 1));
+    assert_eq!(acme.ask::<i64>(left).await, 0);
+    assert!(
+        acme.ask::<bool>(
+            "select indisunique from pg_index where indexrelid = '\"notes by body\"'::regclass"
+        )
+        .await
+    );
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_was_not_had_names_who_holds_it() {
+    let (blueprint, acme) = story().await;
+    blueprint.write("blueprint.toml", "lock_timeout_ms = 400");
+    blueprint.write(SECOND, "alter table notes add column more int");
+    let url = format!("{}?application_name=nightly%20report", acme.url().await);
+    let mut holder = hold(&url, "lock table notes in share mode").await;
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "lock_timeout");
+    assert!(error.is_retryable());
+    let blocker = error.blocker().expect("somebody was seen");
+    assert_eq!(blocker.application, "nightly report");
+    assert!(blocker.pid > 0 && blocker.transaction_age_s.is_some() || blocker.state.is_none());
+    let told = error.to_string();
+    assert!(
+        told.contains(SECOND) && told.contains("nightly report"),
+        "{told}"
+    );
+    holder.release().await;
+    assert_eq!(acme.migrate().await.unwrap().applied, 1);
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_migrators_in_one_database_one_waits_and_finds_it_done() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int); select pg_sleep(0.4)");
+    let (one, two) = tokio::join!(acme.migrate(), acme.migrate());
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.applied + two.applied, 1);
+    assert_eq!(
+        (one.to, two.to),
+        ("0002_more".to_owned(), "0002_more".to_owned())
+    );
+
+    // and where the other one does not end, it is named
+    blueprint.write("blueprint.toml", "lock_timeout_ms = 300");
+    blueprint.write("migrations/0003_slow.sql", "select pg_sleep(2)");
+    let (one, two) = tokio::join!(acme.migrate(), acme.migrate());
+    let (done, error) = match (one, two) {
+        (Ok(done), Err(error)) | (Err(error), Ok(done)) => (done, error),
+        both => panic!("{both:?}"),
+    };
+    assert_eq!((done.applied, error.code()), (1, "lock_timeout"));
+    assert_eq!(error.blocker().unwrap().application, "tenantry");
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_seed_that_changed_runs_again() {
+    let blueprint = TinyBlueprint::new();
+    let seed = "seed/shared/01_settings.sql";
+    blueprint.write(
+        "migrations/0002_settings.sql",
+        "create table settings (name text primary key, value text)",
+    );
+    let with = |value: &str| {
+        format!(
+            "insert into settings values ('plan', '{value}') on conflict (name) do update set value = excluded.value"
+        )
+    };
+    blueprint.write(seed, &with("free"));
+    let acme = Migrations::of(blueprint.source()).await;
+    blueprint.write(seed, &with("paid"));
+    let done = acme.follow_the_template().await.unwrap();
+    assert_eq!(
+        (&*done.from, &*done.to, done.applied),
+        ("0002_settings", "0002_settings", 0)
+    );
+    assert_eq!(
+        acme.ask::<String>("select value from settings").await,
+        "paid"
+    );
+    acme.execute("update settings set value = 'by hand'").await;
+    acme.migrate().await.unwrap();
+    assert_eq!(
+        acme.ask::<String>("select value from settings").await,
+        "by hand"
+    );
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_its_session_does_not_change_the_next_ones() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(
+        SECOND,
+        "create schema other; set search_path = other; create table more (id int)",
+    );
+    blueprint.write("migrations/0003_third.sql", "create table third (id int)");
+    acme.follow_the_template().await.unwrap();
+    assert!(acme.ask::<bool>("select to_regclass('other.more') is not null and to_regclass('public.third') is not null").await);
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_takes_too_long_is_cut_off_and_leaves_no_session() {
+    let (blueprint, acme) = story().await;
+    blueprint.write("blueprint.toml", "migrate_timeout_ms = 400");
+    blueprint.write(SECOND, "create table more (id int); select pg_sleep(60)");
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "migrator_timed_out");
+    assert_eq!(acme.sessions().await, 0);
+    assert!(acme.ask::<bool>("select to_regclass('more') is null").await);
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_gone_says_so() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int)");
+    let tenant = acme.tenant().await;
+    let drop = format!("drop database {} with (force)", tenant.database);
+    execute(&acme.app.deployment.control_url, &drop).await;
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "database_gone");
+    assert!(!error.is_retryable());
+    acme.app.stop().await;
+}
+
+/// What the fingerprint tells apart the shape tells apart as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_the_structure_is_another_shape() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(
+        SECOND,
+        "create table more (id serial primary key, note text default 'x' check (note <> ''), at date);
+         create index more_by_note on more (note) where note <> 'y';
+         create function f() returns int language sql as 'select 1';
+         create view v as select id from more where note <> 'z';
+         create type mood as enum ('good')",
+    );
+    let done = acme.follow_the_template().await.unwrap();
+    assert_eq!(done.applied, 1);
+    let app = format!("{}app", acme.app.deployment.prefix);
+    let mut session = sqlx::PgConnection::connect(&acme.url().await)
+        .await
+        .unwrap();
+    for change in [
+        "alter table more alter note set default 'w'",
+        "alter table more alter note drop not null, alter at set not null",
+        "alter table more alter at type timestamptz",
+        "alter table more drop constraint more_note_check, add constraint more_note_check check (note <> 'q')",
+        "drop index more_by_note; create index more_by_note on more (note) where note <> 'x'",
+        "drop index more_by_note",
+        "create index by_lower on more (lower(note))",
+        "create or replace function f() returns int language sql as 'select 2'",
+        "create or replace view v as select id from more where note <> 'a'",
+        "alter type mood add value 'bad'",
+        &format!("revoke insert on more from {app}"),
+        &format!("grant update (note) on more to {app}"),
+        "create trigger t before update on more for each row execute function suppress_redundant_updates_trigger()",
+        "alter table more enable row level security",
+        "create policy p on more using (note = 'a')",
+        "create schema other",
+    ] {
+        let before = both(&mut session).await;
+        let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(change.to_owned()));
+        executed.execute(&mut session).await.unwrap();
+        let after = both(&mut session).await;
+        assert_ne!(before.0, after.0, "the fingerprint after: {change}");
+        assert_ne!(before.1, after.1, "the shape after: {change}");
+    }
+    let before = both(&mut session).await;
+    sqlx::raw_sql("insert into more (at) values (now())")
+        .execute(&mut session)
+        .await
+        .unwrap();
+    assert_eq!(both(&mut session).await, before, "data does not count");
+    acme.app.stop().await;
+}
+
+/// Fingerprint and shape.
+async fn both(session: &mut sqlx::PgConnection) -> (String, String) {
+    (
+        tenantry::tenant_db::fingerprint::of(session).await.unwrap(),
+        tenantry::tenant_db::shape::of(session).await.unwrap(),
+    )
+}
+
+/// A process that is killed in the middle leaves its transaction to the server, which ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migrator_that_died_holds_no_lock() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int); select pg_sleep(0.3)");
+    let cut_off = tokio::time::timeout(Duration::from_millis(100), acme.migrate()).await;
+    assert!(cut_off.is_err());
+    // the server goes on until it answers: so long the other one waits
+    let done = acme.migrate().await.unwrap();
+    assert_eq!(done.to, "0002_more");
+    wait_until("no session is left", async || acme.sessions().await == 0).await;
+    assert_eq!(
+        acme.ask::<i64>("select count(*) from tenantry.migrations")
+            .await,
+        2
+    );
+    acme.app.stop().await;
+}
