@@ -155,6 +155,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "causes",
             "config",
             "db",
+            "fleet",
             "http",
             "inbox",
             "jobs",

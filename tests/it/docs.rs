@@ -84,6 +84,18 @@ fn codes_in_source() -> BTreeSet<String> {
         if path.ends_with("provisioning/template.rs") {
             literals.extend(code.split('"').filter(|it| it.ends_with("_failed")));
         }
+        // why a run stopped, and why a target was skipped
+        if path.starts_with("src/fleet") {
+            for before in [
+                "stop(tx, run, (\"",
+                "stop(tx, &run, (\"",
+                "skipped(held, \"",
+                "Some(\"",
+            ] {
+                literals.extend(between(code, before, "\""));
+            }
+            literals.extend(between(code, "error_code = '", "'"));
+        }
         codes.extend(
             literals
                 .into_iter()

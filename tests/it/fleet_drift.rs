@@ -81,12 +81,8 @@ impl Fleet {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
-    let fleet = Fleet::of(50).await;
-    let (code, drift, stderr) = fleet.drift(&[]).await;
-    assert_eq!((code, &drift["alike"]), (0, &50.into()), "{stderr}");
-
+/// Somebody was at it: structure, rights, rows only, a suspended tenant, and one without a database.
+async fn meddle_with_some(fleet: &Fleet) {
     let app_role = format!("{}app", fleet.app.deployment.prefix);
     fleet
         .meddle(3, "alter table tasks drop column due_on cascade")
@@ -117,6 +113,46 @@ async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
         &format!("drop database {} with (force)", gone.database),
     )
     .await;
+}
+
+/// Who is different, and in what.
+fn what_was_meddled_with(fleet: &Fleet) -> Vec<(Vec<usize>, Vec<String>)> {
+    let app_role = format!("{}app", fleet.app.deployment.prefix);
+    let told = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    vec![
+        (vec![3], told(&["column due_on of tasks is missing"])),
+        (vec![7, 11], told(&["index tasks_by_owner is missing"])),
+        (
+            vec![19],
+            told(&[&format!("role {app_role} lacks select on table tasks")]),
+        ),
+        (vec![23], told(&["function due(): body differs"])),
+        (
+            vec![29],
+            told(&[
+                "table extra is there and should not be",
+                "column id of extra is there and should not be",
+            ]),
+        ),
+        (
+            vec![31],
+            told(&["column owner of tasks: type is character varying(9), should be text"]),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
+    let fleet = Fleet::of(50).await;
+    let (code, drift, stderr) = fleet.drift(&[]).await;
+    assert_eq!((code, &drift["alike"]), (0, &50.into()), "{stderr}");
+
+    meddle_with_some(&fleet).await;
 
     let (code, drift, stderr) = fleet.drift(&[]).await;
     assert_eq!(code, 1);
@@ -124,35 +160,7 @@ async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
         stderr.contains("7 of 50 tenants are not what their blueprint makes"),
         "{stderr}"
     );
-    let told = |texts: &[&str]| {
-        texts
-            .iter()
-            .map(|text| (*text).to_owned())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        fleet.accused(&drift),
-        [
-            (vec![3], told(&["column due_on of tasks is missing"])),
-            (vec![7, 11], told(&["index tasks_by_owner is missing"])),
-            (
-                vec![19],
-                told(&[&format!("role {app_role} lacks select on table tasks")])
-            ),
-            (vec![23], told(&["function due(): body differs"])),
-            (
-                vec![29],
-                told(&[
-                    "table extra is there and should not be",
-                    "column id of extra is there and should not be"
-                ])
-            ),
-            (
-                vec![31],
-                told(&["column owner of tasks: type is character varying(9), should be text"])
-            ),
-        ]
-    );
+    assert_eq!(fleet.accused(&drift), what_was_meddled_with(&fleet));
     assert_eq!(drift["alike"], 42);
     let unreached = &drift["unreached"];
     assert_eq!(unreached.as_array().unwrap().len(), 1);

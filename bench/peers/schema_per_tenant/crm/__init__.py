@@ -1,0 +1,1 @@
+"""The tenants' application: its tables come from migrations in SQL."""

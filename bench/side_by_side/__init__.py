@@ -1,0 +1,1 @@
+"""tenantry and what people do instead, measured in turns on one Postgres."""
