@@ -1,7 +1,5 @@
 //! Crashes: whatever dies, whenever, the next replica finishes, and nothing is left over.
 
-use std::time::Duration;
-
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tenantry::{
@@ -9,11 +7,10 @@ use tenantry::{
     inbox, jobs,
     provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN},
     queue::worker,
-    webhooks::{self, SourceKind},
 };
 
 use crate::support::{
-    app::{Deployment, SECRET, new_org, try_post, wait_until},
+    app::{Deployment, is_delivered, new_org, wait_until},
     cluster::ask,
     events,
     process::Process,
@@ -32,24 +29,6 @@ fn every_point() -> Vec<String> {
         .chain(&jobs::FAULT_POINTS)
         .map(|point| (*point).to_owned());
     of_steps.chain(others).collect()
-}
-
-/// Delivers as a sender does: again after a 503, which a replica gives until its database is migrated.
-/// False when the replica died over it.
-async fn deliver(process: &Process, event: &Value) -> bool {
-    let body = serde_json::to_vec(event).unwrap();
-    let secret = secrecy::SecretString::from(SECRET);
-    loop {
-        let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
-        let headers = webhooks::sign(SourceKind::Workos, &secret, "", now, &body);
-        let answer = try_post(process.address, "/webhooks/workos", &headers, body.clone()).await;
-        match answer.map(|answer| answer.status) {
-            Ok(200) => return true,
-            Ok(503) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Ok(status) => panic!("answered {status}"),
-            Err(_) => return false,
-        }
-    }
 }
 
 /// Whoever is a member is in the tenant's database, and that is on record.
@@ -152,7 +131,7 @@ async fn killed_at(point: String) {
     let mut acknowledged = 0;
     let events = organization_with_a_member(&org);
     for event in &events {
-        if !deliver(&first, event).await {
+        if !is_delivered(first.address, event).await {
             break;
         }
         acknowledged += 1;
@@ -160,7 +139,10 @@ async fn killed_at(point: String) {
     first.is_killed().await;
     let second = Process::start(&deployment, "").await;
     for event in &events[acknowledged..] {
-        assert!(deliver(&second, event).await, "{what}: delivered again");
+        assert!(
+            is_delivered(second.address, event).await,
+            "{what}: delivered again"
+        );
     }
     one_tenant_and_nothing_else(&deployment, &org, &what).await;
 }
@@ -180,7 +162,7 @@ async fn stopped_at(point: &str) {
     let zombie = Process::start(&deployment, &format!("{point}=stop")).await;
     let (org, what) = (new_org(), format!("stopped at {point}"));
     for event in organization_with_a_member(&org) {
-        assert!(deliver(&zombie, &event).await);
+        assert!(is_delivered(zombie.address, &event).await);
     }
     zombie.is_stopped().await;
     let second = Process::start(&deployment, "").await;
@@ -258,7 +240,7 @@ async fn a_client_killed_while_create_database_waits_leaves_no_ghost() {
     )
     .await;
     let org = new_org();
-    assert!(deliver(&first, &events::created(&org, "Acme")).await);
+    assert!(is_delivered(first.address, &events::created(&org, "Acme")).await);
     let creating = format!(
         "select count(*) from pg_stat_activity where query ilike 'create database \"{}%' and wait_event_type = 'Lock'",
         deployment.prefix
@@ -280,7 +262,7 @@ async fn a_drain_finishes_the_running_step_and_gives_the_job_back() {
     let mut first = Process::start(&deployment, "create_role.before=stall:800").await;
     first.is_ready().await;
     let org = new_org();
-    assert!(deliver(&first, &events::created(&org, "Acme")).await);
+    assert!(is_delivered(first.address, &events::created(&org, "Acme")).await);
     let control = &deployment.control_url;
     let running = "select count(*) from provisioning_steps where step = 'create_role'";
     wait_until("the step runs", async || {
@@ -315,7 +297,7 @@ async fn two_replicas_may_start_at_once() {
         Process::start(&deployment, "")
     );
     let org = new_org();
-    assert!(deliver(&both.0, &events::created(&org, "Acme")).await);
+    assert!(is_delivered(both.0.address, &events::created(&org, "Acme")).await);
     let control = &deployment.control_url;
     let ready = "select count(*) from tenants where state = 'ready'";
     wait_until("the tenant is ready", async || {

@@ -11,7 +11,7 @@ use tenantry::provisioning::{
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
-    app::{deliver, new_org, wait_until},
+    app::{is_delivered, new_org, wait_until},
     cluster::{ask, execute},
     events,
     process::{Process, tenantry},
@@ -246,7 +246,7 @@ async fn killed_while_claiming(point: &'static str) {
     let mut first = Process::start(&deployment, &format!("{point}=kill")).await;
     first.is_ready().await;
     let org = new_org();
-    deliver(first.address, &events::created(&org, "Acme")).await;
+    assert!(is_delivered(first.address, &events::created(&org, "Acme")).await);
     first.is_killed().await;
 
     let second = Process::start(&deployment, "").await;
@@ -313,6 +313,26 @@ async fn a_zombie_makes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_another_one_drops_is_not_made_ready() {
+    let deployment = with_pool(1).await;
+    let zombie = Process::start(&deployment, "pool.marked=stop").await;
+    zombie.is_stopped().await;
+    let [lost] = deployment.pool_databases().await.try_into().unwrap();
+    // what whoever takes it for lost does first
+    let take = "update pool_databases set state = 'dropping'";
+    execute(&deployment.control_url, take).await;
+    zombie.resume();
+    let noticed = async || zombie.log().contains("the pool was not filled");
+    wait_until("it notices", noticed).await;
+    drop(zombie);
+    let second = Process::start(&deployment, "").await;
+    deployment.pool_is(1, "afterwards").await;
+    assert!(!deployment.pool_databases().await.contains(&lost));
+    drop(second);
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_hands_nothing_over() {
     let deployment = with_pool(2).await;
     let filler = Process::start(&deployment, "").await;
@@ -320,7 +340,8 @@ async fn a_zombie_hands_nothing_over() {
     drop(filler);
     let zombie = Process::start(&deployment, &format!("{}=stop", pool::CLAIMED)).await;
     zombie.is_ready().await;
-    deliver(zombie.address, &events::created(&new_org(), "Acme")).await;
+    let event = events::created(&new_org(), "Acme");
+    assert!(is_delivered(zombie.address, &event).await);
     zombie.is_stopped().await;
     let second = Process::start(&deployment, "").await;
     let ready = "select count(*) from tenants where state = 'ready'";

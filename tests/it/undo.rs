@@ -6,7 +6,7 @@ use tenantry::provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN, UNDO_FAULT_
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
-    app::{new_org, operator, wait_until},
+    app::{is_delivered, new_org, operator, wait_until},
     cluster::{ask, execute, hold},
     events,
     process::Process,
@@ -97,9 +97,7 @@ impl Failed {
             events::member(&org, "user_1", "admin", 0),
             events::created(&org, "Acme"),
         ] {
-            // as a sender does: a machine that is busy with all the others' clones may answer 503
-            let accepted = async || app.deliver(&event).await.status == 200;
-            wait_until("the event is accepted", accepted).await;
+            assert!(is_delivered(app.address, &event).await);
         }
         assert_eq!(app.tenant(&org).fails().await.code, "injected_fault");
         Self {
@@ -177,9 +175,7 @@ async fn abandoned_in(deployment: &mut Deployment, fault: &str) -> Process {
     let process = Process::start(deployment, &format!("activate.before=error;{fault}")).await;
     process.is_ready().await;
     let org = new_org();
-    let answer =
-        crate::support::app::deliver(process.address, &events::created(&org, "Acme")).await;
-    assert_eq!(answer.status, 200);
+    assert!(is_delivered(process.address, &events::created(&org, "Acme")).await);
     let control = &deployment.control_url;
     let failed = "select count(*) from tenants where state = 'failed'";
     wait_until("the tenant failed", async || {
@@ -282,7 +278,7 @@ async fn making_stopped_at(point: &str) {
     let zombie = Process::start(&deployment, &format!("{point}=stop")).await;
     zombie.is_ready().await;
     let org = new_org();
-    crate::support::app::deliver(zombie.address, &events::created(&org, "Acme")).await;
+    assert!(is_delivered(zombie.address, &events::created(&org, "Acme")).await);
     zombie.is_stopped().await;
     deployment.abandon(&org).await.unwrap();
     let second = Process::start(&deployment, "").await;

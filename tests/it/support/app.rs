@@ -263,10 +263,14 @@ impl App {
         deliver(self.address, event).await
     }
 
-    /// Delivers events one after the other, each of which is accepted.
+    /// Delivers events one after the other, each of which is accepted; again after a 503, as a sender does.
     pub async fn accepts(&self, events: &[&Value]) {
         for event in events {
-            let answer = self.deliver(event).await;
+            let answer = wait_for("the event is answered", async || {
+                let answer = self.deliver(event).await;
+                (answer.status != 503).then_some(answer)
+            })
+            .await;
             let status = answer.body["status"].as_str();
             assert_eq!((answer.status, status), (200, Some("accepted")), "{event}");
         }
@@ -351,6 +355,21 @@ pub async fn try_deliver(address: SocketAddr, event: &Value) -> Result<Answer, B
     let body = serde_json::to_vec(event).unwrap();
     let headers = signed(SECRET, now(), &body);
     try_post(address, "/webhooks/workos", &headers, body).await
+}
+
+/// Delivers an event as a sender does: again after a 503, which a replica answers until its database is
+/// migrated, and on a machine that is busy with others. False when the replica died over it.
+pub async fn is_delivered(address: SocketAddr, event: &Value) -> bool {
+    wait_for("the event is accepted", async || {
+        let answer = try_deliver(address, event).await;
+        match answer.map(|answer| answer.status) {
+            Ok(200) => Some(true),
+            Ok(503) => None,
+            Ok(status) => panic!("a delivery is answered {status}"),
+            Err(_) => Some(false),
+        }
+    })
+    .await
 }
 
 /// Somebody at the command line.
