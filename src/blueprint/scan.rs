@@ -309,7 +309,7 @@ impl Scanner<'_> {
         matches!(
             words.as_slice(),
             ["create", "function" | "procedure", ..]
-                | ["create", "or", "replace", "function" | "procedure"]
+                | ["create", "or", "replace", "function" | "procedure", ..]
         )
     }
 }

@@ -216,6 +216,11 @@ pub(super) async fn advance(
         "with held as (
              select from jobs where id = $1 and attempt = $2 and state = 'running'
          ),
+         -- locked before the registration that follows its steps: whoever links a tenant holds them in this order,
+         -- and the second step's foreign key would ask for the tenant only after the first step's trigger
+         wanted as (
+             select id, state from tenants where id = $3 for key share
+         ),
          finished as (
              update provisioning_steps
              set state = 'done',
@@ -226,21 +231,19 @@ pub(super) async fn advance(
              -- for this transaction, which may be this statement: its commit does not wait for the disk
              from set_config('synchronous_commit', coalesce($6, current_setting('synchronous_commit')), true),
                   held,
-                  tenants
-             where tenants.id = $3
-               and tenants.state <> 'archived'
-               and tenant_id = $3
+                  wanted
+             where wanted.state <> 'archived'
+               and tenant_id = wanted.id
                and step = $4
              returning 1
          ),
          started as (
              insert into provisioning_steps (tenant_id, step, state)
-             select tenants.id, $7, 'running'
-             from set_config('synchronous_commit', 'off', true), held, tenants
-             where tenants.id = $3
-               and $7::text is not null
+             select wanted.id, $7, 'running'
+             from set_config('synchronous_commit', 'off', true), held, wanted
+             where $7::text is not null
                -- neither suspended nor abandoned meanwhile
-               and tenants.state = 'provisioning'
+               and wanted.state = 'provisioning'
                -- after it, so that whoever follows sees them in this order
                and ($4::text is null or exists (select from finished))
              on conflict (tenant_id, step) do update

@@ -30,7 +30,7 @@ use self::{
 use crate::support::{
     Deployment, TinyBlueprint,
     app::{operator, wait_until},
-    cluster::ask,
+    cluster::{ask, shared},
     dice::{number, seed},
     process::Process,
 };
@@ -122,7 +122,8 @@ async fn everything_is_there_once(deployment: &Deployment, plans: &[Plan]) {
         assert_eq!(usize::try_from(found).unwrap(), expected, "{what}");
     }
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
-    assert_eq!(ask::<i64>(&deployment.control_url, deadlocks).await, 0);
+    let deadlocks = ask::<i64>(&deployment.control_url, deadlocks).await;
+    assert_eq!(deadlocks, 0, "{}", shared().deadlocks());
     let keys = i64::try_from(keys).unwrap();
     assert_eq!(deployment.tenant_databases().await, keys, "databases");
     assert_eq!(deployment.tenant_roles().await, keys, "roles");

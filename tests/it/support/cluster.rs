@@ -54,6 +54,23 @@ impl SharedCluster {
     pub fn url(&self, database: &str) -> String {
         self.postgres.lock().unwrap().url(database)
     }
+
+    /// What the server told of deadlocks: who waited for whom, in which statements.
+    pub fn deadlocks(&self) -> String {
+        let log = self.postgres.lock().unwrap().dir().join("server.log");
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let is_found = |at: &usize| lines[*at].contains("deadlock detected");
+        let told = (0..lines.len()).filter(is_found);
+        told.map(|at| {
+            lines[at..]
+                .iter()
+                .take(14)
+                .map(|line| format!("{line}\n"))
+                .collect::<String>()
+        })
+        .collect()
+    }
 }
 
 /// Runs statements in a database.
