@@ -100,6 +100,8 @@ async fn an_older_replica_is_not_ready_and_does_not_start_where_a_newer_migratio
             log.contains(&reason) && log.contains("[schema_too_new]")
         };
         wait_until("it says why", says).await;
+        // it goes on looking after what is taken away now
+        drop(running);
         deployment.discard().await;
     }
 }
