@@ -634,11 +634,13 @@ async fn an_answer_of_the_provider_that_is_lost_makes_no_second_organization() {
     let id = answer.body["id"].as_str().unwrap();
     let waits = wait_for("it says why it waits", async || {
         let found = look(&app, id).await;
-        found["waiting"].is_object().then_some(found)
+        // the reason is there a moment before the job is put back
+        found["waiting"]["next_attempt_at"]
+            .is_string()
+            .then_some(found)
     })
     .await;
     assert_eq!(waits["waiting"]["code"], "provider_unavailable", "{waits}");
-    assert!(waits["waiting"]["next_attempt_at"].is_string(), "{waits}");
     is(&app, id, "ready").await;
     app.is_idle().await;
     assert_eq!(provider.organizations().len(), 1);
@@ -671,6 +673,8 @@ async fn an_abandoned_registration_leaves_nothing_here_and_at_the_provider() {
     let provider = Provider::start(SourceKind::Workos).await;
     let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await.with_fault("seed.before=hold");
+    // the attempt that is held keeps its claim on a busy machine, too
+    deployment.set("TENANTRY__QUEUE__LEASE_MS", "30000");
     deployment.set("WORKOS_API_KEY", crate::support::provider::API_KEY);
     deployment.set("TENANTRY__SOURCES__WORKOS__API_URL", provider.url());
     let app = App::of(deployment, blueprint.source()).await;
