@@ -62,14 +62,15 @@ impl SharedCluster {
         let lines: Vec<&str> = log.lines().collect();
         let is_found = |at: &usize| lines[*at].contains("deadlock detected");
         let told = (0..lines.len()).filter(is_found);
-        told.map(|at| {
+        let around = |at: usize| {
             lines[at..]
                 .iter()
                 .take(14)
-                .map(|line| format!("{line}\n"))
-                .collect::<String>()
-        })
-        .collect()
+                .copied()
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        told.map(around).collect::<Vec<_>>().join("\n\n")
     }
 }
 
