@@ -45,6 +45,20 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
     HeaderValue::from_static("no"),
 );
 
+/// One event of a stream, as a reader of `text/event-stream` has it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "only described: streams are written as text")]
+pub(super) struct StreamEvent {
+    /// What `Last-Event-ID` goes on after.
+    id: String,
+    /// What happened.
+    event: String,
+    /// JSON.
+    data: String,
+    /// Milliseconds before a reader that was cut off comes back.
+    retry: Option<u64>,
+}
+
 /// Follow a fleet run.
 #[utoipa::path(
     get,
@@ -56,7 +70,7 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
         ("last-event-id" = Option<String>, Header, description = "Id of the last event that was seen")
     ),
     responses(
-        (status = 200, description = "preparing, running, paused, done, failed, aborted, whenever the run's state, wave or counts have changed; the data says how far it is, how fast, and how long it will take", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "preparing, running, paused, done, failed, aborted, whenever the run's state, wave or counts have changed; the data says how far it is, how fast, and how long it will take", body = StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "It has ended, and that was seen"),
         (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
         Reading

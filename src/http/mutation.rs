@@ -73,9 +73,15 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Mutation<T> {
         let is_json = extract::is_json(&parts.headers);
         let bytes = extract::read_body(Request::from_parts(parts, body)).await?;
         let value = match (bytes.is_empty(), is_json) {
-            (true, _) => serde_json::json!({}),
+            (true, _) => serde_json::Value::Null,
             (false, true) => extract::parse(&bytes)?,
             (false, false) => return Err(extract::not_json()),
+        };
+        // a body that may be left out may also be said to be none
+        let value = if value.is_null() {
+            serde_json::json!({})
+        } else {
+            value
         };
         // a list would be read as the members of an object in their order
         if value.is_array() {

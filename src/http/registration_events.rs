@@ -57,7 +57,7 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
         ("last-event-id" = Option<String>, Header, description = "Number of the last event that was seen")
     ),
     responses(
-        (status = 200, description = "accepted, step, waiting, delayed, ready, failed, retried, abandoning, abandoned; the data is the registration as after it", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "accepted, step, waiting, delayed, ready, failed, retried, abandoning, abandoned; the data is the registration as after it", body = super::fleet_run_events::StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "It has ended, and everything was seen"),
         (status = 404, description = "There is none of this id that the caller may see", body = Problem, content_type = "application/problem+json"),
         Reading
