@@ -56,7 +56,8 @@ facts (line) as (
                      'identity=' || nullif(attidentity::text, ''),
                      'generated=' || nullif(attgenerated::text, ''),
                      'grants=' || attacl::text,
-                     'position=' || attnum)
+                     -- among those that are there: a number that a dropped column had is not given again
+                     'position=' || row_number() over (partition by attrelid order by attnum))
     from pg_attribute
     join pg_class on pg_class.oid = attrelid
     join scope on scope.oid = relnamespace

@@ -192,15 +192,8 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
     );
     execute(&url, "alter table notes drop column tags").await;
     fleet.act(&path, "retry").await;
-    let over = wait_for("the run is over again", async || {
-        let run = fleet.api().get(&path).await.body;
-        let counts = &run["counts"];
-        (counts["pending"] == 0 && counts["running"] == 0 && run["finished_at"].is_string())
-            .then_some(run)
-    });
-    over.await;
-    let (_, seen) = fleet.follow(&path, None).await;
-    assert!(["done", "failed"].contains(&&*seen.last().unwrap().1));
+    let over = fleet.is(&path, "done").await;
+    assert_eq!(over["counts"]["done"], 1, "{over}");
     let done = fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
     assert!(done.await >= 5);
     fleet.app.stop().await;
