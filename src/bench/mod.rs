@@ -6,6 +6,8 @@
 //!        ─▶ replica (api)          ─▶ registrations_*  registration_status_*
 //!        ─▶ replica (api)          ─▶ registration_streams_mib
 //!        ─▶ replica (api, worker)  ─▶ start_to_ready_ms  rss_*  ready_serial*  ready_100_at_once  signups_100_at_once  people_jobs*
+//!        ─▶ replica (api, worker)  ─▶ burst_1000_at_once  burst_*
+//!        ─▶ replica (api, worker)  ─▶ fleet_*
 //! ```
 //!
 //! A floor is the same effect by the plainest means: the same row inserted and committed one by
@@ -21,8 +23,10 @@
 //! every figure includes them.
 
 mod accept;
+mod burst;
 mod by_hand;
 mod door;
+mod fleet;
 mod footprint;
 mod mix;
 mod pace;
@@ -91,6 +95,12 @@ pub struct Options {
     /// Events about people that wait when the worker begins
     #[arg(long, default_value_t = 10_000, value_name = "COUNT")]
     pub people_events: u32,
+    /// Organizations of the burst; each database takes some 8 MiB for a while
+    #[arg(long, default_value_t = 1_000, value_name = "COUNT")]
+    pub tenants_burst: u32,
+    /// Tenants of the fleet, and as many databases by hand
+    #[arg(long, default_value_t = 500, value_name = "COUNT")]
+    pub fleet_databases: u32,
 }
 
 /// What the caller knows of this machine.
@@ -244,6 +254,8 @@ async fn measure(
         footprints,
         readies,
         peoples,
+        bursts,
+        fleets,
     ] = report::NAMES;
     if options.wants_any(accepts) {
         let replica = replica::Replica::start(server, "api").await?;
@@ -275,26 +287,45 @@ async fn measure(
         .iter()
         .any(|names| options.wants_any(names))
     {
-        // the template is built now: no measure is to include that
-        replica::Replica::start_with_template(server)
-            .await?
-            .stop()
-            .await?;
-        results.extend(footprint::start(options, server, progress).await?);
-        let replica = replica::Replica::start_with_template(server).await?;
-        results.extend(footprint::idle(options, &replica).await?);
-        results.extend(ready::measure(options, server, &replica, progress).await?);
-        results.extend(people::measure(options, server, &replica, progress).await?);
-        rss_after = rss_after.max(replica.rss_mib()?);
-        results.extend(footprint::after(options, rss_after));
-        replica.stop().await?;
-        if options.wants("ready_serial_pool") {
-            results.push(ready::measure_pool(options, server, progress).await?);
-        }
+        results.extend(measure_work(options, server, progress, rss_after).await?);
+    }
+    if options.wants_any(bursts) {
+        results.extend(burst::measure(options, server, progress).await?);
+    }
+    // the last one: it changes the blueprint
+    if options.wants_any(fleets) {
+        results.extend(fleet::measure(options, server, progress).await?);
     }
     let environment = server.environment().await?;
     Ok(Report {
         results,
         environment,
     })
+}
+
+/// By replicas that work; `rss_before` is the memory of those that accepted.
+async fn measure_work(
+    options: &Options,
+    server: &server::Server,
+    progress: &ProgressBar,
+    rss_before: f64,
+) -> Result<Vec<Measure>, Error> {
+    let mut results = Vec::new();
+    // the template is built now: no measure is to include that
+    replica::Replica::start_with_template(server)
+        .await?
+        .stop()
+        .await?;
+    results.extend(footprint::start(options, server, progress).await?);
+    let replica = replica::Replica::start_with_template(server).await?;
+    results.extend(footprint::idle(options, &replica).await?);
+    results.extend(ready::measure(options, server, &replica, progress).await?);
+    results.extend(people::measure(options, server, &replica, progress).await?);
+    let rss_mib = rss_before.max(replica.rss_mib()?);
+    results.extend(footprint::after(options, rss_mib));
+    replica.stop().await?;
+    if options.wants("ready_serial_pool") {
+        results.push(ready::measure_pool(options, server, progress).await?);
+    }
+    Ok(results)
 }

@@ -42,11 +42,7 @@ pub(super) async fn measure(
     progress: &ProgressBar,
 ) -> Result<Vec<Measure>, Error> {
     let mut results = Vec::new();
-    let ready = Ready {
-        server,
-        replica,
-        progress,
-    };
+    let ready = Ready::new(server, replica, progress);
     if options.wants("ready_serial") {
         results.push(ready.serial("ready_serial", options.tenants_serial).await?);
     }
@@ -71,11 +67,7 @@ pub(super) async fn measure_pool(
     let count = options.tenants_serial;
     progress.set_message("ready_serial_pool");
     let replica = Replica::start_with_pool(server, count + WARM_UP).await?;
-    let ready = Ready {
-        server,
-        replica: &replica,
-        progress,
-    };
+    let ready = Ready::new(server, &replica, progress);
     let measured = ready.serial_from_pool("ready_serial_pool", count).await?;
     // before the databases go that it would make again
     replica.stop().await?;
@@ -92,13 +84,27 @@ enum Way {
     SignUp,
 }
 
-struct Ready<'a> {
+/// A replica that makes tenants, and whoever makes the same by hand.
+pub(super) struct Ready<'a> {
     server: &'a Server,
     replica: &'a Replica,
     progress: &'a ProgressBar,
 }
 
-impl Ready<'_> {
+impl<'a> Ready<'a> {
+    pub(super) fn new(server: &'a Server, replica: &'a Replica, progress: &'a ProgressBar) -> Self {
+        Self {
+            server,
+            replica,
+            progress,
+        }
+    }
+
+    /// So many tenants at once; milliseconds from the first event until the last one is ready.
+    pub(super) async fn make_tenants(&self, count: u32) -> Result<f64, Error> {
+        self.ours_at_once(Way::Event, count, "").await
+    }
+
     /// One after the other; each beside one by hand.
     async fn serial(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
         self.progress.set_message(name);
@@ -209,7 +215,7 @@ impl Ready<'_> {
     }
 
     /// The same by as many hands as the replica runs jobs at once.
-    async fn by_hand_at_once(&self, count: u32) -> Result<f64, Error> {
+    pub(super) async fn by_hand_at_once(&self, count: u32) -> Result<f64, Error> {
         let mut hands = Vec::new();
         for _ in 0..self.server.config.queue.concurrency {
             hands.push(Hand::new(self.server).await?);

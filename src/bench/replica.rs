@@ -72,18 +72,9 @@ impl Replica {
         let log = server.scratch.join("replica.log");
         let stderr = File::create(&log).map_err(Error::io("opening the replica's log"))?;
         let started = Instant::now();
-        let child = Command::new(&server.program)
-            .args(["serve", "--roles", roles])
-            .env_clear()
-            .envs(server.variables.iter().map(|(name, value)| (name, value)))
+        let child = command(server, &["serve", "--roles", roles], stderr)
             .envs(more.iter().map(|(name, value)| (name, value)))
             .env("TENANTRY__SERVER__LISTEN", address.to_string())
-            // where no tenantry.toml lies
-            .current_dir(&server.scratch)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .kill_on_drop(true)
             .spawn()
             .map_err(Error::io("starting a replica"))?;
         let mut replica = Self {
@@ -174,6 +165,37 @@ impl Replica {
             Err(_) => self.child.kill().await.map_err(Error::io(doing)),
         }
     }
+}
+
+/// Runs another command of the program, configured like a replica, to its end.
+pub(super) async fn run_command(server: &Server, arguments: &[&str]) -> Result<(), Error> {
+    let doing = "running a command";
+    let log = server.scratch.join("command.log");
+    let stderr = File::create(&log).map_err(Error::io(doing))?;
+    let mut child = command(server, arguments, stderr)
+        .spawn()
+        .map_err(Error::io(doing))?;
+    let ended = child.wait().await.map_err(Error::io(doing))?;
+    if ended.success() {
+        return Ok(());
+    }
+    let said = std::fs::read_to_string(log).map_err(Error::io(doing))?;
+    Err(Error::io(doing)(std::io::Error::other(said)))
+}
+
+fn command(server: &Server, arguments: &[&str], stderr: File) -> Command {
+    let mut command = Command::new(&server.program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(server.variables.iter().map(|(name, value)| (name, value)))
+        // where no tenantry.toml lies
+        .current_dir(&server.scratch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .kill_on_drop(true);
+    command
 }
 
 /// An address that is free now: a replica that takes any does not say which.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::samples::Samples;
 
 /// Every measure, by the phase that measures it.
-pub(super) const NAMES: [&[&str]; 7] = [
+pub(super) const NAMES: [&[&str]; 9] = [
     &[
         "accept_new_c1",
         "accept_new_c8",
@@ -43,6 +43,8 @@ pub(super) const NAMES: [&[&str]; 7] = [
         "signups_100_at_once",
     ],
     &["people_jobs", "people_jobs_one_org"],
+    &["burst_1000_at_once", "burst_cost_ratio", "burst_rss_mib"],
+    &["fleet_migrate_500", "fleet_noop_500"],
 ];
 
 /// A figure beside its floor.

@@ -11,11 +11,13 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
+use sqlx::PgConnection;
 
 use super::{Exit, Failure, Globals};
 use crate::{
     config::{Config, Environment},
     db::Db,
+    queue::Waker,
     secrets::Keyring,
     tenant_db::Clusters,
 };
@@ -32,6 +34,16 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// One transaction that may give workers something to do, and the call that lets them look at once.
+    pub(super) async fn change<T, E: From<sqlx::Error>>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = self.db.transaction(work).await?;
+        Waker::call(&self.db).await;
+        Ok(done)
+    }
+
     pub(super) fn keyring(&self) -> Result<Keyring, Failure> {
         Keyring::parse(&self.config.secrets.keys).map_err(|error| {
             Failure::new(

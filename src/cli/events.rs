@@ -110,7 +110,7 @@ async fn replay(globals: &Globals, access: &Access, event: &str) -> Result<(), F
     };
     let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
     let replay = async |tx: &mut _| jobs::replay_event(tx, first.id, max_attempts, &actor).await;
-    let replayed = access.db.transaction(replay).await?;
+    let replayed = access.change(replay).await?;
     globals.printer.data(replayed.id.to_string());
     globals.printer.talk(format!(
         "it is processed once more; see what becomes of it: tenantry events get {}",

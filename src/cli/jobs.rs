@@ -84,13 +84,13 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Retry { job } => {
             let (actor, attempts) = (globals.operator(), access.config.queue.max_attempts);
             let retry = async |tx: &mut _| jobs::retry_job(tx, JobId(job), attempts, &actor).await;
-            done(globals, &access.db.transaction(retry).await?);
+            done(globals, &access.change(retry).await?);
             Ok(())
         }
         Command::Cancel { job } => {
             let actor = globals.operator();
             let cancel = async |tx: &mut _| jobs::cancel_job(tx, JobId(job), &actor).await;
-            done(globals, &access.db.transaction(cancel).await?);
+            done(globals, &access.change(cancel).await?);
             Ok(())
         }
     }

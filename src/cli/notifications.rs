@@ -128,7 +128,7 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
             let actor = globals.operator();
             let replay =
                 async |tx: &mut _| notifications::replay(tx, id, endpoint.as_deref(), &actor).await;
-            let replayed = access.db.transaction(replay).await?;
+            let replayed = access.change(replay).await?;
             globals.printer.data(replayed.notification.id.to_string());
             globals.printer.talk(format!(
                 "it is told once more; see what becomes of it: tenantry notifications get {id}"
@@ -175,7 +175,7 @@ async fn replay_failed(
     let mut replayed = 0;
     for line in &lines {
         let replay = async |tx: &mut _| notifications::replay_line(tx, line, since, &actor).await;
-        replayed += access.db.transaction(replay).await?;
+        replayed += access.change(replay).await?;
     }
     globals.printer.data(replayed.to_string());
     globals.printer.talk(format!(

@@ -1,7 +1,7 @@
 //! Wakes workers when there is work: at once in this process, by NOTIFY in the others.
 //!
 //! Guarantees: never inside the transaction that enqueues, because NOTIFY takes a lock that all
-//! commits of the server share; at most one NOTIFY per 50 ms and process. A lost notification costs
+//! commits of the server share; at most one NOTIFY per 50 ms and replica. A lost notification costs
 //! one poll interval, nothing else.
 
 use std::{sync::Arc, time::Duration};
@@ -74,6 +74,11 @@ impl Waker {
         self.here.notified().await;
     }
 
+    /// Calls the workers of all processes, from one that has none: after the commit that enqueued.
+    pub async fn call(db: &Db) {
+        notify(db, "").await;
+    }
+
     /// Carries calls to the other processes until the tasks drain.
     pub fn spawn_notifier(&self, tasks: &Tasks, db: Db) {
         let (elsewhere, draining) = (Arc::clone(&self.elsewhere), tasks.clone());
@@ -84,18 +89,7 @@ impl Waker {
                     () = elsewhere.notified() => {}
                     () = draining.draining() => return,
                 }
-                let sent = db
-                    .run(async |connection| {
-                        sqlx::query("select pg_notify($1, $2)")
-                            .bind(CHANNEL)
-                            .bind(&*caller)
-                            .execute(connection)
-                            .await
-                    })
-                    .await;
-                if let Err(error) = sent {
-                    tracing::debug!(%error, "other replicas were not woken; they poll");
-                }
+                notify(&db, &caller).await;
                 tokio::time::sleep(DEBOUNCE).await;
             }
         });
@@ -116,6 +110,21 @@ impl Waker {
                 }
             }
         });
+    }
+}
+
+async fn notify(db: &Db, caller: &str) {
+    let sent = db
+        .run(async |connection| {
+            sqlx::query("select pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(caller)
+                .execute(connection)
+                .await
+        })
+        .await;
+    if let Err(error) = sent {
+        tracing::debug!(%error, "replicas were not woken; they poll");
     }
 }
 

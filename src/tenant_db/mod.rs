@@ -19,7 +19,7 @@ pub mod statements;
 pub mod structure;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -172,6 +172,8 @@ pub struct Cluster {
     options: PgConnectOptions,
     /// How each template is cloned, as far as it is known.
     strategies: Arc<Mutex<HashMap<String, String>>>,
+    /// Fingerprints, each with a shape that has it: true of this cluster, whatever happens.
+    shapes: Arc<Mutex<HashSet<(String, String)>>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -258,6 +260,7 @@ impl Cluster {
             statement_timeout,
             options,
             strategies: Arc::default(),
+            shapes: Arc::default(),
         })
     }
 

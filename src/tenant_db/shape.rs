@@ -1,4 +1,4 @@
-//! The shape: the structure of a database as the server stores it, as one hash; half the price of the fingerprint.
+//! The shape: the structure of a database as the server stores it, as one hash; a third of the price of the fingerprint.
 //!
 //! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, but for an
 //! expression that differs only in *which* object of the user's it names. The reverse does not hold: text that
@@ -10,12 +10,18 @@
 //! No expression is turned back into SQL, for which the server would have to open every table first, and no
 //! catalog is joined with another: rows name relations by number, and the names are put in here.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{MutexGuard, PoisonError},
+};
 
 use sqlx::{PgConnection, Row};
 
-use super::Error;
+use super::{Cluster, Error, fingerprint};
 use crate::secrets;
+
+/// Far more shapes than there are versions under way at a time.
+const MOST_KNOWN: usize = 1000;
 
 /// Between two of these stands the number of a relation.
 const MARK: char = '\u{1}';
@@ -58,6 +64,34 @@ select format('enum %s %s %s', enumtypid::regtype, enumsortorder, enumlabel) fro
 select format('default privileges %s %s %s %s', defaclrole, defaclnamespace::regnamespace, defaclobjtype, defaclacl) from pg_default_acl;
 select format('extension %s %s', extname, extversion) from pg_extension;
 select format('schema %s %s %s', nspname, nspowner, nspacl) from pg_namespace where nspname <> 'information_schema' and nspname !~ '^pg_'";
+
+impl Cluster {
+    /// Whether the database that `connection` is in has this fingerprint. A fleet's databases come out in the same
+    /// shape: of a shape that had the fingerprint once it need not be taken again.
+    pub async fn has_fingerprint(
+        &self,
+        connection: &mut PgConnection,
+        expected: &str,
+    ) -> Result<bool, Error> {
+        let pair = (expected.to_owned(), of(connection).await?);
+        if self.shapes().contains(&pair) {
+            return Ok(true);
+        }
+        if fingerprint::of(connection).await? != expected {
+            return Ok(false);
+        }
+        let mut shapes = self.shapes();
+        if shapes.len() >= MOST_KNOWN {
+            shapes.clear();
+        }
+        shapes.insert(pair);
+        Ok(true)
+    }
+
+    fn shapes(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The shape of the database that `connection` is in: one round trip.
 pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {

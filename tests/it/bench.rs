@@ -20,6 +20,8 @@ fn tiny() -> Options {
         tenants_serial: 2,
         tenants_at_once: 3,
         people_events: 300,
+        tenants_burst: 4,
+        fleet_databases: 3,
     }
 }
 
@@ -67,6 +69,11 @@ async fn every_measure_is_there_with_its_floor() {
             "people_jobs_one_org",
             "rss_after_mib",
             "ready_serial_pool",
+            "burst_1000_at_once",
+            "burst_cost_ratio",
+            "burst_rss_mib",
+            "fleet_migrate_500",
+            "fleet_noop_500",
         ]
     );
     for measure in &report.results {
@@ -79,6 +86,8 @@ async fn every_measure_is_there_with_its_floor() {
             "registrations_c",
             "registration_status_",
             "signups_",
+            "fleet_",
+            "burst_1000",
         ];
         let beside = beside.iter().any(|it| measure.name.starts_with(it));
         assert_eq!(measure.floor.is_some(), beside, "{measure:?}");

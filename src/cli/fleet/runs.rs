@@ -127,7 +127,7 @@ pub(super) async fn migrate(
     };
     let actor = globals.operator();
     let create = async |tx: &mut _| fleet::create(tx, &new, &actor).await;
-    let run = access.db.transaction(create).await?;
+    let run = access.change(create).await?;
     globals
         .printer
         .talk(format!("fleet run {} has begun", run.id));
@@ -260,7 +260,7 @@ pub(super) async fn change(
         Change::Retry => fleet::retry(tx, id, &actor).await,
         Change::Abort => fleet::abort(tx, id, &actor).await,
     };
-    let run = access.db.transaction(change).await?;
+    let run = access.change(change).await?;
     globals.printer.data(run.id.to_string());
     let more = match run.counts.running {
         0 => String::new(),
@@ -291,7 +291,7 @@ pub(super) async fn first(
     let tenant = tenants::find(access, &options.tenant).await?;
     let actor = globals.operator();
     let put = async |tx: &mut _| fleet::put_first(tx, run.id, tenant.id, &actor).await;
-    access.db.transaction(put).await?;
+    access.change(put).await?;
     globals.printer.data(tenant.id.to_string());
     globals.printer.talk(format!(
         "tenant {} is next in fleet run {}",

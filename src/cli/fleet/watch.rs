@@ -14,8 +14,8 @@ use crate::{
     fleet::{self, Run, RunId, RunState},
 };
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(200);
+/// Between two looks, at first and later: what ends at once is seen at once.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
 /// Where there is no terminal, a line says how far it is after this long.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
@@ -49,7 +49,8 @@ async fn follow(
     bar: &ProgressBar,
 ) -> Result<Run, Failure> {
     let is_terminal = std::io::stderr().is_terminal();
-    let (mut told_at, mut seen, mut seen_at) = (Instant::now(), String::new(), Instant::now());
+    let began = Instant::now();
+    let (mut told_at, mut seen, mut seen_at) = (began, String::new(), began);
     loop {
         let find = async |connection: &mut _| fleet::find(connection, id).await;
         let run = access
@@ -84,7 +85,7 @@ async fn follow(
             seen_at = Instant::now();
             bar.suspend(|| globals.printer.talk(idle(&run)));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep((began.elapsed() / 10).clamp(LOOKS.0, LOOKS.1)).await;
     }
 }
 

@@ -9,7 +9,7 @@ pub(super) async fn remove(globals: &Globals, named: OfMember) -> Result<(), Fai
     let actor = office.actor(globals, named.acting).await?;
     let (desk, of) = (office.desk(), office.organization());
     let remove = async |tx: &mut _| desk.remove(tx, of, &user_id, &actor).await;
-    let removed = office.access.db.transaction(remove).await;
+    let removed = office.access.change(remove).await;
     let ended = removed.map_err(|error| office.refused(&error))?;
     globals.printer.data(&user_id);
     globals
@@ -24,7 +24,7 @@ pub(super) async fn restore(globals: &Globals, named: OfMember) -> Result<(), Fa
     let actor = office.actor(globals, named.acting).await?;
     let (desk, of) = (office.desk(), office.organization());
     let restore = async |tx: &mut _| desk.restore(tx, of, &user_id, &actor).await;
-    let restored = office.access.db.transaction(restore).await;
+    let restored = office.access.change(restore).await;
     restored.map_err(|error| office.refused(&error))?;
     globals.printer.data(&user_id);
     globals
@@ -43,7 +43,7 @@ pub(super) async fn set_role(
     let actor = office.actor(globals, named.acting).await?;
     let (desk, of) = (office.desk(), office.organization());
     let set = async |tx: &mut _| desk.set_role(tx, of, (&user_id, role), &actor).await;
-    let is_changed = office.access.db.transaction(set).await;
+    let is_changed = office.access.change(set).await;
     let is_changed = is_changed.map_err(|error| office.refused(&error))?;
     globals.printer.data(&user_id);
     if !is_changed {
@@ -58,7 +58,7 @@ pub(super) async fn revoke(globals: &Globals, named: OfInvitation) -> Result<(),
     let actor = office.actor(globals, named.acting).await?;
     let (desk, of) = (office.desk(), office.organization());
     let revoke = async |tx: &mut _| desk.revoke(tx, of, id, &actor).await;
-    let revoked = office.access.db.transaction(revoke).await;
+    let revoked = office.access.change(revoke).await;
     revoked.map_err(|error| office.refused(&error))?;
     globals.printer.data(id.to_string());
     Ok(())
@@ -70,7 +70,7 @@ pub(super) async fn resend(globals: &Globals, named: OfInvitation) -> Result<(),
     let actor = office.actor(globals, named.acting).await?;
     let (desk, of) = (office.desk(), office.organization());
     let resend = async |tx: &mut _| desk.resend(tx, of, id, &actor).await;
-    let asked = office.access.db.transaction(resend).await;
+    let asked = office.access.change(resend).await;
     asked.map_err(|error| office.refused(&error))?;
     globals.printer.data(id.to_string());
     globals
@@ -89,7 +89,7 @@ pub(super) async fn invite(
     let actor = office.actor(globals, acting).await?;
     let (desk, of) = (office.desk(), office.organization());
     let invite = async |tx: &mut _| desk.invite(tx, of, promise, &actor).await;
-    let invited = office.access.db.transaction(invite).await;
+    let invited = office.access.change(invite).await;
     let id = invited.map_err(|error| office.refused(&error))?;
     globals.printer.data(id.to_string());
     globals.printer.talk(format!(
@@ -111,8 +111,7 @@ pub(super) async fn assign(
     let of = office.organization();
     let changed = office
         .access
-        .db
-        .transaction(async |tx| {
+        .change(async |tx| {
             if is_assigned {
                 members::assign(tx, of, &user_id, &customer, &actor).await
             } else {
@@ -132,7 +131,7 @@ pub(super) async fn sync(globals: &Globals, of: &Of) -> Result<(), Failure> {
     let office = Office::open(globals, of).await?;
     let (desk, of) = (office.desk(), office.organization());
     let sync = async |tx: &mut _| desk.sync(tx, of).await;
-    let roused = office.access.db.transaction(sync).await;
+    let roused = office.access.change(sync).await;
     let told = roused.map_err(|error| office.refused(&error))?;
     globals.printer.data(office.tenant.id.to_string());
     globals.printer.talk(format!(

@@ -63,7 +63,7 @@ async fn add(globals: &Globals, access: &Access, tenant: &str, host: &str) -> Re
         audit::by(tx, &actor).await?;
         tenants::add_host(tx, tenant.id, host).await
     };
-    let told = if access.db.transaction(add).await? {
+    let told = if access.change(add).await? {
         "added; let its name and certificate lead to your proxy"
     } else {
         "it had this host already"
@@ -86,7 +86,7 @@ async fn remove(
         audit::by(tx, &actor).await?;
         Ok::<_, HostError>(tenants::remove_host(tx, tenant.id, host).await?)
     };
-    if !access.db.transaction(remove).await? {
+    if !access.change(remove).await? {
         return Err(Failure::failed(
             format!("tenant {} has no further host {host:?}", tenant.url),
             format!("list them: tenantry tenants hosts ls {}", tenant.id),

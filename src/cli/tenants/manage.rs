@@ -16,7 +16,7 @@ pub(super) async fn retry(
 ) -> Result<(), Failure> {
     let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
     let retry = async |tx: &mut _| jobs::retry_tenant(tx, tenant, max_attempts, &actor).await;
-    access.db.transaction(retry).await?;
+    access.change(retry).await?;
     let told = format!(
         "tried again; follow it with: tenantry tenants watch {}",
         tenant.id
@@ -32,7 +32,7 @@ pub(super) async fn suspend(
 ) -> Result<(), Failure> {
     let actor = globals.operator();
     let suspend = async |tx: &mut _| jobs::suspend_tenant(tx, tenant, &actor).await;
-    access.db.transaction(suspend).await?;
+    access.change(suspend).await?;
     done(
         globals,
         tenant,
@@ -48,7 +48,7 @@ pub(super) async fn resume(
 ) -> Result<(), Failure> {
     let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
     let resume = async |tx: &mut _| jobs::resume_tenant(tx, tenant, max_attempts, &actor).await;
-    access.db.transaction(resume).await?;
+    access.change(resume).await?;
     done(
         globals,
         tenant,
@@ -99,7 +99,7 @@ pub(super) async fn label(
 ) -> Result<(), Failure> {
     let actor = globals.operator();
     let label = async |tx: &mut _| jobs::label_tenant(tx, tenant, &changes, &actor).await;
-    let labelled = access.db.transaction(label).await?;
+    let labelled = access.change(label).await?;
     let told = format!("its labels: {}", show_labels(&labelled.labels));
     done(globals, tenant, &told);
     Ok(())

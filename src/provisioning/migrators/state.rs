@@ -30,7 +30,7 @@ pub(super) struct State {
     pid: i32,
     /// Name and digest of each file that was applied: migrations and shared seed.
     pub(super) ledger: Vec<(String, String)>,
-    /// Whether the session is encrypted.
+    /// Whether the session is encrypted; a program's session is to be as well.
     pub(super) tls: bool,
     /// What a migrator of its own says the version is; empty where it has no table yet.
     pub(super) versions: Vec<String>,
@@ -68,10 +68,15 @@ impl State {
         connection: &mut PgConnection,
         migration: &Migration<'_>,
     ) -> Result<Self, StepError> {
+        // only programs ask, and it is dear
+        let tls = match &migration.blueprint.project {
+            None => "false",
+            Some(_) => {
+                "coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false)"
+            }
+        };
         let mut sql = format!(
-            "select pg_try_advisory_lock({LOCK}),
-                    pg_backend_pid(),
-                    coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false);
+            "select pg_try_advisory_lock({LOCK}), pg_backend_pid(), {tls};
              select name, sha256 from tenantry.migrations"
         );
         let version_sql = version_sql(migration);
