@@ -74,6 +74,25 @@ async fn a_fleet_without_tenants_is_migrated_at_once() {
     app.stop().await;
 }
 
+/// A replica that looks by itself once an hour has to be called.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_calls_the_workers() {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await;
+    let directory = blueprint.path().to_str().unwrap().to_owned();
+    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
+    deployment.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "3600000");
+    let app = App::of(deployment, blueprint.source()).await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.tenant(&org).is_ready().await;
+    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
+    let (code, stdout, stderr) = fleet(&app, &["migrate"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("1 done, 0 failed"), "{stdout}");
+    app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     let (app, blueprint) = empty().await;
