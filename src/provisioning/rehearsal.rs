@@ -78,6 +78,7 @@ async fn on_clone(
     databases::open_rehearsal(session, &name).await?;
     let started = Instant::now();
     let migration = Migration {
+        db: &provisioner.db,
         cluster,
         keyring: &provisioner.keyring,
         blueprint: rehearsal.blueprint,
