@@ -22,6 +22,7 @@
 mod change;
 pub mod command;
 pub mod drift;
+mod dry_run;
 pub mod exec;
 mod goal;
 mod held;
@@ -92,6 +93,9 @@ pub enum Error {
         /// The tenant.
         tenant: TenantId,
     },
+    /// There is no database of the tenant to clone.
+    #[error("tenant {0} is neither ready nor suspended")]
+    NotKeptUp(TenantId),
 }
 
 impl Error {
@@ -103,6 +107,7 @@ impl Error {
             Self::Active(_) => "fleet_run_active",
             Self::WrongState { .. } => "fleet_run_wrong_state",
             Self::NotWaiting { .. } => "fleet_target_not_waiting",
+            Self::NotKeptUp(_) => "not_kept_up",
         }
     }
 
@@ -118,6 +123,7 @@ impl Error {
             }
             Self::WrongState { .. } => "look at it: `tenantry fleet status`",
             Self::NotWaiting { .. } => "look at it: `tenantry fleet targets`",
+            Self::NotKeptUp(_) => "choose others: `tenantry tenants ls --state ready`",
         }
     }
 }

@@ -155,6 +155,7 @@ fn all() -> NewRun {
         concurrency: 4,
         max_failures: None,
         is_dry: false,
+        clones: Vec::new(),
     }
 }
 

@@ -29,6 +29,9 @@ pub(in crate::cli) struct Migrate {
     /// Migrate throw-away clones of the templates that tenants were made from, and no tenant
     #[arg(long)]
     dry_run: bool,
+    /// Clone the database of this tenant as well, with its data: id, organization id, host or database; several times: each of them
+    #[arg(long = "clone", value_name = "TENANT", requires = "dry_run")]
+    clones: Vec<String>,
     /// Begin it and leave
     #[arg(long)]
     no_wait: bool,
@@ -116,6 +119,10 @@ pub(super) async fn migrate(
     access: &Access,
     options: Migrate,
 ) -> Result<(), Failure> {
+    let mut clones = Vec::new();
+    for text in &options.clones {
+        clones.push(tenants::find(access, text).await?.id);
+    }
     let new = NewRun {
         blueprint_hash: known_hash(globals, access, options.to.as_deref()),
         wanted_version: options.to,
@@ -124,6 +131,7 @@ pub(super) async fn migrate(
         concurrency: options.concurrency,
         max_failures: options.max_failures,
         is_dry: options.dry_run,
+        clones,
     };
     let actor = globals.operator();
     let create = async |tx: &mut _| fleet::create(tx, &new, &actor).await;
@@ -363,9 +371,13 @@ fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
                 rehearsal.applied, rehearsal.duration_ms
             ),
         };
+        let of = match &rehearsal.tenant {
+            Some(tenant) => format!("tenant {tenant}"),
+            None => format!("{} tenants", rehearsal.tenants),
+        };
         globals.printer.data(format!(
-            "{:<14}{} on {} ({} tenants): {ended}",
-            "clone", rehearsal.from_version, rehearsal.cluster, rehearsal.tenants
+            "{:<14}{} on {} ({of}): {ended}",
+            "clone", rehearsal.from_version, rehearsal.cluster
         ));
     }
     if let Some(failure) = &run.failure {
