@@ -8,6 +8,7 @@ use crate::{
     cli::{Exit, Failure, Globals, access::Access, pool, tenants},
     fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
     page::Asked,
+    tenants::Selection,
 };
 
 #[derive(Debug, clap::Args)]
@@ -133,12 +134,7 @@ pub(super) async fn migrate(
         is_dry: options.dry_run,
         clones,
     };
-    let actor = globals.operator();
-    let create = async |tx: &mut _| fleet::create(tx, &new, &actor).await;
-    let run = access.db.transaction(create).await?;
-    globals
-        .printer
-        .talk(format!("fleet run {} has begun", run.id));
+    let run = begin(globals, access, &new).await?;
     if options.no_wait {
         if options.json {
             return globals.printer.json(&run);
@@ -149,6 +145,36 @@ pub(super) async fn migrate(
     let run = watch::watch(globals, access, run.id).await?;
     show(globals, &run, options.json)?;
     verdict(&run)
+}
+
+/// A dry run from its beginning to its end; fails where it does.
+pub(super) async fn measure(
+    globals: &Globals,
+    access: &Access,
+    (to, selection): (Option<&str>, Selection),
+) -> Result<(), Failure> {
+    let new = NewRun {
+        blueprint_hash: known_hash(globals, access, to),
+        wanted_version: to.map(str::to_owned),
+        selection,
+        waves: Vec::new(),
+        concurrency: 1,
+        max_failures: None,
+        is_dry: true,
+        clones: Vec::new(),
+    };
+    let run = begin(globals, access, &new).await?;
+    verdict(&watch::watch(globals, access, run.id).await?)
+}
+
+async fn begin(globals: &Globals, access: &Access, new: &NewRun) -> Result<Run, Failure> {
+    let actor = globals.operator();
+    let create = async |tx: &mut _| fleet::create(tx, new, &actor).await;
+    let run = access.db.transaction(create).await?;
+    globals
+        .printer
+        .talk(format!("fleet run {} has begun", run.id));
+    Ok(run)
 }
 
 /// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
