@@ -310,6 +310,43 @@ pub(super) async fn retry(
     act(&state, id, &mutation, fleet::retry).await
 }
 
+/// Who is to be put first.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = FleetFirst)]
+pub(super) struct First {
+    /// A tenant that waits in the run.
+    #[schema(value_type = Uuid)]
+    tenant: TenantId,
+}
+
+/// Let a tenant that waits in a run go before all others.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs/{id}/first",
+    operation_id = "put_first_in_fleet_run",
+    tag = "fleet",
+    params(
+        ("id" = Uuid, Path, description = "Id of the run"),
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    request_body = First,
+    responses((status = 200, description = "The run", body = Run), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn first(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    mutation: Mutation<First>,
+) -> Result<Response, Problem> {
+    let put = async |tx: &mut PgConnection| {
+        let tenant = mutation.body.tenant;
+        fleet::put_first(tx, RunId(id), tenant, &mutation.actor).await?;
+        find(tx, id).await
+    };
+    mutation.run(&state, StatusCode::OK, put).await
+}
+
 /// End a run; what waits in it is skipped, what is under way ends.
 #[utoipa::path(
     post,

@@ -1,7 +1,7 @@
 //! `/v1/fleet-runs`: a run as a client with an API key begins, follows and stops it.
 
 use serde_json::{Value, json};
-use tenantry::api_keys::Scope;
+use tenantry::{api_keys::Scope, tenants::Tenant};
 
 use crate::support::{
     Api, App, Deployment, TinyBlueprint,
@@ -196,6 +196,72 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
     assert_eq!(over["counts"]["done"], 1, "{over}");
     let done = fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
     assert!(done.await >= 5);
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
+    let fleet = Fleet::new().await;
+    let [mut busy, mut next, mut asked] = [None, None, None];
+    for (org, tenant) in fleet.orgs.iter().zip([&mut busy, &mut next, &mut asked]) {
+        *tenant = fleet.app.tenant(org).find().await;
+    }
+    let [busy, next, asked] = [busy, next, asked].map(Option::unwrap);
+    let mut holder = hold(
+        &fleet.app.deployment.url(&busy.database),
+        "lock table notes",
+    )
+    .await;
+    let path = fleet
+        .begin(&json!({ "waves": ["1"], "concurrency": 1 }))
+        .await;
+    wait_for("the first one is under way", async || {
+        let run = fleet.api().get(&path).await.body;
+        (run["counts"]["running"] == 1).then_some(())
+    })
+    .await;
+    let first = format!("{path}/first");
+    let put = fleet
+        .api()
+        .post(&first, &json!({ "tenant": asked.id }))
+        .await;
+    assert_eq!((put.status, &put.body["state"]), (200, &json!("running")));
+    let refused = fleet
+        .api()
+        .post(&first, &json!({ "tenant": busy.id }))
+        .await;
+    assert_eq!(refused.refusal(), (409, "fleet_target_not_waiting"));
+    for wrong in [
+        json!({}),
+        json!({ "tenant": "acme" }),
+        json!({ "tenant": asked.id, "at": 1 }),
+    ] {
+        let refused = fleet.api().post(&first, &wrong).await;
+        assert_eq!(refused.refusal(), (400, "parameter_invalid"), "{wrong}");
+    }
+    holder.release().await;
+    fleet.is(&path, "done").await;
+    let began = async |tenant: &Tenant| {
+        let sql = format!(
+            "select extract(epoch from started_at)::float8 from fleet_targets where tenant = '{}'",
+            tenant.id
+        );
+        fleet.app.ask::<f64>(&sql).await
+    };
+    assert!(began(&asked).await < began(&next).await);
+    let late = fleet
+        .api()
+        .post(&first, &json!({ "tenant": asked.id }))
+        .await;
+    assert_eq!(late.refusal(), (409, "fleet_run_wrong_state"));
+    let nobody = "/v1/fleet-runs/00000000-0000-0000-0000-000000000000/first";
+    let unknown = fleet
+        .api()
+        .post(nobody, &json!({ "tenant": asked.id }))
+        .await;
+    assert_eq!(unknown.refusal(), (404, "fleet_run_unknown"));
+    let noted = "select count(*) from audit_log where action = 'fleet_target.put_first' and actor_kind = 'key'";
+    assert_eq!(fleet.app.ask::<i64>(noted).await, 1);
     fleet.app.stop().await;
 }
 
