@@ -46,7 +46,7 @@ pub use runs::{
     Counts, NewRun, Rehearsal, Run, RunFailure, RunId, RunState, find, find_newest,
     find_unfinished, list_page,
 };
-pub use targets::{Target, TargetFilter, TargetState, list_targets};
+pub use targets::{Target, TargetFilter, TargetState, count_unfinished, list_targets};
 pub use work::{Place, work};
 
 use crate::tenants::TenantId;

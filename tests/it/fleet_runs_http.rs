@@ -5,7 +5,7 @@ use tenantry::{api_keys::Scope, tenants::Tenant};
 
 use crate::support::{
     Api, App, Deployment, TinyBlueprint,
-    app::{bytes, exchange, new_org, wait_for},
+    app::{bytes, exchange, new_org, wait_for, wait_until},
     cluster::{execute, hold},
     events,
 };
@@ -59,6 +59,26 @@ impl Fleet {
             (run["state"] == state && run["counts"]["running"] == 0).then_some(run)
         })
         .await
+    }
+
+    /// The gauges of the run that has not ended come to be these; the others are 0.
+    async fn gauges_say(&self, expected: &str) {
+        let told = format!("the gauges say {expected:?}");
+        wait_until(&told, async || self.gauges().await == expected).await;
+    }
+
+    /// Those that are not 0.
+    async fn gauges(&self) -> String {
+        let metrics = self.app.get("/metrics").await.text;
+        let gauge = |line: &str| {
+            let rest = line.strip_prefix("tenantry_fleet_run_targets{state=\"")?;
+            Some(rest.replace("\"}", ""))
+        };
+        let mut gauges: Vec<String> = metrics.lines().filter_map(gauge).collect();
+        assert_eq!(gauges.len(), 5, "{metrics}");
+        gauges.retain(|gauge| !gauge.ends_with(" 0"));
+        gauges.sort_unstable();
+        gauges.join(", ")
     }
 
     async fn act(&self, path: &str, verb: &str) -> Value {
@@ -220,6 +240,7 @@ async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
         (run["counts"]["running"] == 1).then_some(())
     })
     .await;
+    fleet.gauges_say("pending 2, running 1").await;
     let first = format!("{path}/first");
     let put = fleet
         .api()
@@ -241,6 +262,8 @@ async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
     }
     holder.release().await;
     fleet.is(&path, "done").await;
+    // of the run that has not ended, and there is none
+    fleet.gauges_say("").await;
     let began = async |tenant: &Tenant| {
         let sql = format!(
             "select extract(epoch from started_at)::float8 from fleet_targets where tenant = '{}'",
