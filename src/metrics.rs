@@ -126,6 +126,7 @@ pub struct Metrics {
     notifications_oldest: Family<EndpointLabel, FloatGauge>,
     disabled_endpoints: Family<NoLabels, Gauge>,
     fleet_targets: Family<OutcomeLabel, Counter>,
+    fleet_run_targets: Family<StateLabel, Gauge>,
     jwks_refreshes: Family<RefreshLabels, Counter>,
     jwks_age: Family<IssuerLabel, FloatGauge>,
     /// When each issuer's keys were fetched last.
@@ -173,6 +174,7 @@ impl Metrics {
             notifications_oldest: Family::default(),
             disabled_endpoints: Family::default(),
             fleet_targets: Family::default(),
+            fleet_run_targets: Family::default(),
             jwks_refreshes: Family::default(),
             jwks_age: Family::default(),
             jwks_fetched: Arc::default(),
@@ -219,6 +221,11 @@ impl Metrics {
             "fleet_targets",
             "Targets of fleet runs by how their attempts ended",
             self.fleet_targets.clone(),
+        );
+        registry.register(
+            "fleet_run_targets",
+            "Targets of the fleet run that has not ended, by state",
+            self.fleet_run_targets.clone(),
         );
         registry.register(
             "jwks_refreshes",

@@ -3,7 +3,11 @@
 //! Guarantees: runs beside replicas, which fill the pool as well; may be ended at any time, and what was
 //! half done is mended by whoever comes next.
 
-use std::io::IsTerminal;
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -11,6 +15,7 @@ use serde::Serialize;
 use super::{
     Exit, Failure, Globals,
     access::{self, Access},
+    printer::Printer,
 };
 use crate::{
     causes::chain,
@@ -18,6 +23,9 @@ use crate::{
     provisioning::{BlueprintSource, Provisioner, StepError, pool},
     replica,
 };
+
+/// Where there is no terminal, a line says how far it is after this long.
+const LINE_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -100,13 +108,15 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         .map_err(|error| failed(&error))?;
     let mut report = Vec::new();
     for cluster in provisioner.clusters.iter() {
-        let bar = bar(&cluster.name);
+        let progress = Progress::of(globals.printer, &cluster.name);
         let told = |filled: pool::Filled| {
-            bar.set_length(filled.wanted.max(filled.ready).into());
-            bar.set_position(filled.ready.into());
+            let wanted = filled.wanted.max(filled.ready);
+            progress.bar.set_length(wanted.into());
+            progress.bar.set_position(filled.ready.into());
+            progress.line(|| format!("{} of {wanted} databases are ready", filled.ready));
         };
         let filled = pool::fill(&provisioner, cluster, &blueprint, || true, told).await;
-        bar.finish_and_clear();
+        progress.bar.finish_and_clear();
         let filled = filled.map_err(|error| failed(&error))?;
         report.push(OfCluster {
             cluster: cluster.name.clone(),
@@ -135,10 +145,13 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
     let provisioner = provisioner(globals, access)?;
     let mut report = Vec::new();
     for cluster in provisioner.clusters.iter() {
-        let bar = bar(&cluster.name);
-        let told = |dropped: u32| bar.set_position(dropped.into());
+        let progress = Progress::of(globals.printer, &cluster.name);
+        let told = |dropped: u32| {
+            progress.bar.set_position(dropped.into());
+            progress.line(|| format!("{dropped} databases are dropped"));
+        };
         let dropped = pool::drain(&provisioner, cluster, told).await;
-        bar.finish_and_clear();
+        progress.bar.finish_and_clear();
         report.push(OfCluster {
             cluster: cluster.name.clone(),
             made: None,
@@ -192,14 +205,36 @@ pub(super) fn failed(error: &StepError) -> Failure {
     )
 }
 
-/// On standard error, where that is a terminal.
-fn bar(cluster: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+/// How far a cluster's pool is: a bar on a terminal; elsewhere a line at once, and then now and then.
+struct Progress<'a> {
+    printer: Printer,
+    cluster: &'a str,
+    bar: ProgressBar,
+    is_terminal: bool,
+    told_at: Mutex<Option<Instant>>,
+}
+
+impl<'a> Progress<'a> {
+    fn of(printer: Printer, cluster: &'a str) -> Self {
+        // draws on standard error, and not at all where that is no terminal
+        let bar = ProgressBar::new(0).with_message(cluster.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+            bar.set_style(style);
+        }
+        Self {
+            printer,
+            cluster,
+            bar,
+            is_terminal: std::io::stderr().is_terminal(),
+            told_at: Mutex::new(None),
+        }
     }
-    let bar = ProgressBar::new(0).with_message(cluster.to_owned());
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
-        bar.set_style(style);
+
+    fn line(&self, say: impl FnOnce() -> String) {
+        let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_terminal && told_at.is_none_or(|at| at.elapsed() >= LINE_PAUSE) {
+            *told_at = Some(Instant::now());
+            self.printer.talk(format!("{}: {}", self.cluster, say()));
+        }
     }
-    bar
 }

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Error, NewRun, Run, RunId, RunState,
+    Error, NewRun, Run, RunId, RunState, dry_run,
     runs::{self, find},
     targets,
 };
@@ -26,11 +26,31 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun, actor: &Actor) -> Resul
         return Err(Error::Active(active.id));
     }
     let id = RunId(Uuid::now_v7());
+    note_clones(tx, id, &new.clones).await?;
     if !runs::insert(tx, id, new, actor.name()).await? {
         return Err(Error::Unknown(id));
     }
     queue::enqueue(tx, &NewJob::migrate_fleet(id.0, 0)).await?;
     find(tx, id).await?.ok_or(Error::Unknown(id))
+}
+
+/// The audit log of each tenant whose data will be copied says so.
+async fn note_clones(tx: &mut PgConnection, run: RunId, clones: &[TenantId]) -> Result<(), Error> {
+    let found = dry_run::list_clonable(tx, clones).await?;
+    let is_found = |id: &&TenantId| found.iter().any(|tenant| tenant.id == **id);
+    if let Some(missing) = clones.iter().find(|id| !is_found(id)) {
+        return Err(Error::NotKeptUp(*missing));
+    }
+    for tenant in &found {
+        let act = audit::Act {
+            action: "tenant.clone_wanted",
+            target_kind: "tenant",
+            target: &tenant.id.to_string(),
+            organization: Some((&tenant.source, Some(&tenant.org_id))),
+        };
+        audit::note_with(tx, act, &serde_json::json!({ "fleet_run": run })).await?;
+    }
+    Ok(())
 }
 
 /// Nothing new is begun; what is under way ends.

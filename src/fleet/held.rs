@@ -96,12 +96,11 @@ pub(super) async fn take(
     .await
 }
 
-/// Takes over what was begun by attempts that hold their jobs no more.
-pub(super) async fn take_over(
-    tx: &mut PgConnection,
+/// The attempts that have begun something in the run and hold their jobs no more.
+pub(super) async fn list_lost(
+    connection: &mut PgConnection,
     run: RunId,
-    claim: &Claim,
-) -> sqlx::Result<Vec<Held>> {
+) -> sqlx::Result<Vec<(JobId, i32)>> {
     let holders: Vec<(JobId, i32)> = sqlx::query_as(
         "select distinct held_by, held_attempt
          from fleet_targets
@@ -109,9 +108,38 @@ pub(super) async fn take_over(
            and state = 'running'",
     )
     .bind(run)
-    .fetch_all(&mut *tx)
+    .fetch_all(&mut *connection)
     .await?;
-    let lost = queue::list_lost(tx, &holders).await?;
+    queue::list_lost(connection, &holders).await
+}
+
+/// How many targets can be taken up to this wave.
+pub(super) async fn count_due(
+    connection: &mut PgConnection,
+    (run, wave): (RunId, i32),
+) -> sqlx::Result<u32> {
+    let due: i64 = sqlx::query_scalar(
+        "select count(*)
+         from fleet_targets
+         where run = $1
+           and state = 'pending'
+           and wave <= $2
+           and run_at <= now()",
+    )
+    .bind(run)
+    .bind(wave)
+    .fetch_one(connection)
+    .await?;
+    Ok(u32::try_from(due).unwrap_or(u32::MAX))
+}
+
+/// Takes over what was begun by attempts that hold their jobs no more.
+pub(super) async fn take_over(
+    tx: &mut PgConnection,
+    run: RunId,
+    claim: &Claim,
+) -> sqlx::Result<Vec<Held>> {
+    let lost = list_lost(tx, run).await?;
     if lost.is_empty() {
         return Ok(Vec::new());
     }

@@ -2,11 +2,13 @@
 //!
 //! Guarantees: whatever became of the jobs of a run (cancelled, given up, never enqueued by a process that
 //! died), there are some again a moment later, also of a run that is over and of which something was begun
-//! and not brought to its end.
+//! and not brought to its end. Where nothing can be taken and somebody works, nobody is called.
 
 use std::time::Duration;
 
-use super::{RunState, runs};
+use sqlx::PgConnection;
+
+use super::{Run, RunState, held, runs};
 use crate::{
     causes::chain,
     db::Db,
@@ -31,17 +33,12 @@ pub async fn keep_going(db: Db, waker: Waker) {
     }
 }
 
-/// Whether there were any.
-async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
+/// Enqueues the jobs that runs want and have not; whether there were any.
+pub async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
     db.run(async |connection| {
         let mut any = false;
         for run in runs::list_wanting(connection).await? {
-            let places = match run.state {
-                // the preparation, and the end of what was begun, is one place's work
-                RunState::Running => run.concurrency.unsigned_abs().min(wanted(&run.counts)),
-                _ => 1,
-            };
-            for slot in 0..places {
+            for slot in 0..wanted(connection, &run).await? {
                 let job = NewJob::migrate_fleet(run.id.0, slot);
                 any |= queue::enqueue(connection, &job).await?.is_some();
             }
@@ -51,7 +48,20 @@ async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
     .await
 }
 
-/// No more places than there is work, and one to end the run.
-fn wanted(counts: &super::Counts) -> u32 {
-    (counts.pending + counts.running).max(1)
+/// How many places the run should have, those that there are included.
+async fn wanted(connection: &mut PgConnection, run: &Run) -> Result<u32, queue::Error> {
+    let places = run.concurrency.unsigned_abs();
+    let due = match run.state {
+        RunState::Running => held::count_due(connection, (run.id, run.current_wave)).await?,
+        _ => 0,
+    };
+    let is_any_lost = !held::list_lost(connection, run.id).await?.is_empty();
+    if due > 0 || is_any_lost {
+        // those who work just now have no time for it
+        return Ok(places.min(due.saturating_add(run.counts.running)));
+    }
+    // one to prepare the run, to wait for what is due later, or to end it
+    let jobs = (0..places).filter_map(|slot| NewJob::migrate_fleet(run.id.0, slot).unique_key);
+    let is_any_live = queue::is_any_live(connection, &jobs.collect::<Vec<_>>()).await?;
+    Ok(u32::from(!is_any_live))
 }

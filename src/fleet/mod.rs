@@ -22,6 +22,7 @@
 mod change;
 pub mod command;
 pub mod drift;
+mod dry_run;
 pub mod exec;
 mod goal;
 mod held;
@@ -37,7 +38,7 @@ mod targets;
 mod work;
 
 pub use change::{abort, create, pause, put_first, resume, retry};
-pub use keep::keep_going;
+pub use keep::{enqueue_missing, keep_going};
 pub use pace::{Pace, find_pace};
 pub use portion::{Portion, PortionInvalid};
 pub use reach::{Named, Reach, Unreached};
@@ -45,7 +46,7 @@ pub use runs::{
     Counts, NewRun, Rehearsal, Run, RunFailure, RunId, RunState, find, find_newest,
     find_unfinished, list_page,
 };
-pub use targets::{Target, TargetFilter, TargetState, list_targets};
+pub use targets::{Target, TargetFilter, TargetState, count_unfinished, list_targets};
 pub use work::{Place, work};
 
 use crate::tenants::TenantId;
@@ -92,6 +93,9 @@ pub enum Error {
         /// The tenant.
         tenant: TenantId,
     },
+    /// There is no database of the tenant to clone.
+    #[error("tenant {0} is neither ready nor suspended")]
+    NotKeptUp(TenantId),
 }
 
 impl Error {
@@ -103,6 +107,7 @@ impl Error {
             Self::Active(_) => "fleet_run_active",
             Self::WrongState { .. } => "fleet_run_wrong_state",
             Self::NotWaiting { .. } => "fleet_target_not_waiting",
+            Self::NotKeptUp(_) => "not_kept_up",
         }
     }
 
@@ -118,6 +123,7 @@ impl Error {
             }
             Self::WrongState { .. } => "look at it: `tenantry fleet status`",
             Self::NotWaiting { .. } => "look at it: `tenantry fleet targets`",
+            Self::NotKeptUp(_) => "choose others: `tenantry tenants ls --state ready`",
         }
     }
 }

@@ -175,6 +175,7 @@ async fn migrate_subject(
     }
     let template = aim.templates.get(name);
     let migration = Migration {
+        db: &provisioner.db,
         cluster,
         keyring: &provisioner.keyring,
         blueprint: &aim.goal.cut,

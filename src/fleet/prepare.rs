@@ -4,10 +4,10 @@
 //! targets are set in the transaction from which on the run is running; a dry run ends here, after its
 //! throw-away clones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
-    Rehearsal, Run, RunFailure, RunState,
+    Run, RunFailure, RunState, dry_run,
     goal::Goal,
     held::{self, NewTarget},
     portion::wave_ends,
@@ -16,17 +16,16 @@ use super::{
 };
 use crate::{
     causes::chain,
-    provisioning::{StepError, pool, rehearsal, template},
+    provisioning::{StepError, pool, template},
     queue::{
         self,
         worker::{Outcome, Settled},
     },
-    tenant_db::Tag,
     tenants::{self, Standing},
 };
 
 /// After so many attempts a passing error is one that stays.
-const ATTEMPTS: i32 = 8;
+pub(super) const ATTEMPTS: i32 = 8;
 
 /// Prepares the run; `None` when it is running now and the place can go on.
 pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
@@ -75,13 +74,15 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
     }
     provisioner.faults.hit(super::FAULT_POINTS[0]).await?;
     if run.is_dry {
-        return rehearse(place, &goal, &fleet).await.map(Some);
+        return dry_run::rehearse(place, run, (&goal, &fleet))
+            .await
+            .map(Some);
     }
     begin(place, &goal, &fleet).await
 }
 
 /// The version of the goal: the template's, as only that knows it for every migrator.
-async fn version(place: &Place<'_>, goal: &Goal) -> Result<String, StepError> {
+pub(super) async fn version(place: &Place<'_>, goal: &Goal) -> Result<String, StepError> {
     let templates = goal.templates(place.provisioner).await?;
     let built = templates.into_values().next().map(|record| record.version);
     Ok(built.or_else(|| goal.cut.version()).unwrap_or_default())
@@ -150,95 +151,8 @@ fn targets(run: &Run, goal: &Goal, fleet: &[Standing]) -> Vec<NewTarget> {
         .collect()
 }
 
-/// A throw-away clone of each template that tenants were made from, cluster by cluster.
-async fn rehearse(
-    place: &Place<'_>,
-    goal: &Goal,
-    fleet: &[Standing],
-) -> Result<Outcome, StepError> {
-    let mut starts: BTreeMap<(&str, &str), (u32, &str)> = BTreeMap::new();
-    for tenant in fleet {
-        let hash = tenant.blueprint_hash.as_deref().unwrap_or_default();
-        let (tenants, _) = starts
-            .entry((&tenant.cluster, hash))
-            .or_insert((0, &tenant.version));
-        *tenants += 1;
-    }
-    let templates = goal.templates(place.provisioner).await?;
-    let mut rehearsals = Vec::new();
-    for ((cluster, hash), (tenants, version)) in starts {
-        if place.tasks.is_draining() {
-            return Ok(Outcome::Released);
-        }
-        if !place.lease.is_held() {
-            return Err(StepError::LostClaim);
-        }
-        let cluster = place.provisioner.clusters.get(cluster)?;
-        let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
-        cluster.end_stale_sessions(&tag).await?;
-        let of = rehearsal::Rehearsal {
-            cluster,
-            from: hash,
-            blueprint: &goal.cut,
-            template: templates.get(&cluster.name),
-            tag: &tag,
-        };
-        let done = rehearsal::rehearse(place.provisioner, &of).await;
-        if matches!(&done, Err(error) if error.is_retryable() && place.claim.attempt < ATTEMPTS) {
-            return Err(done.err().unwrap_or(StepError::LostClaim));
-        }
-        rehearsals.push(Rehearsal::of(&of, (version, tenants), &done));
-    }
-    let version = version(place, goal).await?;
-    let failed = rehearsals.iter().find_map(|of| of.failure.clone());
-    place
-        .provisioner
-        .db
-        .transaction(async |tx| {
-            queue::assert_held(tx, place.claim).await?;
-            runs::set_rehearsals(tx, place.run, (&goal.hash, &version), &rehearsals).await?;
-            Ok::<_, StepError>(())
-        })
-        .await?;
-    let state = match failed {
-        Some(_) => RunState::Failed,
-        None => RunState::Done,
-    };
-    end(place, state, failed.as_ref()).await
-}
-
-impl Rehearsal {
-    fn of(
-        rehearsal: &rehearsal::Rehearsal<'_>,
-        (version, tenants): (&str, u32),
-        done: &Result<
-            (
-                crate::provisioning::migrators::Migrated,
-                std::time::Duration,
-            ),
-            StepError,
-        >,
-    ) -> Self {
-        let failure = done.as_ref().err().map(|error| RunFailure {
-            code: error.code().to_owned(),
-            cause: chain(error),
-            fix: error.fix(),
-        });
-        let migrated = done.as_ref().ok();
-        Self {
-            cluster: rehearsal.cluster.name.clone(),
-            blueprint_hash: rehearsal.from.to_owned(),
-            from_version: version.to_owned(),
-            tenants,
-            applied: migrated.map_or(0, |(migrated, _)| migrated.applied),
-            duration_ms: migrated.map_or(0.0, |(_, took)| took.as_secs_f64() * 1000.0),
-            failure,
-        }
-    }
-}
-
 /// The run ends before it was running, together with the job; unless somebody paused or ended it meanwhile.
-async fn end(
+pub(super) async fn end(
     place: &Place<'_>,
     state: RunState,
     failure: Option<&RunFailure>,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Portion;
 use crate::{
     page::{self, Asked, Page},
-    tenants::Selection,
+    tenants::{Selection, TenantId},
 };
 
 /// Name of the list of runs, in its cursors.
@@ -19,7 +19,8 @@ macro_rules! select_run {
     ($rest:literal) => {
         concat!(
             "select id, state, wanted_version, blueprint_hash, version, is_dry, waves, current_wave, concurrency,
-                    max_failures, forgiven, selection, rehearsals, failure, created_by, created_at, prepared_at,
+                    max_failures, forgiven, selection - 'clone' as selection,
+                    coalesce(selection -> 'clone', '[]') as clones, rehearsals, failure, created_by, created_at, prepared_at,
                     finished_at, counts
              from fleet_runs,
              lateral (
@@ -139,7 +140,10 @@ pub struct RunFailure {
 pub struct Rehearsal {
     /// The cluster.
     pub cluster: String,
-    /// Hash of the blueprint whose template was cloned.
+    /// The tenant whose database was cloned; none where it was a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// Hash of the blueprint whose template, or whose tenant's database, was cloned.
     pub blueprint_hash: String,
     /// The version it began with.
     pub from_version: String,
@@ -187,6 +191,10 @@ pub struct Run {
     /// Which tenants.
     #[sqlx(json)]
     pub selection: Selection,
+    /// Tenants whose databases are cloned and tried as well, in a dry run.
+    #[sqlx(json)]
+    #[serde(rename = "clone")]
+    pub clones: Vec<TenantId>,
     /// What became of throw-away clones, in a dry run.
     #[sqlx(json)]
     pub rehearsals: Vec<Rehearsal>,
@@ -223,6 +231,8 @@ pub struct NewRun {
     pub max_failures: Option<Portion>,
     /// Only throw-away clones are migrated.
     pub is_dry: bool,
+    /// Tenants whose databases are cloned and tried as well; for a dry run.
+    pub clones: Vec<TenantId>,
 }
 
 /// A run by its id.
@@ -326,7 +336,11 @@ pub(super) async fn insert(
     let inserted = sqlx::query(
         "insert into fleet_runs
              (id, wanted_version, blueprint_hash, is_dry, waves, concurrency, max_failures, selection, created_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         values (
+             $1, $2, $3, $4, $5, $6, $7,
+             $8 || case when $10 = '[]'::jsonb then '{}' else jsonb_build_object('clone', $10) end,
+             $9
+         )
          on conflict do nothing",
     )
     .bind(id)
@@ -338,6 +352,7 @@ pub(super) async fn insert(
     .bind(new.max_failures.map(Json))
     .bind(Json(&new.selection))
     .bind(created_by)
+    .bind(Json(&new.clones))
     .execute(tx)
     .await?;
     Ok(inserted.rows_affected() == 1)

@@ -130,6 +130,23 @@ pub async fn list_targets(
     Ok(asked.page(LIST, rows, |target: &Target| target.tenant))
 }
 
+/// The targets of the run that has not ended, by state; 0 in each where there is none.
+pub async fn count_unfinished(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "select states.state, count(targets.tenant)
+         from unnest(array['pending', 'running', 'done', 'skipped', 'failed']) states (state)
+         left join (
+             select fleet_targets.state, tenant
+             from fleet_targets
+             join fleet_runs on fleet_runs.id = run
+             where fleet_runs.state in ('preparing', 'running', 'paused')
+         ) targets using (state)
+         group by states.state",
+    )
+    .fetch_all(connection)
+    .await
+}
+
 /// The failed targets wait again, with all their attempts before them; how many.
 pub(super) async fn retry_failed(tx: &mut PgConnection, run: RunId) -> sqlx::Result<u64> {
     let retried = sqlx::query(

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    RunId, RunState, change,
+    RunId, RunState, change, dry_run,
     goal::Goal,
     held::{self, Held},
     one, prepare, runs, settle,
@@ -71,6 +71,9 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
         run = prepared;
     }
     if run.prepared_at.is_none() {
+        if run.is_dry {
+            dry_run::sweep(place).await?;
+        }
         return Ok(Outcome::Done);
     }
     let Some(goal) = Goal::load(place.provisioner, &run)? else {

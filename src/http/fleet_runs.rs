@@ -20,7 +20,7 @@ use crate::{
     audit::Actor,
     fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
     page::{Asked, Page},
-    tenants::{self, Selection},
+    tenants::{self, Selection, TenantId},
 };
 
 /// Databases that are migrated at once where the request does not say.
@@ -28,6 +28,9 @@ const CONCURRENCY: u32 = 16;
 
 /// So many waves a run may have.
 const MOST_WAVES: usize = 100;
+
+/// So many tenants' databases a dry run may clone.
+const MOST_CLONES: usize = 100;
 
 /// A new run.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -50,6 +53,10 @@ pub(super) struct Wanted {
     max_failures: Option<Portion>,
     /// Only throw-away clones are migrated.
     dry_run: bool,
+    /// Tenants whose databases are cloned and tried as well; for a dry run.
+    #[serde(rename = "clone")]
+    #[schema(value_type = Vec<Uuid>, max_items = 100)]
+    clones: Vec<TenantId>,
 }
 
 impl Default for Wanted {
@@ -61,6 +68,7 @@ impl Default for Wanted {
             concurrency: CONCURRENCY,
             max_failures: None,
             dry_run: false,
+            clones: Vec::new(),
         }
     }
 }
@@ -78,6 +86,12 @@ impl Wanted {
         if self.waves.len() > MOST_WAVES {
             return Err(Problem::invalid("there are more than 100 waves"));
         }
+        if self.clones.len() > MOST_CLONES {
+            return Err(Problem::invalid("there are more than 100 tenants to clone"));
+        }
+        if !self.dry_run && !self.clones.is_empty() {
+            return Err(Problem::invalid("clone is for a dry run"));
+        }
         tenants::check_all(&self.selection.labels)
             .map_err(|invalid| Problem::invalid(invalid.to_string()))?;
         Ok(NewRun {
@@ -88,6 +102,7 @@ impl Wanted {
             concurrency: self.concurrency,
             max_failures: self.max_failures,
             is_dry: self.dry_run,
+            clones: self.clones.clone(),
         })
     }
 }
@@ -293,6 +308,43 @@ pub(super) async fn retry(
     mutation: Mutation,
 ) -> Result<Response, Problem> {
     act(&state, id, &mutation, fleet::retry).await
+}
+
+/// Who is to be put first.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = FleetFirst)]
+pub(super) struct First {
+    /// A tenant that waits in the run.
+    #[schema(value_type = Uuid)]
+    tenant: TenantId,
+}
+
+/// Let a tenant that waits in a run go before all others.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet-runs/{id}/first",
+    operation_id = "put_first_in_fleet_run",
+    tag = "fleet",
+    params(
+        ("id" = Uuid, Path, description = "Id of the run"),
+        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+    ),
+    request_body = First,
+    responses((status = 200, description = "The run", body = Run), Changing),
+    security(("key" = []))
+)]
+pub(super) async fn first(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    mutation: Mutation<First>,
+) -> Result<Response, Problem> {
+    let put = async |tx: &mut PgConnection| {
+        let tenant = mutation.body.tenant;
+        fleet::put_first(tx, RunId(id), tenant, &mutation.actor).await?;
+        find(tx, id).await
+    };
+    mutation.run(&state, StatusCode::OK, put).await
 }
 
 /// End a run; what waits in it is skipped, what is under way ends.

@@ -13,8 +13,8 @@ use axum::{
 
 use super::{AppState, Problem};
 use crate::{
-    db::Schema, inbox, metrics::Backlog, notifications, provisioning::pool, queue, registrations,
-    tenants,
+    db::Schema, fleet, inbox, metrics::Backlog, notifications, provisioning::pool, queue,
+    registrations, tenants,
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -139,6 +139,7 @@ async fn backlog(state: &AppState) -> Result<Backlog, queue::Error> {
                     .map(|of| (of.endpoint, of.pending, of.oldest_s))
                     .collect(),
                 disabled_endpoints: notifications::count_disabled(connection).await?,
+                fleet_run_targets: fleet::count_unfinished(connection).await?,
                 pool: pool::count_by_state(connection).await?,
             })
         })

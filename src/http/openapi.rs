@@ -78,6 +78,7 @@ const TEXT: &str = r"^[^\u0000]*$";
         fleet_runs::pause,
         fleet_runs::resume,
         fleet_runs::retry,
+        fleet_runs::first,
         fleet_runs::abort,
         audit::list,
         members::list,

@@ -59,7 +59,8 @@ impl From<fleet::Error> for Problem {
             fleet::Error::Unknown(_) => StatusCode::NOT_FOUND,
             fleet::Error::Active(_)
             | fleet::Error::WrongState { .. }
-            | fleet::Error::NotWaiting { .. } => StatusCode::CONFLICT,
+            | fleet::Error::NotWaiting { .. }
+            | fleet::Error::NotKeptUp(_) => StatusCode::CONFLICT,
         };
         Self::new(status, error.code(), error.to_string(), error.fix())
     }

@@ -206,6 +206,7 @@ fn fleet_routes() -> Vec<Route> {
         post("/v1/fleet-runs/{id}/pause", write, fleet_runs::pause),
         post("/v1/fleet-runs/{id}/resume", write, fleet_runs::resume),
         post("/v1/fleet-runs/{id}/retry", write, fleet_runs::retry),
+        post("/v1/fleet-runs/{id}/first", write, fleet_runs::first),
         post("/v1/fleet-runs/{id}/abort", write, fleet_runs::abort),
     ]
 }

@@ -1,5 +1,7 @@
 //! What only the database knows: its figures, as whoever asks it gives them.
 
+use prometheus_client::metrics::{family::Family, gauge::Gauge};
+
 use super::{EndpointLabel, KindLabel, Metrics, NoLabels, StateLabel, StatusLabel};
 
 /// What the database says about backlog and tenants.
@@ -29,8 +31,16 @@ pub struct Backlog {
     pub notifications: Vec<(String, i64, f64)>,
     /// Endpoints that are disabled.
     pub disabled_endpoints: i64,
+    /// Targets of the fleet run that has not ended, by state; 0 of each where there is none.
+    pub fleet_run_targets: Vec<(String, i64)>,
     /// Databases of the pool by state, and the age of the oldest in seconds.
     pub pool: Vec<(String, i64, f64)>,
+}
+
+fn set(gauges: &Family<StateLabel, Gauge>, counts: Vec<(String, i64)>) {
+    for (state, count) in counts {
+        gauges.get_or_create(&StateLabel { state }).set(count);
+    }
 }
 
 impl Metrics {
@@ -54,6 +64,7 @@ impl Metrics {
         self.jobs.clear();
         self.tenants.clear();
         self.registrations.clear();
+        self.fleet_run_targets.clear();
         self.dead_letters.clear();
         self.last_pruned.clear();
         self.notifications_pending.clear();
@@ -102,11 +113,8 @@ impl Metrics {
                 .get_or_create(&StatusLabel { status })
                 .set(tenants);
         }
-        for (state, registrations) in backlog.registrations {
-            self.registrations
-                .get_or_create(&StateLabel { state })
-                .set(registrations);
-        }
+        set(&self.registrations, backlog.registrations);
+        set(&self.fleet_run_targets, backlog.fleet_run_targets);
         self.dead_letters
             .get_or_create(&KindLabel { kind: "event" })
             .set(backlog.failed_events);

@@ -70,6 +70,14 @@ pub enum StepError {
         /// Its hash.
         hash: String,
     },
+    /// The tenant's database was not copied, as that would have disturbed the tenant.
+    #[error("database {database} was not copied: {why}")]
+    NotCopied {
+        /// The database.
+        database: String,
+        /// What was in the way.
+        why: String,
+    },
     /// The password cannot be opened.
     #[error("the tenant's password cannot be opened")]
     Secrets(#[from] secrets::Error),
@@ -170,6 +178,7 @@ impl StepError {
             Self::NoRoom => "no_room",
             Self::NotPlaced => "not_placed",
             Self::TemplateUnknown { .. } => "template_unknown",
+            Self::NotCopied { .. } => "database_not_copied",
             Self::Secrets(_) => "credential_unreadable",
             Self::TimedOut { .. } => "step_timed_out",
             Self::LostClaim => "claim_lost",
@@ -233,6 +242,9 @@ impl StepError {
             "member_sync_failed" => {
                 "repair sync/ in the blueprint, or what it met in the database; it is tried again by itself"
             }
+            "database_not_copied" => {
+                "keep its application away for a moment (nobody's session is ended for a dry run), or choose another tenant; then: tenantry fleet resume"
+            }
             "not_verified" => {
                 "repair what the cause names (seed, verify query, or rights), then: tenantry tenants retry <tenant>"
             }
@@ -282,6 +294,7 @@ impl StepError {
             | Self::Blueprint(_)
             | Self::NotVerified { .. }
             | Self::TemplateUnknown { .. }
+            | Self::NotCopied { .. }
             | Self::Secrets(_) => false,
         }
     }

@@ -1,8 +1,10 @@
-//! Rehearsals: a migration tried on a throw-away clone of a template.
+//! Rehearsals: a migration tried on a throw-away clone, of a template or of a tenant's database.
 //!
-//! Guarantees: no tenant is touched; one rehearsal at a time per cluster, under an advisory lock that ends
-//! with its session; the clone is dropped, and one that was left by a process that died is dropped by
-//! whoever rehearses next.
+//! Guarantees: no tenant is touched: nobody's session is ended, and a database that somebody is in is not
+//! cloned; while one is cloned nobody can connect to it, so that takes seconds at most. The clone stays on its
+//! cluster, and no tenant's role can connect to it. One rehearsal at a time per cluster, under an advisory
+//! lock that ends with its session; the clone is dropped, or the rehearsal has failed; one that was left by a
+//! process that died is dropped by whoever rehearses or [sweeps](sweep) next.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +12,35 @@ use sqlx::{Connection, PgConnection};
 
 use super::{
     Provisioner, StepError,
-    migrators::{Migrated, Migration, migrate},
+    migrators::{self, Migrated, Migration, migrate},
     template::{self, TemplateRecord},
 };
 use crate::{
     blueprint::Blueprint,
     causes::chain,
-    tenant_db::{self, Cluster, Tag, databases},
+    tenant_db::{self, Cluster, Ident, Tag, databases, sessions},
+    tenants::Tenant,
 };
+
+/// A tenant's database may be closed to new connections for so long.
+const LONGEST_COPY: Duration = Duration::from_secs(10);
+
+/// What is cloned.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// The template of this hash.
+    Template(&'a str),
+    /// The database of this tenant, with its data.
+    Tenant(&'a Tenant),
+}
 
 /// What is to be rehearsed.
 #[derive(Debug)]
 pub struct Rehearsal<'a> {
     /// Where.
     pub cluster: &'a Cluster,
-    /// Hash of the blueprint whose template is cloned.
-    pub from: &'a str,
+    /// What is cloned.
+    pub source: Source<'a>,
     /// The blueprint to bring the clone to.
     pub blueprint: &'a Blueprint,
     /// The template that it is compared with, where there is one.
@@ -40,17 +55,34 @@ pub async fn rehearse(
     rehearsal: &Rehearsal<'_>,
 ) -> Result<(Migrated, Duration), StepError> {
     let mut session = rehearsal.cluster.connect_for_maintenance().await?;
-    lock(&mut session, rehearsal.cluster).await?;
-    let done = on_clone(provisioner, rehearsal, &mut session).await;
-    if let Err(left) = databases::drop_rehearsals(&mut session, rehearsal.cluster).await {
-        tracing::warn!(
-            error = chain(&left),
-            "a throw-away clone was left; the next rehearsal drops it"
-        );
+    while !try_lock(&mut session, rehearsal.cluster).await? {
+        // a lock that is waited for would hold a snapshot while the other clones
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let done = on_clone(provisioner, rehearsal, &mut session).await;
+    let dropped = databases::drop_rehearsals(&mut session, rehearsal.cluster).await;
     // ends the session and with it the lock
     let _ = session.close().await;
-    done
+    match (done, dropped) {
+        (Ok(done), dropped) => dropped.map(|()| done).map_err(StepError::from),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => {
+            tracing::warn!(error = chain(&left), "a throw-away clone was left");
+            Err(error)
+        }
+    }
+}
+
+/// Drops what rehearsals that were lost have left on a cluster; nothing while one is under way, which does it.
+pub async fn sweep(cluster: &Cluster) -> Result<(), StepError> {
+    let mut session = cluster.connect_for_maintenance().await?;
+    let swept = if try_lock(&mut session, cluster).await? {
+        databases::drop_rehearsals(&mut session, cluster).await
+    } else {
+        Ok(())
+    };
+    let _ = session.close().await;
+    Ok(swept?)
 }
 
 async fn on_clone(
@@ -58,30 +90,21 @@ async fn on_clone(
     rehearsal: &Rehearsal<'_>,
     session: &mut PgConnection,
 ) -> Result<(Migrated, Duration), StepError> {
-    let (cluster, hash) = (rehearsal.cluster, rehearsal.from);
+    let cluster = rehearsal.cluster;
     databases::drop_rehearsals(session, cluster).await?;
-    let known = provisioner
-        .db
-        .run(async |connection| template::find(connection, &cluster.name, hash).await)
-        .await?;
-    if known.is_none() {
-        let hash = hash.to_owned();
-        return Err(StepError::TemplateUnknown { hash });
-    }
-    let template = template::named(cluster, hash.to_owned())?;
-    let name = databases::rehearsal(&cluster.prefix, hash)?;
-    if !databases::clone_template(session, cluster, &template.database, &name).await? {
-        let found = "it appeared while it was being made".to_owned();
-        let name = name.as_str().to_owned();
-        return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
-    }
+    let name = match rehearsal.source {
+        Source::Template(hash) => clone_template(provisioner, cluster, session, hash).await?,
+        Source::Tenant(tenant) => clone_tenant(cluster, session, tenant).await?,
+    };
     databases::open_rehearsal(session, &name).await?;
     let started = Instant::now();
     let migration = Migration {
+        db: &provisioner.db,
         cluster,
         keyring: &provisioner.keyring,
         blueprint: rehearsal.blueprint,
         database: &name,
+        // a program that is told whose database it is might reach for what else the tenant has
         tenant: None,
         tag: Some(rehearsal.tag),
         head: rehearsal.template.map(|record| record.version.as_str()),
@@ -94,18 +117,86 @@ async fn on_clone(
     Ok((migrated, started.elapsed()))
 }
 
-/// Waits its turn with a try-lock: a waiting one would hold a snapshot while the other clones.
-async fn lock(session: &mut PgConnection, cluster: &Cluster) -> Result<(), StepError> {
-    loop {
-        let locked: bool =
-            sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
-                .bind(format!("{}rehearsal", cluster.prefix))
-                .fetch_one(&mut *session)
-                .await
-                .map_err(tenant_db::Error::sql("locking the rehearsal"))?;
-        if locked {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+async fn clone_template(
+    provisioner: &Provisioner,
+    cluster: &Cluster,
+    session: &mut PgConnection,
+    hash: &str,
+) -> Result<Ident, StepError> {
+    let known = provisioner
+        .db
+        .run(async |connection| template::find(connection, &cluster.name, hash).await)
+        .await?;
+    if known.is_none() {
+        let hash = hash.to_owned();
+        return Err(StepError::TemplateUnknown { hash });
     }
+    let template = template::named(cluster, hash.to_owned())?;
+    let name = databases::rehearsal(&cluster.prefix, hash)?;
+    if databases::clone_template(session, cluster, &template.database, &name).await? {
+        Ok(name)
+    } else {
+        Err(appeared(&name))
+    }
+}
+
+/// Only while nobody is in it: the server would wait for them, and let nobody in meanwhile.
+async fn clone_tenant(
+    cluster: &Cluster,
+    session: &mut PgConnection,
+    tenant: &Tenant,
+) -> Result<Ident, StepError> {
+    let source = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
+    let Some(facts) = databases::find(session, source.as_str()).await? else {
+        let database = tenant.database.clone();
+        return Err(migrators::Error::DatabaseGone { database }.into());
+    };
+    let mark = facts.mark(&cluster.owner);
+    if mark.is_none_or(|mark| mark.tenant != tenant.id.0) {
+        let (name, found) = (tenant.database.clone(), facts.describe());
+        return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
+    }
+    let not_copied = |why| {
+        let database = tenant.database.clone();
+        Err(StepError::NotCopied { database, why })
+    };
+    let in_use = |who: &str| format!("{who} would have to leave it");
+    if let Some(who) = sessions::describe_all(session, &source).await? {
+        return not_copied(in_use(&who));
+    }
+    // the end of an id is what differs between tenants of one moment
+    let name = databases::rehearsal(&cluster.prefix, &tenant.id.0.simple().to_string()[16..])?;
+    match databases::clone_tenant(session, cluster, (&source, &name), LONGEST_COPY).await {
+        Ok(true) => Ok(name),
+        Ok(false) => Err(appeared(&name)),
+        Err(error) => match error.sqlstate().as_deref() {
+            // who came in the same moment may have left again
+            Some("55006") => {
+                let who = sessions::describe_all(session, &source).await?;
+                not_copied(in_use(
+                    who.as_deref().unwrap_or("a session that is gone now"),
+                ))
+            }
+            Some("57014") => not_copied(format!(
+                "that takes longer than {} s, and nobody could connect to it meanwhile",
+                LONGEST_COPY.as_secs()
+            )),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+fn appeared(name: &Ident) -> StepError {
+    let found = "it appeared while it was being made".to_owned();
+    let name = name.as_str().to_owned();
+    tenant_db::Error::ForeignDatabase { name, found }.into()
+}
+
+async fn try_lock(session: &mut PgConnection, cluster: &Cluster) -> Result<bool, StepError> {
+    let locked = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
+        .bind(format!("{}rehearsal", cluster.prefix))
+        .fetch_one(session)
+        .await
+        .map_err(tenant_db::Error::sql("locking the rehearsal"))?;
+    Ok(locked)
 }

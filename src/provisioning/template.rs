@@ -17,7 +17,7 @@ use crate::{
     blueprint::Blueprint,
     causes::chain,
     db::Db,
-    tenant_db::{self, Cluster, Ident, databases, fingerprint, roles},
+    tenant_db::{self, Cluster, Ident, databases, fingerprint, roles, structure},
 };
 
 /// A template that can be cloned.
@@ -72,6 +72,35 @@ pub async fn find_structure(
         .fetch_optional(connection)
         .await?;
     Ok(found.flatten())
+}
+
+/// The most telling difference of a database from a template, in words; `None` where it cannot be told.
+///
+/// Of a template it takes cluster and hash. For an error that is there already, so it has none of its own.
+pub(super) async fn tell_difference(
+    db: &Db,
+    (cluster, hash): (&str, &str),
+    connection: &mut PgConnection,
+) -> Option<String> {
+    let find = async |control: &mut _| find_structure(control, cluster, hash).await;
+    let expected = db.run(find).await.ok()??;
+    let actual = fingerprint::structure(connection).await.ok()?;
+    let mut differences = structure::differences(&expected, &actual).into_iter();
+    let first = differences.next()?;
+    Some(match differences.len() {
+        0 => first,
+        more => format!("{first}, and {more} more"),
+    })
+}
+
+/// What is said where nobody knows what the difference is.
+pub(super) fn fingerprints_differ(expected: &str, found: &str) -> String {
+    let short = |fingerprint: &str| fingerprint.chars().take(12).collect::<String>();
+    format!(
+        "its fingerprint is {}, should be {}",
+        short(found),
+        short(expected)
+    )
 }
 
 /// The template of a hash, whether it is there or not.
@@ -261,6 +290,7 @@ async fn fill(
 ) -> Result<Filled, StepError> {
     prepare(connection, cluster).await?;
     let migrated = migrate(&Migration {
+        db: &provisioner.db,
         cluster,
         keyring: &provisioner.keyring,
         blueprint,

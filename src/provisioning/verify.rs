@@ -47,18 +47,20 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
         .db
         .run(async |connection| template::find(connection, &cluster.name, &hash).await)
         .await?;
-    let expected = expected
-        .ok_or(StepError::TemplateUnknown { hash })?
-        .fingerprint;
+    let Some(expected) = expected.map(|record| record.fingerprint) else {
+        return Err(StepError::TemplateUnknown { hash });
+    };
+    let (db, of) = (&cx.provisioner.db, (&*cluster.name, &*hash));
     cx.in_tenant(async |connection| {
         if cluster.has_fingerprint(connection, &expected).await? {
             return Ok(());
         }
         let actual = fingerprint::of(connection).await?;
+        let difference = template::tell_difference(db, of, connection)
+            .await
+            .unwrap_or_else(|| template::fingerprints_differ(&expected, &actual));
         Err(not_verified(format!(
-            "its structure ({}) differs from its template's ({})",
-            &actual[..12],
-            expected.get(..12).unwrap_or("?")
+            "its structure differs from its template's: {difference}"
         )))
     })
     .await

@@ -252,3 +252,21 @@ pub async fn list_lost(
     .fetch_all(connection)
     .await
 }
+
+/// Whether a job of one of these unique keys waits or runs.
+pub async fn is_any_live(
+    connection: &mut PgConnection,
+    unique_keys: &[String],
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (
+             select
+             from jobs
+             where unique_key = any($1)
+               and state in ('available', 'running')
+         )",
+    )
+    .bind(unique_keys)
+    .fetch_one(connection)
+    .await
+}

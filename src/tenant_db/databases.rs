@@ -7,6 +7,8 @@
 //! The mark is a comment on the database together with its owner, our owner role. A database of the warm
 //! pool has a mark of its own, which names no tenant.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -144,9 +146,9 @@ pub async fn mark_pooled(
     Ok(())
 }
 
-/// The name of a throw-away clone of the template of this hash.
-pub fn rehearsal(prefix: &str, hash: &str) -> Result<Ident, Error> {
-    let short: String = hash.chars().take(16).collect();
+/// The name of a throw-away clone of what is named so: hexadecimal digits, of which the first 16 count.
+pub fn rehearsal(prefix: &str, of: &str) -> Result<Ident, Error> {
+    let short: String = of.chars().take(16).collect();
     Ok(Ident::new(&format!("{prefix}rehearsal_{short}"))?)
 }
 
@@ -224,17 +226,50 @@ pub async fn clone_template(
     template: &Ident,
     name: &Ident,
 ) -> Result<bool, Error> {
-    let owner = &cluster.owner;
     let strategy = clone_strategy(connection, cluster, template).await?;
+    copy(connection, cluster, (template, name), &strategy).await
+}
+
+/// Clones a tenant's database under `name`, closed to connections.
+///
+/// Nobody may be connected to it (55006), and nobody can connect to it meanwhile: it ends after `limit`
+/// (57014), and then nothing is left of it.
+pub async fn clone_tenant(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    (database, name): (&Ident, &Ident),
+    limit: Duration,
+) -> Result<bool, Error> {
+    let strategy = find_strategy(connection, database).await?;
+    sqlx::query("select set_config('statement_timeout', $1, false)")
+        .bind(limit.as_millis().to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(Error::sql("bounding the time of a clone"))?;
+    let copied = copy(connection, cluster, (database, name), &strategy).await;
+    sqlx::query("reset statement_timeout")
+        .execute(connection)
+        .await
+        .map_err(Error::sql("bounding the time of a clone no more"))?;
+    copied
+}
+
+async fn copy(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    (source, name): (&Ident, &Ident),
+    strategy: &str,
+) -> Result<bool, Error> {
+    let owner = &cluster.owner;
     let statement = format!(
-        "create database {name} template {template} owner {owner} allow_connections false {strategy}"
+        "create database {name} template {source} owner {owner} allow_connections false {strategy}"
     );
     let created = sqlx::raw_sql(AssertSqlSafe(statement))
         .execute(connection)
         .await;
     is_new(created).map_err(Error::sql(format!(
         "cloning {} as {}",
-        template.as_str(),
+        source.as_str(),
         name.as_str()
     )))
 }
@@ -245,13 +280,20 @@ async fn clone_strategy(
     cluster: &Cluster,
     template: &Ident,
 ) -> Result<String, Error> {
-    let name = template.as_str();
-    if let Some(known) = cluster.strategies().get(name) {
+    if let Some(known) = cluster.strategies().get(template.as_str()) {
         return Ok(known.clone());
     }
+    let strategy = find_strategy(connection, template).await?;
+    let known = (template.as_str().to_owned(), strategy.clone());
+    cluster.strategies().extend([known]);
+    Ok(strategy)
+}
+
+async fn find_strategy(connection: &mut PgConnection, source: &Ident) -> Result<String, Error> {
+    let name = source.as_str();
     // WAL_LOG needs no checkpoint, FILE_COPY two; from about a gigabyte on the log costs more than
     // they do. Before 15 there is only the copy.
-    let strategy: String = sqlx::query_scalar(
+    sqlx::query_scalar(
         "select case
                     when current_setting('server_version_num')::integer < 150000 then ''
                     when pg_database_size($1::name) < 1::bigint << 30 then 'strategy wal_log'
@@ -259,12 +301,9 @@ async fn clone_strategy(
                 end",
     )
     .bind(name)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await
-    .map_err(Error::sql(format!("looking at template {name}")))?;
-    let known = (name.to_owned(), strategy.clone());
-    cluster.strategies().extend([known]);
-    Ok(strategy)
+    .map_err(Error::sql(format!("looking at the size of {name}")))
 }
 
 /// Creates an empty database that belongs to the owner role and is open to nobody else.

@@ -84,6 +84,45 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag, whose: Whose) -> Re
     )))
 }
 
+/// Who is in a database: how many sessions of which application, in words; `None` when nobody is.
+pub async fn describe_all(
+    connection: &mut PgConnection,
+    database: &Ident,
+) -> Result<Option<String>, Error> {
+    let found: Vec<(String, i64)> = sqlx::query_as(
+        "select coalesce(application_name, '') as application, count(*) as sessions
+         from pg_stat_activity
+         where datname = $1
+           -- the server ends these by itself when the database is wanted; of others' sessions we may not know
+           and backend_type is distinct from 'autovacuum worker'
+         group by 1
+         union all
+         select 'a prepared transaction', count(*)
+         from pg_prepared_xacts
+         where database = $1
+         having count(*) > 0
+         order by sessions desc, application",
+    )
+    .bind(database.as_str())
+    .fetch_all(connection)
+    .await
+    .map_err(Error::sql(format!(
+        "looking who is in database {}",
+        database.as_str()
+    )))?;
+    let told = found.iter().map(|(application, sessions)| {
+        let application = match application.as_str() {
+            "" => "an application without a name",
+            name => name,
+        };
+        match sessions {
+            1 => format!("1 session of {application}"),
+            _ => format!("{sessions} sessions of {application}"),
+        }
+    });
+    Ok((!found.is_empty()).then(|| told.collect::<Vec<_>>().join(", ")))
+}
+
 /// Ends one session of a database, and waits until it is gone; 0 is nobody's.
 pub async fn end(connection: &mut PgConnection, database: &Ident, pid: i32) -> Result<(), Error> {
     end_all(connection, database, (pid, "")).await

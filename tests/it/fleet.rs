@@ -155,6 +155,7 @@ fn all() -> NewRun {
         concurrency: 4,
         max_failures: None,
         is_dry: false,
+        clones: Vec::new(),
     }
 }
 
@@ -618,5 +619,79 @@ async fn a_database_of_somebody_else_is_not_touched() {
         fleet.find(&run).await.state.is_over()
     })
     .await;
+    fleet.app.stop().await;
+}
+
+/// Live jobs of runs, by their places.
+async fn places(fleet: &Fleet) -> String {
+    fleet
+        .app
+        .ask(
+            "select coalesce(string_agg(payload ->> 'slot', ' ' order by payload ->> 'slot'), '')
+             from jobs
+             where kind = 'migrate_fleet'
+               and state in ('available', 'running')",
+        )
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_called_where_nothing_can_be_taken_and_somebody_works() {
+    let Fleet {
+        app,
+        blueprint,
+        orgs,
+    } = Fleet::of(2).await;
+    let deployment = app.deployment.clone();
+    app.stop().await;
+    // replicas are away, and so is whoever looks for missing jobs
+    let app = App::listening(deployment, blueprint.source()).await;
+    let fleet = Fleet {
+        app,
+        blueprint,
+        orgs,
+    };
+    let run = fleet.begin(&all()).await.unwrap();
+    let [long, other] = [0, 1].map(|at| fleet.tenant(&fleet.orgs[at]));
+    let (long, other) = (long.await, other.await);
+    let control = &fleet.app.deployment.control_url;
+    // place 3 works on a long migration, and place 0 has found nothing to do
+    let begun = format!(
+        "update jobs
+         set payload = jsonb_set(payload, '{{slot}}', '3'), unique_key = 'fleet:{run}:003', state = 'running',
+             attempt = 1, lease_expires_at = now() + interval '1 hour'
+         where kind = 'migrate_fleet';
+         update fleet_runs set state = 'running', prepared_at = now(), version = '0002_tags', blueprint_hash = 'it';
+         insert into fleet_targets (run, tenant, wave, from_version, state, attempt, held_by, held_attempt, started_at)
+         select '{run}', '{long}', 1, '0001_notes', 'running', 1, id, 1, now() from jobs where kind = 'migrate_fleet' and state = 'running'",
+        run = run.id,
+        long = long.id
+    );
+    execute(control, &begun).await;
+    let looks = async || fleet::enqueue_missing(&fleet.app.replica.db).await.unwrap();
+    assert_eq!((looks().await, &*places(&fleet).await), (false, "3"));
+
+    let waits = format!(
+        "insert into fleet_targets (run, tenant, wave, from_version, state, run_at)
+         values ('{}', '{}', 1, '0001_notes', 'pending', now() + interval '1 hour')",
+        run.id, other.id
+    );
+    execute(control, &waits).await;
+    assert_eq!((looks().await, &*places(&fleet).await), (false, "3"));
+    execute(control, "update fleet_targets set run_at = now()").await;
+    assert_eq!((looks().await, &*places(&fleet).await), (true, "0 1 3"));
+    assert!(!looks().await, "once");
+
+    // what was begun by one that is lost is taken over, also when nothing else is left
+    let lost = "update jobs set state = 'completed', finished_at = now() where kind = 'migrate_fleet' and state = 'available';
+                update fleet_targets set state = 'done', finished_at = now() where state = 'pending';
+                update jobs set attempt = 2 where kind = 'migrate_fleet' and state = 'running'";
+    execute(control, lost).await;
+    assert_eq!((looks().await, &*places(&fleet).await), (true, "0 3"));
+    // and where nobody works somebody is called
+    let nobody = "update jobs set state = 'completed', finished_at = now(), lease_expires_at = null where kind = 'migrate_fleet';
+                  update fleet_targets set state = 'done', finished_at = now(), held_by = null, held_attempt = null";
+    execute(control, nobody).await;
+    assert_eq!((looks().await, &*places(&fleet).await), (true, "0"));
     fleet.app.stop().await;
 }

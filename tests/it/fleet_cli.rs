@@ -104,6 +104,7 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
         "cluster": start["cluster"], "version": "0001_notes", "tenants": 3, "migrations": ["0002_tags"]
     });
     assert_eq!((start, &plan["estimated_s"]), (&behind, &Value::Null));
+    Box::pin(how_long_it_takes_is_measured(&app, start)).await;
     let (code, tried) = json(&app, &["migrate", "--dry-run"]).await;
     assert_eq!((code, &tried["rehearsals"][0]["applied"]), (0, &1.into()));
     let (_, stdout, stderr) = fleet(&app, &["plan"]).await;
@@ -168,6 +169,16 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     app.stop().await;
 }
 
+async fn how_long_it_takes_is_measured(app: &App, start: &Value) {
+    let (_, _, stderr) = fleet(app, &["plan"]).await;
+    assert!(stderr.contains("is not known; measure it"), "{stderr}");
+    let (code, measured) = json(app, &["plan", "--measure"]).await;
+    assert_eq!((code, &measured["starts"][0]), (0, start));
+    assert!(measured["estimated_s"].is_f64(), "{measured}");
+    let (_, other) = json(app, &["plan", "--to", "1"]).await;
+    assert_eq!(other["estimated_s"], Value::Null, "to another version");
+}
+
 async fn what_is_aborted_stays_so(app: &App, blueprint: &TinyBlueprint) {
     blueprint.write("migrations/0003_slow.sql", "select pg_sleep(1)");
     let (code, id, stderr) = fleet(app, &["migrate", "--no-wait"]).await;
@@ -181,7 +192,7 @@ async fn what_is_aborted_stays_so(app: &App, blueprint: &TinyBlueprint) {
     let (_, runs) = json(app, &["runs"]).await;
     let states = runs.as_array().unwrap().iter();
     let states: Vec<&Value> = states.map(|run| &run["state"]).collect();
-    assert_eq!(states, ["aborted", "done", "done"], "newest first");
+    assert_eq!(states, ["aborted", "done", "done", "done"], "newest first");
     let never = "00000000-0000-0000-0000-000000000000";
     is_refused(app, &["status", never], "fleet_run_unknown").await;
 }

@@ -1,11 +1,11 @@
 //! `/v1/fleet-runs`: a run as a client with an API key begins, follows and stops it.
 
 use serde_json::{Value, json};
-use tenantry::api_keys::Scope;
+use tenantry::{api_keys::Scope, tenants::Tenant};
 
 use crate::support::{
     Api, App, Deployment, TinyBlueprint,
-    app::{bytes, exchange, new_org, wait_for},
+    app::{bytes, exchange, new_org, wait_for, wait_until},
     cluster::{execute, hold},
     events,
 };
@@ -59,6 +59,26 @@ impl Fleet {
             (run["state"] == state && run["counts"]["running"] == 0).then_some(run)
         })
         .await
+    }
+
+    /// The gauges of the run that has not ended come to be these; the others are 0.
+    async fn gauges_say(&self, expected: &str) {
+        let told = format!("the gauges say {expected:?}");
+        wait_until(&told, async || self.gauges().await == expected).await;
+    }
+
+    /// Those that are not 0.
+    async fn gauges(&self) -> String {
+        let metrics = self.app.get("/metrics").await.text;
+        let gauge = |line: &str| {
+            let rest = line.strip_prefix("tenantry_fleet_run_targets{state=\"")?;
+            Some(rest.replace("\"}", ""))
+        };
+        let mut gauges: Vec<String> = metrics.lines().filter_map(gauge).collect();
+        assert_eq!(gauges.len(), 5, "{metrics}");
+        gauges.retain(|gauge| !gauge.ends_with(" 0"));
+        gauges.sort_unstable();
+        gauges.join(", ")
     }
 
     async fn act(&self, path: &str, verb: &str) -> Value {
@@ -196,6 +216,75 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
     assert_eq!(over["counts"]["done"], 1, "{over}");
     let done = fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
     assert!(done.await >= 5);
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
+    let fleet = Fleet::new().await;
+    let [mut busy, mut next, mut asked] = [None, None, None];
+    for (org, tenant) in fleet.orgs.iter().zip([&mut busy, &mut next, &mut asked]) {
+        *tenant = fleet.app.tenant(org).find().await;
+    }
+    let [busy, next, asked] = [busy, next, asked].map(Option::unwrap);
+    let mut holder = hold(
+        &fleet.app.deployment.url(&busy.database),
+        "lock table notes",
+    )
+    .await;
+    let path = fleet
+        .begin(&json!({ "waves": ["1"], "concurrency": 1 }))
+        .await;
+    wait_for("the first one is under way", async || {
+        let run = fleet.api().get(&path).await.body;
+        (run["counts"]["running"] == 1).then_some(())
+    })
+    .await;
+    fleet.gauges_say("pending 2, running 1").await;
+    let first = format!("{path}/first");
+    let put = fleet
+        .api()
+        .post(&first, &json!({ "tenant": asked.id }))
+        .await;
+    assert_eq!((put.status, &put.body["state"]), (200, &json!("running")));
+    let refused = fleet
+        .api()
+        .post(&first, &json!({ "tenant": busy.id }))
+        .await;
+    assert_eq!(refused.refusal(), (409, "fleet_target_not_waiting"));
+    for wrong in [
+        json!({}),
+        json!({ "tenant": "acme" }),
+        json!({ "tenant": asked.id, "at": 1 }),
+    ] {
+        let refused = fleet.api().post(&first, &wrong).await;
+        assert_eq!(refused.refusal(), (400, "parameter_invalid"), "{wrong}");
+    }
+    holder.release().await;
+    fleet.is(&path, "done").await;
+    // of the run that has not ended, and there is none
+    fleet.gauges_say("").await;
+    let began = async |tenant: &Tenant| {
+        let sql = format!(
+            "select extract(epoch from started_at)::float8 from fleet_targets where tenant = '{}'",
+            tenant.id
+        );
+        fleet.app.ask::<f64>(&sql).await
+    };
+    assert!(began(&asked).await < began(&next).await);
+    let late = fleet
+        .api()
+        .post(&first, &json!({ "tenant": asked.id }))
+        .await;
+    assert_eq!(late.refusal(), (409, "fleet_run_wrong_state"));
+    let nobody = "/v1/fleet-runs/00000000-0000-0000-0000-000000000000/first";
+    let unknown = fleet
+        .api()
+        .post(nobody, &json!({ "tenant": asked.id }))
+        .await;
+    assert_eq!(unknown.refusal(), (404, "fleet_run_unknown"));
+    let noted = "select count(*) from audit_log where action = 'fleet_target.put_first' and actor_kind = 'key'";
+    assert_eq!(fleet.app.ask::<i64>(noted).await, 1);
     fleet.app.stop().await;
 }
 

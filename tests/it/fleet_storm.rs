@@ -86,6 +86,7 @@ impl Fleet {
             concurrency: 8,
             max_failures: None,
             is_dry: false,
+            clones: Vec::new(),
         };
         let create = async |tx: &mut _| fleet::create(tx, &new, &operator()).await;
         self.app.replica.db.transaction(create).await.unwrap()

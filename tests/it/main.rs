@@ -34,6 +34,7 @@ mod edge_limits;
 mod example_apps;
 mod fleet;
 mod fleet_cli;
+mod fleet_clones;
 mod fleet_drift;
 mod fleet_exec;
 mod fleet_runs_http;

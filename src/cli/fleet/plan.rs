@@ -1,19 +1,20 @@
 //! `tenantry fleet plan`: what each tenant is on, what would run, and how long about that takes.
 //!
-//! Guarantees: nothing is begun and no tenant is touched. The time is an estimate from the newest dry run of
-//! this blueprint, or from the newest run, whichever there is.
+//! Guarantees: no tenant is touched, and nothing is begun but the dry run of `--measure`. The time is an estimate
+//! from the newest dry run to the same version: by the clones of tenants where it had some, as they have data, else
+//! by those of templates. Runs to other versions ran other migrations and say nothing of it.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::select::Select;
+use super::{runs, select::Select};
 use crate::{
-    blueprint::SqlFile,
+    blueprint::{Blueprint, SqlFile},
     cli::{Failure, Globals, access::Access, pool},
-    fleet::{self, Run},
+    fleet::{self, Rehearsal, Run},
     page::Asked,
-    tenants,
+    tenants::{self, Standing},
 };
 
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,9 @@ pub(in crate::cli) struct Options {
     /// Stop after this migration, such as `0008_attachments` or 8 [default: the newest]
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
+    /// Measure first how long a database takes, by a dry run on throw-away clones
+    #[arg(long)]
+    measure: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -56,6 +60,11 @@ pub(super) async fn run(
     access: &Access,
     options: &Options,
 ) -> Result<(), Failure> {
+    let selection = options.select.read(access).await?;
+    if options.measure {
+        let to = options.to.as_deref();
+        runs::measure(globals, access, (to, selection.clone())).await?;
+    }
     let source = pool::blueprint_source(globals, access);
     let whole = source.load().map_err(|error| pool::failed(&error))?;
     let blueprint = match &options.to {
@@ -64,7 +73,7 @@ pub(super) async fn run(
             .map_err(|error| pool::failed(&error.into()))?,
         None => whole,
     };
-    let (selection, asked) = (options.select.read(access).await?, Asked::first(50));
+    let asked = Asked::first(50);
     let find = async |connection: &mut _| {
         let fleet = tenants::list_migratable(connection, &selection).await?;
         let runs = fleet::list_page(connection, None, &asked).await?;
@@ -72,31 +81,7 @@ pub(super) async fn run(
     };
     let (fleet, runs) = access.db.run(find).await?;
     let hash = blueprint.hash();
-    let mut starts: BTreeMap<(String, String), (u32, bool)> = BTreeMap::new();
-    for tenant in fleet {
-        let is_there = tenant.blueprint_hash.as_deref() == Some(&hash);
-        let start = starts
-            .entry((tenant.cluster, tenant.version))
-            .or_insert((0, is_there));
-        start.0 += 1;
-    }
-    let missing = |version: &str, is_there: bool| {
-        if is_there {
-            return Some(Vec::new());
-        }
-        let mut names = blueprint.migrations.iter().map(SqlFile::version);
-        names.position(|name| name == version)?;
-        Some(names.map(str::to_owned).collect())
-    };
-    let starts: Vec<Start> = starts
-        .into_iter()
-        .map(|((cluster, version), (tenants, is_there))| Start {
-            migrations: missing(&version, is_there),
-            cluster,
-            version,
-            tenants,
-        })
-        .collect();
+    let starts = starts(fleet, &blueprint, &hash);
     let waiting: u32 = starts
         .iter()
         .filter(|start| {
@@ -124,15 +109,51 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// The mean of the newest dry run of this blueprint.
+/// The tenants of each cluster by what they are on.
+fn starts(fleet: Vec<Standing>, blueprint: &Blueprint, hash: &str) -> Vec<Start> {
+    let mut starts: BTreeMap<(String, String), (u32, bool)> = BTreeMap::new();
+    for tenant in fleet {
+        let is_there = tenant.blueprint_hash.as_deref() == Some(hash);
+        let start = starts
+            .entry((tenant.cluster, tenant.version))
+            .or_insert((0, is_there));
+        start.0 += 1;
+    }
+    let missing = |version: &str, is_there: bool| {
+        if is_there {
+            return Some(Vec::new());
+        }
+        let mut names = blueprint.migrations.iter().map(SqlFile::version);
+        names.position(|name| name == version)?;
+        Some(names.map(str::to_owned).collect())
+    };
+    starts
+        .into_iter()
+        .map(|((cluster, version), (tenants, is_there))| Start {
+            migrations: missing(&version, is_there),
+            cluster,
+            version,
+            tenants,
+        })
+        .collect()
+}
+
+/// The mean of the newest dry run to the same version that measured anything.
 fn sample(runs: &[Run], hash: &str) -> Option<f64> {
     let of_this = |run: &&Run| run.is_dry && run.blueprint_hash.as_deref() == Some(hash);
-    let rehearsals = &runs.iter().find(of_this)?.rehearsals;
-    let good = rehearsals.iter().filter(|of| of.failure.is_none());
-    let (count, total) = good.fold((0_u32, 0.0), |(count, total), of| {
-        (count + 1, total + of.duration_ms)
-    });
-    (count > 0).then(|| total / f64::from(count))
+    runs.iter().filter(of_this).find_map(|run| {
+        let good = run.rehearsals.iter().filter(|of| of.failure.is_none());
+        let (of_tenants, of_templates): (Vec<_>, Vec<_>) = good.partition(|of| of.tenant.is_some());
+        mean(&of_tenants).or_else(|| mean(&of_templates))
+    })
+}
+
+fn mean(rehearsals: &[&Rehearsal]) -> Option<f64> {
+    let count = u32::try_from(rehearsals.len())
+        .ok()
+        .filter(|count| *count > 0)?;
+    let total: f64 = rehearsals.iter().map(|of| of.duration_ms).sum();
+    Some(total / f64::from(count))
 }
 
 fn print(globals: &Globals, plan: Plan, waiting: u32) {
@@ -158,7 +179,9 @@ fn print(globals: &Globals, plan: Plan, waiting: u32) {
         (Some(ms), Some(seconds)) => format!(
             "about {seconds:.0} s for one replica, by {ms:.0} ms a database in the last dry run"
         ),
-        _ => "for an estimate of the time: tenantry fleet migrate --dry-run".to_owned(),
+        _ => {
+            "how long that takes is not known; measure it: tenantry fleet plan --measure".to_owned()
+        }
     };
     globals
         .printer

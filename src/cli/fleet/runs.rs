@@ -8,6 +8,7 @@ use crate::{
     cli::{Exit, Failure, Globals, access::Access, pool, tenants},
     fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
     page::Asked,
+    tenants::Selection,
 };
 
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub(in crate::cli) struct Migrate {
     /// Migrate throw-away clones of the templates that tenants were made from, and no tenant
     #[arg(long)]
     dry_run: bool,
+    /// Clone the database of this tenant as well, with its data: id, organization id, host or database; several times: each of them
+    #[arg(long = "clone", value_name = "TENANT", requires = "dry_run")]
+    clones: Vec<String>,
     /// Begin it and leave
     #[arg(long)]
     no_wait: bool,
@@ -116,6 +120,10 @@ pub(super) async fn migrate(
     access: &Access,
     options: Migrate,
 ) -> Result<(), Failure> {
+    let mut clones = Vec::new();
+    for text in &options.clones {
+        clones.push(tenants::find(access, text).await?.id);
+    }
     let new = NewRun {
         blueprint_hash: known_hash(globals, access, options.to.as_deref()),
         wanted_version: options.to,
@@ -124,13 +132,9 @@ pub(super) async fn migrate(
         concurrency: options.concurrency,
         max_failures: options.max_failures,
         is_dry: options.dry_run,
+        clones,
     };
-    let actor = globals.operator();
-    let create = async |tx: &mut _| fleet::create(tx, &new, &actor).await;
-    let run = access.change(create).await?;
-    globals
-        .printer
-        .talk(format!("fleet run {} has begun", run.id));
+    let run = begin(globals, access, &new).await?;
     if options.no_wait {
         if options.json {
             return globals.printer.json(&run);
@@ -141,6 +145,36 @@ pub(super) async fn migrate(
     let run = watch::watch(globals, access, run.id).await?;
     show(globals, &run, options.json)?;
     verdict(&run)
+}
+
+/// A dry run from its beginning to its end; fails where it does.
+pub(super) async fn measure(
+    globals: &Globals,
+    access: &Access,
+    (to, selection): (Option<&str>, Selection),
+) -> Result<(), Failure> {
+    let new = NewRun {
+        blueprint_hash: known_hash(globals, access, to),
+        wanted_version: to.map(str::to_owned),
+        selection,
+        waves: Vec::new(),
+        concurrency: 1,
+        max_failures: None,
+        is_dry: true,
+        clones: Vec::new(),
+    };
+    let run = begin(globals, access, &new).await?;
+    verdict(&watch::watch(globals, access, run.id).await?)
+}
+
+async fn begin(globals: &Globals, access: &Access, new: &NewRun) -> Result<Run, Failure> {
+    let actor = globals.operator();
+    let create = async |tx: &mut _| fleet::create(tx, new, &actor).await;
+    let run = access.change(create).await?;
+    globals
+        .printer
+        .talk(format!("fleet run {} has begun", run.id));
+    Ok(run)
 }
 
 /// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
@@ -363,9 +397,13 @@ fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
                 rehearsal.applied, rehearsal.duration_ms
             ),
         };
+        let of = match &rehearsal.tenant {
+            Some(tenant) => format!("tenant {tenant}"),
+            None => format!("{} tenants", rehearsal.tenants),
+        };
         globals.printer.data(format!(
-            "{:<14}{} on {} ({} tenants): {ended}",
-            "clone", rehearsal.from_version, rehearsal.cluster, rehearsal.tenants
+            "{:<14}{} on {} ({of}): {ended}",
+            "clone", rehearsal.from_version, rehearsal.cluster
         ));
     }
     if let Some(failure) = &run.failure {

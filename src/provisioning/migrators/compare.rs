@@ -5,7 +5,10 @@
 use sqlx::PgConnection;
 
 use super::{Error, Migration, grant};
-use crate::{provisioning::StepError, tenant_db::fingerprint};
+use crate::{
+    provisioning::{StepError, template},
+    tenant_db::fingerprint,
+};
 
 /// The structure must be the template's. Grants are given once more where it is not: schemas that a
 /// migration made have none yet.
@@ -25,11 +28,22 @@ pub(super) async fn with_template(
     if found == expected {
         return Ok(());
     }
-    let short = |fingerprint: &str| fingerprint.chars().take(12).collect();
-    Err(Error::Drifted {
+    Err(drifted(connection, migration, (expected, &found)).await)
+}
+
+/// Says what is different, by the template's structure as it is on record.
+async fn drifted(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    (expected, found): (&str, &str),
+) -> StepError {
+    let hash = migration.blueprint.hash();
+    let of = (&*migration.cluster.name, &*hash);
+    Error::Drifted {
         database: migration.database.as_str().to_owned(),
-        found: short(&found),
-        expected: short(expected),
+        difference: template::tell_difference(migration.db, of, connection)
+            .await
+            .unwrap_or_else(|| template::fingerprints_differ(expected, found)),
     }
-    .into())
+    .into()
 }

@@ -19,15 +19,13 @@ pub enum Error {
     },
     /// The structure is not the template's.
     #[error(
-        "database {database} was migrated, and its structure ({found}) differs from its template's ({expected})"
+        "database {database} was migrated, and its structure differs from its template's: {difference}"
     )]
     Drifted {
         /// The database.
         database: String,
-        /// Beginning of its fingerprint.
-        found: String,
-        /// Beginning of the template's.
-        expected: String,
+        /// The most telling difference, in words.
+        difference: String,
     },
     /// There is no such database any more.
     #[error("database {database} is not there any more")]
@@ -120,7 +118,7 @@ impl Error {
                 "nothing, if it goes by: it is tried again by itself; else end the session that is named"
             }
             Self::Drifted { .. } => {
-                "find what was changed by hand in that database and change it back, or put it into a migration"
+                "change back in that database what is named, or put it into a migration"
             }
             Self::DatabaseGone { .. } => "restore the database, or archive the tenant whose it was",
             Self::NotStarted { .. } | Self::Failed { .. } => {

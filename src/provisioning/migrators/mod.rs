@@ -33,6 +33,7 @@ use super::StepError;
 use crate::{
     blueprint::Blueprint,
     causes::chain,
+    db::Db,
     secrets::Keyring,
     tenant_db::{self, Cluster, Ident, Tag},
     tenants::TenantId,
@@ -41,6 +42,8 @@ use crate::{
 /// One database that is to be brought to a blueprint's version.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration<'a> {
+    /// Where the structures of templates are on record.
+    pub db: &'a Db,
     /// Where the database is.
     pub cluster: &'a Cluster,
     /// Gives the password of the migrators' login role.

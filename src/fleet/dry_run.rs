@@ -1,0 +1,174 @@
+//! A dry run: throw-away clones of the templates that tenants were made from, and of the databases of chosen
+//! tenants, are migrated instead of tenants.
+//!
+//! Guarantees: no tenant is touched; one clone that fails, or cannot be made, keeps no other from being tried.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sqlx::PgConnection;
+
+use super::{
+    Rehearsal, Run, RunFailure, RunState,
+    goal::Goal,
+    prepare::{self, ATTEMPTS},
+    runs,
+    work::Place,
+};
+use crate::{
+    causes::chain,
+    provisioning::{
+        StepError,
+        migrators::Migrated,
+        rehearsal::{self, Source},
+    },
+    queue::{self, worker::Outcome},
+    tenant_db::Tag,
+    tenants::{self, Selection, Standing, Tenant, TenantId, TenantState},
+};
+
+/// The tenants of these that are kept up, and so have a database to clone.
+pub(super) async fn list_clonable(
+    connection: &mut PgConnection,
+    clones: &[TenantId],
+) -> sqlx::Result<Vec<Tenant>> {
+    if clones.is_empty() {
+        // a selection that names nobody is everybody
+        return Ok(Vec::new());
+    }
+    let selection = Selection {
+        tenants: clones.to_vec(),
+        ..Selection::default()
+    };
+    let states = [TenantState::Ready, TenantState::Suspended];
+    tenants::list_selected(connection, &selection, &states).await
+}
+
+/// A clone that is to be made.
+struct Start<'a> {
+    cluster: &'a str,
+    source: Source<'a>,
+    version: &'a str,
+    tenants: u32,
+}
+
+/// The templates that tenants come from, cluster by cluster, then the chosen tenants.
+fn starts<'a>(fleet: &'a [Standing], clones: &'a [Tenant]) -> Vec<Start<'a>> {
+    let mut templates: BTreeMap<(&str, &str), (u32, &str)> = BTreeMap::new();
+    for tenant in fleet {
+        let hash = tenant.blueprint_hash.as_deref().unwrap_or_default();
+        let (tenants, _) = templates
+            .entry((&tenant.cluster, hash))
+            .or_insert((0, &tenant.version));
+        *tenants += 1;
+    }
+    let of_template = |((cluster, hash), (tenants, version))| Start {
+        cluster,
+        source: Source::Template(hash),
+        version,
+        tenants,
+    };
+    let of_tenant = |tenant: &'a Tenant| Start {
+        cluster: tenant.cluster.as_deref().unwrap_or_default(),
+        source: Source::Tenant(tenant),
+        version: &tenant.alembic_version,
+        tenants: 1,
+    };
+    let of_templates = templates.into_iter().map(of_template);
+    of_templates.chain(clones.iter().map(of_tenant)).collect()
+}
+
+/// Tries them all; the run ends with what became of them.
+pub(super) async fn rehearse(
+    place: &Place<'_>,
+    run: &Run,
+    (goal, fleet): (&Goal, &[Standing]),
+) -> Result<Outcome, StepError> {
+    let db = &place.provisioner.db;
+    let list = async |connection: &mut _| list_clonable(connection, &run.clones).await;
+    let clones = db.run(list).await?;
+    let mut rehearsals = Vec::new();
+    for start in starts(fleet, &clones) {
+        if place.tasks.is_draining() {
+            return Ok(Outcome::Released);
+        }
+        if !place.lease.is_held() {
+            return Err(StepError::LostClaim);
+        }
+        let done = try_one(place, goal, &start).await?;
+        rehearsals.push(Rehearsal::of(run, &start, &done));
+    }
+    let version = prepare::version(place, goal).await?;
+    let failed = rehearsals.iter().find_map(|of| of.failure.clone());
+    db.transaction(async |tx| {
+        queue::assert_held(tx, place.claim).await?;
+        runs::set_rehearsals(tx, place.run, (&goal.hash, &version), &rehearsals).await?;
+        Ok::<_, StepError>(())
+    })
+    .await?;
+    let state = match failed {
+        Some(_) => RunState::Failed,
+        None => RunState::Done,
+    };
+    prepare::end(place, state, failed.as_ref()).await
+}
+
+/// What was done to a clone, and how long that took.
+type Tried = Result<(Migrated, Duration), StepError>;
+
+/// Tries one; an error of its own is one for which all are tried again, later.
+async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tried, StepError> {
+    let cluster = place.provisioner.clusters.get(start.cluster)?;
+    let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
+    cluster.end_stale_sessions(&tag).await?;
+    let templates = goal.templates(place.provisioner).await?;
+    let of = rehearsal::Rehearsal {
+        cluster,
+        source: start.source,
+        blueprint: &goal.cut,
+        template: templates.get(&cluster.name),
+        tag: &tag,
+    };
+    match rehearsal::rehearse(place.provisioner, &of).await {
+        Err(error) if error.is_retryable() && place.claim.attempt < ATTEMPTS => Err(error),
+        tried => Ok(tried),
+    }
+}
+
+/// Drops the clones of a run that is over and did not come to do so itself.
+pub(super) async fn sweep(place: &Place<'_>) -> Result<(), StepError> {
+    for cluster in place.provisioner.clusters.iter() {
+        rehearsal::sweep(cluster).await?;
+    }
+    Ok(())
+}
+
+impl Rehearsal {
+    fn of(run: &Run, start: &Start<'_>, tried: &Tried) -> Self {
+        let again = format!("tenantry fleet resume {}", run.id);
+        let failure = tried.as_ref().err().map(|error| RunFailure {
+            code: error.code().to_owned(),
+            cause: chain(error),
+            fix: error
+                .fix()
+                .replace("tenantry tenants retry <tenant>", &again),
+        });
+        let (tenant, hash) = match start.source {
+            Source::Template(hash) => (None, hash),
+            Source::Tenant(tenant) => {
+                let hash = tenant.blueprint_hash.as_deref();
+                (Some(tenant.id), hash.unwrap_or_default())
+            }
+        };
+        let migrated = tried.as_ref().ok();
+        Self {
+            cluster: start.cluster.to_owned(),
+            tenant,
+            blueprint_hash: hash.to_owned(),
+            from_version: start.version.to_owned(),
+            tenants: start.tenants,
+            applied: migrated.map_or(0, |(migrated, _)| migrated.applied),
+            duration_ms: migrated.map_or(0.0, |(_, took)| took.as_secs_f64() * 1000.0),
+            failure,
+        }
+    }
+}
