@@ -3,6 +3,8 @@
 //! Guarantees: every write names the job and the attempt that hold the target, and changes nothing of
 //! another's.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
@@ -15,6 +17,15 @@ use crate::{
 
 /// The most targets that a job takes at once.
 const BATCH: i64 = 16;
+
+/// Work of this time is not spread over places: to take it would cost more.
+const QUICK: Duration = Duration::from_millis(50);
+
+/// The fewest targets to take, if there are so many, where each takes so long.
+pub(super) fn fewest(each: Duration) -> i64 {
+    let quick = QUICK.as_micros() / each.as_micros().max(1);
+    i64::try_from(quick).unwrap_or(BATCH).clamp(1, BATCH)
+}
 
 /// A target that this job holds.
 #[derive(Debug, Clone, FromRow)]
@@ -45,11 +56,13 @@ pub(super) struct Record {
     pub(super) delay_s: f64,
 }
 
-/// Takes targets that are due, fewer of them the fewer there are: the last ones are spread over all places.
+/// Takes targets that are due, fewer of them the fewer there are: the last ones are spread over all places,
+/// as far as that is worth it.
 pub(super) async fn take(
     tx: &mut PgConnection,
     (run, progress): (RunId, &Progress),
     claim: &Claim,
+    fewest: i64,
 ) -> sqlx::Result<Vec<Held>> {
     sqlx::query_as(
         "with due as (
@@ -72,7 +85,7 @@ pub(super) async fn take(
                and wave <= $2
                and run_at <= now()
              order by wave, priority desc, tenant
-             limit (select greatest(1, least($6, targets / ($5 * 2))) from due)
+             limit (select greatest($7, least($6, targets / ($5 * 2))) from due)
              for update skip locked
          )
          update fleet_targets
@@ -92,6 +105,7 @@ pub(super) async fn take(
     .bind(claim.attempt)
     .bind(i64::from(progress.concurrency))
     .bind(BATCH)
+    .bind(fewest)
     .fetch_all(tx)
     .await
 }
@@ -319,4 +333,18 @@ pub(super) async fn list_tenants(tx: &mut PgConnection, run: RunId) -> sqlx::Res
         .bind(run)
         .fetch_all(tx)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_targets_are_taken_together_and_slow_ones_one_by_one() {
+        let fewest_of = |each| fewest(Duration::from_millis(each));
+        assert_eq!(
+            [0, 1, 10, 25, 60, 5_000].map(fewest_of),
+            [16, 16, 5, 2, 1, 1]
+        );
+    }
 }

@@ -86,15 +86,20 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
         templates: &templates,
         version: &version,
     };
+    let mut fewest = 1;
     loop {
         if place.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
-        let taken = place.take().await?;
-        let next = if taken.is_empty() {
-            settle::settle(place, &goal).await?
-        } else {
-            place.migrate_all(&at, taken).await?
+        let taken = place.take(fewest).await?;
+        let next = match u32::try_from(taken.len()).unwrap_or(u32::MAX) {
+            0 => settle::settle(place, &goal).await?,
+            count => {
+                let began = Instant::now();
+                let next = place.migrate_all(&at, taken).await?;
+                fewest = held::fewest(began.elapsed() / count);
+                next
+            }
         };
         if let Some(outcome) = next {
             return Ok(outcome);
@@ -112,7 +117,7 @@ pub(super) struct Aim<'a> {
 
 impl Place<'_> {
     /// What was lost elsewhere, else what is due.
-    async fn take(&self) -> Result<Vec<Held>, StepError> {
+    async fn take(&self, fewest: i64) -> Result<Vec<Held>, StepError> {
         let taken = self
             .provisioner
             .db
@@ -122,7 +127,9 @@ impl Place<'_> {
                 let progress = runs::find_progress(tx, self.run).await?;
                 match progress {
                     Some(progress) if lost.is_empty() && progress.state == RunState::Running => {
-                        Ok::<_, StepError>(held::take(tx, (self.run, &progress), self.claim).await?)
+                        Ok::<_, StepError>(
+                            held::take(tx, (self.run, &progress), self.claim, fewest).await?,
+                        )
                     }
                     _ => Ok(lost),
                 }
