@@ -12,7 +12,7 @@ use tenantry::provisioning::{
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{is_delivered, new_org, wait_until},
-    cluster::{ask, execute},
+    cluster::{ask, execute, hold},
     events,
     process::{Process, tenantry},
 };
@@ -462,6 +462,55 @@ async fn a_claim_that_does_not_fit_any_more_is_given_back() {
         there.is_some_and(|there| there.contains(&claimed))
     })
     .await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_claimed_is_given_to_nobody_else() {
+    let deployment = with_pool(1).await;
+    let deployment = deployment.with_fault(&format!("{}=hold", pool::CLAIMED));
+    let app = App::of(deployment.clone(), BlueprintSource::Bundled).await;
+    deployment.pool_is(1, "before").await;
+    let [claimed] = deployment.pool_databases().await.try_into().unwrap();
+    let oid = deployment.oid(&claimed).await;
+    let faults = app.replica.provisioner.faults.clone();
+    let (first, second) = (new_org(), new_org());
+    app.accepts(&[&events::created(&first, "Acme")]).await;
+    wait_until("it is claimed", async || faults.was_hit(pool::CLAIMED)).await;
+
+    // it would be the next one, if it was still ready
+    app.accepts(&[&events::created(&second, "Acme")]).await;
+    let other = app.tenant(&second).is_ready().await;
+
+    assert_ne!(deployment.oid(&other.database).await, oid);
+    faults.release(pool::CLAIMED);
+    let tenant = app.tenant(&first).is_ready().await;
+    assert_eq!(deployment.oid(&tenant.database).await, oid);
+    deployment.pool_is(1, "afterwards").await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_not_committed_yet_holds_up_no_other() {
+    let app = App::of(with_pool(2).await, BlueprintSource::Bundled).await;
+    let deployment = app.deployment.clone();
+    deployment.pool_is(2, "before").await;
+    let next = "select database from pool_databases order by ready_at desc, id desc limit 1";
+    let next: String = deployment.control(next).await;
+    let oid = deployment.oid(&next).await;
+    let claim = "update pool_databases set state = 'claimed', tenant_id = gen_random_uuid()
+        where id = (select id from pool_databases order by ready_at, id limit 1)";
+    let mut claim = hold(&deployment.control_url, claim).await;
+
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let tenant = app.tenant(&org).is_ready().await;
+
+    assert_eq!(deployment.oid(&tenant.database).await, oid);
+    claim.release().await;
+    deployment.pool_is(2, "afterwards").await;
     app.stop().await;
     deployment.discard().await;
 }
