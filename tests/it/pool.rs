@@ -515,6 +515,37 @@ async fn a_claim_that_is_not_committed_yet_holds_up_no_other() {
     deployment.discard().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_claimed_just_now_is_not_dropped() {
+    let app = App::listening(with_pool(1).await, BlueprintSource::Bundled).await;
+    app.replica.migrate().await.unwrap();
+    let deployment = app.deployment.clone();
+    let provisioner = &app.replica.provisioner;
+    let cluster = app.replica.clusters.iter().next().unwrap();
+    let blueprint = provisioner.blueprint.load().unwrap();
+    pool::fill(provisioner, cluster, &blueprint, || true, |_| {})
+        .await
+        .unwrap();
+    let claim = "update pool_databases set state = 'claimed', tenant_id = gen_random_uuid()";
+    let mut claim = hold(&deployment.control_url, claim).await;
+
+    let waits = "select exists (
+        select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+    )";
+    let claimed = async {
+        wait_until("the drain waits", async || deployment.control(waits).await).await;
+        claim.commit().await;
+    };
+    let (drained, ()) = tokio::join!(pool::drain(provisioner, cluster, |_| {}), claimed);
+
+    assert_eq!(drained.unwrap(), 0);
+    assert_eq!(deployment.pool_databases().await.len(), 1);
+    let state: String = deployment.control("select state from pool_databases").await;
+    assert_eq!(state, "claimed");
+    app.stop().await;
+    deployment.discard().await;
+}
+
 /// `tenantry pool … --json`.
 async fn command(deployment: &Deployment, arguments: &[&str]) -> (i32, Value, String) {
     let mut command = tenantry();
