@@ -507,6 +507,36 @@ async fn who_becomes_ready_with_the_old_version_meanwhile_is_migrated_as_well() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_for_who_is_just_being_made_from_another_blueprint() {
+    let point = "create_database.recorded";
+    let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
+    let mut fleet = Fleet::on(deployment, 0).await;
+    fleet.blueprint.remove(NEXT);
+    let org = new_org();
+    fleet.app.accepts(&[&events::created(&org, "Acme")]).await;
+    let faults = fleet.app.replica.provisioner.faults.clone();
+    wait_until("it is being made", async || faults.was_hit(point)).await;
+    fleet.blueprint.write(NEXT, ADDITIVE);
+
+    let run = fleet.begin(&all()).await.unwrap();
+    let looked =
+        "select exists (select from job_attempts where error_code = 'fleet_target_not_due')";
+    wait_until("the run has nothing else to do", async || {
+        fleet.app.ask::<bool>(looked).await || fleet.find(&run).await.state.is_over()
+    })
+    .await;
+    assert_eq!(fleet.find(&run).await.state, RunState::Running);
+    faults.release(point);
+
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    assert_eq!(fleet.tenant(&org).await.alembic_version, "0002_tags");
+    fleet.orgs.push(org);
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_archived_tenant_is_no_target() {
     let fleet = Fleet::of(2).await;
     let archived = fleet.tenant(&fleet.orgs[0]).await.id;
