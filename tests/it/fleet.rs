@@ -10,7 +10,7 @@ use tenantry::{
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{new_org, operator, wait_for, wait_until},
-    cluster::{ask, execute},
+    cluster::{ask, execute, hold},
     events,
 };
 
@@ -365,6 +365,54 @@ async fn a_paused_run_begins_nothing_until_it_is_resumed() {
     )
     .await;
     assert_eq!(actions, 3, "begun, paused, resumed");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_is_noticed_between_two_targets_that_were_taken_together() {
+    let fleet = Fleet::of(4).await;
+    // longer than anybody waits here
+    let patient =
+        "lock_timeout_ms = 600000\nstatement_timeout_ms = 600000\nmigrate_timeout_ms = 600000\n";
+    fleet.blueprint.write("blueprint.toml", patient);
+    // what was recorded a moment ago is not recorded at once
+    let slow = format!("lock table notes; {ADDITIVE}; select pg_sleep(0.3)");
+    fleet.blueprint.write(NEXT, &slow);
+    let mut tenants = Vec::new();
+    for org in &fleet.orgs {
+        tenants.push(fleet.tenant(org).await);
+    }
+    tenants.sort_by_key(|tenant| tenant.id.0);
+    let url = fleet.app.deployment.url(&tenants[0].database);
+    let mut holder = hold(&url, "lock table notes in share mode").await;
+    let one_by_one = NewRun {
+        concurrency: 1,
+        ..all()
+    };
+    let run = fleet.begin(&one_by_one).await.unwrap();
+    let waits = "select exists (select from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock')";
+    wait_until("the first one waits", async || ask(&url, waits).await).await;
+    assert_eq!(fleet.find(&run).await.counts.running, 2);
+    let pause = async |tx: &mut _| fleet::pause(tx, run.id, &operator()).await;
+    fleet.change(pause).await.unwrap();
+    holder.release().await;
+
+    wait_until("nothing is under way", async || {
+        fleet.find(&run).await.counts.running == 0
+    })
+    .await;
+    let targets = fleet.targets(&run).await;
+    let ended = targets.iter().map(|target| (target.state, target.attempt));
+    let waits = (TargetState::Pending, 0);
+    assert_eq!(
+        ended.collect::<Vec<_>>(),
+        [(TargetState::Done, 1), waits, waits, waits]
+    );
+    fleet.resume(&run).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 4));
+    fleet.every_row_is_true().await;
     fleet.stop().await;
 }
 
