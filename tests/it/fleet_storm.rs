@@ -414,6 +414,21 @@ async fn who_lost_its_target_without_noticing_records_nothing() {
     fleet.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_jobs_are_gone_gets_others() {
+    let fleet = Fleet::of(1).await;
+    fleet.grow("0002_tags");
+    let run = fleet.begin(&[]).await;
+    let gone = "delete from jobs where kind = 'migrate_fleet'";
+    execute(&fleet.deployment.control_url, gone).await;
+    let replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    fleet.is_migrated_once(&run, &fleet.orgs[0]).await;
+    drop(replica);
+    fleet.end().await;
+}
+
 /// Waits until a write of a lost attempt was refused.
 async fn it_notices(app: &App) {
     wait_until("it notices", async || {

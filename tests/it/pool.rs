@@ -546,6 +546,52 @@ async fn a_database_that_is_claimed_just_now_is_not_dropped() {
     deployment.discard().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_at_a_time_fills_the_pool() {
+    let app = App::listening(with_pool(3).await, BlueprintSource::Bundled).await;
+    app.replica.migrate().await.unwrap();
+    let provisioner = &app.replica.provisioner;
+    let cluster = app.replica.clusters.iter().next().unwrap();
+    let blueprint = provisioner.blueprint.load().unwrap();
+    let fill = async || pool::fill(provisioner, cluster, &blueprint, || true, |_| {}).await;
+    let (one, other) = tokio::join!(fill(), fill());
+    assert_eq!(one.unwrap().made + other.unwrap().made, 3);
+    let deployment = app.deployment.clone();
+    assert_eq!(deployment.pool_databases().await.len(), 3);
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_its_job_without_noticing_claims_nothing() {
+    let point = "create_database.before";
+    let mut deployment = with_pool(1).await.with_fault(&format!("{point}=hold"));
+    // nobody looks whether the lease is still there
+    deployment.set("TENANTRY__QUEUE__LEASE_MS", "120000");
+    let app = App::of(deployment.clone(), BlueprintSource::Bundled).await;
+    deployment.pool_is(1, "before").await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("it is held", async || faults.was_hit(point)).await;
+    let of = "where kind = 'provision_tenant' and state = 'running'";
+    // another attempt has it, as far as the row knows
+    let other = format!("update jobs set attempt = attempt + 1 {of}");
+    execute(&deployment.control_url, &other).await;
+
+    faults.release(point);
+    let fenced = "tenantry_fenced_writes_total";
+    wait_until("it notices", async || metric(&app, fenced).await == "1").await;
+    deployment.pool_is(1, "nothing is claimed").await;
+    assert_eq!(deployment.tenant_databases().await, 1);
+
+    let again = format!("update jobs set state = 'available', lease_expires_at = null {of}");
+    execute(&deployment.control_url, &again).await;
+    app.tenant(&org).is_ready().await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
 /// `tenantry pool … --json`.
 async fn command(deployment: &Deployment, arguments: &[&str]) -> (i32, Value, String) {
     let mut command = tenantry();
