@@ -282,9 +282,9 @@ async fn the_password_is_in_no_command_line() {
             .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("cmdline")).ok())
             .collect();
         let ours = lines.iter().filter(|line| line.contains("db/migrate.sh"));
-        assert_eq!(
-            ours.count(),
-            3,
+        // those of the tests beside this one are as good, and so is a child before it is `sleep`
+        assert!(
+            ours.count() >= 3,
             "the guard, who waits for the pipe, and the program"
         );
         assert!(!lines.iter().any(|line| line.contains(password)));
