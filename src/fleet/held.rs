@@ -87,17 +87,22 @@ pub(super) async fn take(
              order by wave, priority desc, tenant
              limit (select greatest($7, least($6, targets / ($5 * 2))) from due)
              for update skip locked
+         ),
+         taken as (
+             update fleet_targets
+             set state = 'running',
+                 attempt = attempt + 1,
+                 held_by = $3,
+                 held_attempt = $4,
+                 started_at = now()
+             from next
+             where fleet_targets.run = $1
+               and fleet_targets.tenant = next.tenant
+             returning fleet_targets.tenant, id, attempt, wave, priority
          )
-         update fleet_targets
-         set state = 'running',
-             attempt = attempt + 1,
-             held_by = $3,
-             held_attempt = $4,
-             started_at = now()
-         from next
-         where fleet_targets.run = $1
-           and fleet_targets.tenant = next.tenant
-         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, false as is_taken_over",
+         select tenant, id, attempt, false as is_taken_over
+         from taken
+         order by wave, priority desc, tenant",
     )
     .bind(run)
     .bind(progress.current_wave)

@@ -10,7 +10,7 @@ use tenantry::{
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{new_org, operator, wait_for, wait_until},
-    cluster::{ask, execute},
+    cluster::{ask, execute, hold},
     events,
 };
 
@@ -321,7 +321,11 @@ async fn too_many_failures_stop_the_run() {
         (run.state, &*code),
         (RunState::Failed, "fleet_too_many_failed")
     );
-    assert!(run.counts.failed >= 2, "{:?}", run.counts);
+    assert_eq!((run.counts.failed, run.counts.pending), (2, 2));
+    // what was known when it was resumed stops it no more: as many may fail once more
+    fleet.resume(&run).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.counts.failed, run.counts.pending), (4, 0));
     for org in &fleet.orgs {
         fleet.sql(org, "drop table public.tags").await;
     }
@@ -362,6 +366,54 @@ async fn a_paused_run_begins_nothing_until_it_is_resumed() {
     )
     .await;
     assert_eq!(actions, 3, "begun, paused, resumed");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_is_noticed_between_two_targets_that_were_taken_together() {
+    let fleet = Fleet::of(4).await;
+    // longer than anybody waits here
+    let patient =
+        "lock_timeout_ms = 600000\nstatement_timeout_ms = 600000\nmigrate_timeout_ms = 600000\n";
+    fleet.blueprint.write("blueprint.toml", patient);
+    // what was recorded a moment ago is not recorded at once
+    let slow = format!("lock table notes; {ADDITIVE}; select pg_sleep(0.3)");
+    fleet.blueprint.write(NEXT, &slow);
+    let mut tenants = Vec::new();
+    for org in &fleet.orgs {
+        tenants.push(fleet.tenant(org).await);
+    }
+    tenants.sort_by_key(|tenant| tenant.id.0);
+    let url = fleet.app.deployment.url(&tenants[0].database);
+    let mut holder = hold(&url, "lock table notes in share mode").await;
+    let one_by_one = NewRun {
+        concurrency: 1,
+        ..all()
+    };
+    let run = fleet.begin(&one_by_one).await.unwrap();
+    let waits = "select exists (select from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock')";
+    wait_until("the first one waits", async || ask(&url, waits).await).await;
+    assert_eq!(fleet.find(&run).await.counts.running, 2);
+    let pause = async |tx: &mut _| fleet::pause(tx, run.id, &operator()).await;
+    fleet.change(pause).await.unwrap();
+    holder.release().await;
+
+    wait_until("nothing is under way", async || {
+        fleet.find(&run).await.counts.running == 0
+    })
+    .await;
+    let targets = fleet.targets(&run).await;
+    let ended = targets.iter().map(|target| (target.state, target.attempt));
+    let waits = (TargetState::Pending, 0);
+    assert_eq!(
+        ended.collect::<Vec<_>>(),
+        [(TargetState::Done, 1), waits, waits, waits]
+    );
+    fleet.resume(&run).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 4));
+    fleet.every_row_is_true().await;
     fleet.stop().await;
 }
 
@@ -499,6 +551,50 @@ async fn who_becomes_ready_with_the_old_version_meanwhile_is_migrated_as_well() 
     execute(control, &sql).await;
     let run = fleet.migrate(&all()).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 2));
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_for_who_is_just_being_made_from_another_blueprint() {
+    let point = "create_database.recorded";
+    let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
+    let mut fleet = Fleet::on(deployment, 0).await;
+    fleet.blueprint.remove(NEXT);
+    let org = new_org();
+    fleet.app.accepts(&[&events::created(&org, "Acme")]).await;
+    let faults = fleet.app.replica.provisioner.faults.clone();
+    wait_until("it is being made", async || faults.was_hit(point)).await;
+    fleet.blueprint.write(NEXT, ADDITIVE);
+
+    let run = fleet.begin(&all()).await.unwrap();
+    let looked =
+        "select exists (select from job_attempts where error_code = 'fleet_target_not_due')";
+    wait_until("the run has nothing else to do", async || {
+        fleet.app.ask::<bool>(looked).await || fleet.find(&run).await.state.is_over()
+    })
+    .await;
+    assert_eq!(fleet.find(&run).await.state, RunState::Running);
+    faults.release(point);
+
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    assert_eq!(fleet.tenant(&org).await.alembic_version, "0002_tags");
+    fleet.orgs.push(org);
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archived_tenant_is_no_target() {
+    let fleet = Fleet::of(2).await;
+    let archived = fleet.tenant(&fleet.orgs[0]).await.id;
+    let archive = format!("update tenants set state = 'archived' where id = '{archived}'");
+    execute(&fleet.app.deployment.control_url, &archive).await;
+    let run = fleet.migrate(&all()).await;
+    let ended = (run.state, run.counts.done, run.counts.total());
+    assert_eq!(ended, (RunState::Done, 1, 1));
+    assert_eq!(fleet.applied(&fleet.orgs[0]).await, 0);
     fleet.every_row_is_true().await;
     fleet.stop().await;
 }

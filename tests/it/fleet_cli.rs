@@ -1,5 +1,6 @@
 //! `tenantry fleet plan|migrate|status|targets|runs|pause|resume|first|retry|abort`, as an operator types them.
 
+use chrono::DateTime;
 use serde_json::Value;
 
 use crate::{
@@ -114,7 +115,8 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
         "{stderr}"
     );
 
-    let (code, stopped) = json(&app, &["migrate", "--wave", "1"]).await;
+    let one_by_one = ["migrate", "--wave", "1", "--concurrency", "1"];
+    let (code, stopped) = json(&app, &one_by_one).await;
     assert_eq!((code, &stopped["state"]), (1, &"failed".into()));
     assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
     let (code, shown) = json(&app, &["status"]).await;
@@ -164,6 +166,7 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     let _replica = Process::with_roles(&app.deployment, "worker").await;
     let (code, done) = json(&app, &["status", "--wait"]).await;
     assert_eq!((code, &done["counts"]["done"]), (0, &3.into()));
+    assert_eq!(finished_first(&app).await, put);
     is_refused(&app, &["resume"], "fleet_run_wrong_state").await;
     Box::pin(what_is_aborted_stays_so(&app, &blueprint)).await;
     app.stop().await;
@@ -177,6 +180,17 @@ async fn how_long_it_takes_is_measured(app: &App, start: &Value) {
     assert!(measured["estimated_s"].is_f64(), "{measured}");
     let (_, other) = json(app, &["plan", "--to", "1"]).await;
     assert_eq!(other["estimated_s"], Value::Null, "to another version");
+}
+
+/// The tenant of the newest run that was ended before all others.
+async fn finished_first(app: &App) -> String {
+    let (_, targets) = json(app, &["targets"]).await;
+    let finished_at = |target: &&Value| {
+        let at = target["finished_at"].as_str().unwrap();
+        DateTime::parse_from_rfc3339(at).unwrap()
+    };
+    let first = targets.as_array().unwrap().iter().min_by_key(finished_at);
+    first.unwrap()["tenant"].as_str().unwrap().to_owned()
 }
 
 async fn what_is_aborted_stays_so(app: &App, blueprint: &TinyBlueprint) {

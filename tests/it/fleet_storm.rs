@@ -304,6 +304,45 @@ async fn a_replica_that_stood_still_writes_nothing_of_a_run_that_others_ended() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_session_of_a_replica_that_stands_still_in_a_migration_is_ended() {
+    let fleet = Fleet::of(1).await;
+    // longer than anybody waits here
+    let patient =
+        "lock_timeout_ms = 600000\nstatement_timeout_ms = 600000\nmigrate_timeout_ms = 600000\n";
+    fleet.blueprint.write("blueprint.toml", patient);
+    fleet.blueprint.write(
+        "migrations/0002_slow.sql",
+        "lock table notes; insert into notes (body) values ('0002_slow')",
+    );
+    let url = fleet.url(&fleet.orgs[0]).await;
+    let mut holder = hold(&url, "lock table notes in share mode").await;
+    let zombie = Process::with_roles(&fleet.deployment, "worker").await;
+    let run = fleet.begin(&[]).await;
+    let waits = "select coalesce(max(pid), 0) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    let session = wait_for("it waits for the lock", async || {
+        Some(ask::<i32>(&url, waits).await).filter(|pid| *pid > 0)
+    })
+    .await;
+    zombie.stop();
+    zombie.is_stopped().await;
+
+    let _second = Process::with_roles(&fleet.deployment, "worker").await;
+    let left = format!("select exists (select from pg_stat_activity where pid = {session})");
+    wait_until("its session is ended", async || {
+        !ask::<bool>(&url, &left).await
+    })
+    .await;
+    holder.release().await;
+
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    fleet.is_migrated_once(&run, &fleet.orgs[0]).await;
+    drop(zombie);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_lost_its_job_without_noticing_records_nothing() {
     let fleet = Fleet::of(3).await;
     fleet.grow("0002_tags");
@@ -317,6 +356,13 @@ async fn who_lost_its_job_without_noticing_records_nothing() {
         faults.was_hit("fleet.recording") && fleet.find(&run).await.counts.done == 2
     })
     .await;
+    // whoever looks leaves it to the one that has its job
+    let others = "select count(*) from jobs where kind = 'migrate_fleet' and state in ('available', 'running')";
+    wait_until("the others have nothing to do", async || {
+        fleet.app.ask::<i64>(others).await == 1
+    })
+    .await;
+    assert_eq!(fleet.find(&run).await.counts.done, 2);
     let taken_back = "update jobs set state = 'available', lease_expires_at = null, run_at = now()
                       where id = (select held_by from fleet_targets where state = 'running')";
     execute(&fleet.deployment.control_url, taken_back).await;
@@ -325,6 +371,67 @@ async fn who_lost_its_job_without_noticing_records_nothing() {
     let before = fleet.written().await;
 
     faults.release("fleet.recording");
+    it_notices(&app).await;
+    assert_eq!(fleet.written().await, before);
+    for org in &fleet.orgs {
+        fleet.is_migrated_once(&run, org).await;
+    }
+    app.stop().await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_its_target_without_noticing_records_nothing() {
+    let fleet = Fleet::of(1).await;
+    fleet.grow("0002_tags");
+    let mut held = fleet.deployment.with_fault("fleet.recording=hold");
+    held.set("TENANTRY__QUEUE__LEASE_MS", "10000");
+    let app = App::of(held, fleet.blueprint.source()).await;
+    let faults = app.replica.provisioner.faults.clone();
+    let run = fleet.begin(&[]).await;
+    let is_held = async || faults.was_hit("fleet.recording");
+    wait_until("it is held", is_held).await;
+    // another job has it, while this one has its own job still
+    let other = "with other as (
+            insert into jobs (kind, payload, state, attempt, max_attempts, lease_expires_at)
+            values ('migrate_fleet', '{}', 'running', 1, 1, now() + interval '1 hour')
+            returning id
+        )
+        update fleet_targets set held_by = other.id, held_attempt = 1 from other";
+    let control = &fleet.deployment.control_url;
+    execute(control, other).await;
+    let before = fleet.written().await;
+
+    faults.release("fleet.recording");
+    it_notices(&app).await;
+    assert_eq!(fleet.written().await, before);
+
+    let ends = "update jobs set state = 'completed', lease_expires_at = null where payload = '{}'";
+    execute(control, ends).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    fleet.is_migrated_once(&run, &fleet.orgs[0]).await;
+    app.stop().await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_jobs_are_gone_gets_others() {
+    let fleet = Fleet::of(1).await;
+    fleet.grow("0002_tags");
+    let run = fleet.begin(&[]).await;
+    let gone = "delete from jobs where kind = 'migrate_fleet'";
+    execute(&fleet.deployment.control_url, gone).await;
+    let replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    fleet.is_migrated_once(&run, &fleet.orgs[0]).await;
+    drop(replica);
+    fleet.end().await;
+}
+
+/// Waits until a write of a lost attempt was refused.
+async fn it_notices(app: &App) {
     wait_until("it notices", async || {
         let metrics = app.get("/metrics").await.text;
         metrics
@@ -332,10 +439,4 @@ async fn who_lost_its_job_without_noticing_records_nothing() {
             .any(|line| line.starts_with("tenantry_fenced_writes_total") && !line.ends_with(" 0"))
     })
     .await;
-    assert_eq!(fleet.written().await, before);
-    for org in &fleet.orgs {
-        fleet.is_migrated_once(&run, org).await;
-    }
-    app.stop().await;
-    fleet.end().await;
 }

@@ -118,6 +118,22 @@ async fn a_database_that_was_changed_by_hand_is_migrated_and_called_drifted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_as_another_version_wants_it_is_called_drifted() {
+    let (blueprint, acme) = story().await;
+    blueprint.write(SECOND, "create table more (id int)");
+    // from now on it is known how a database of this version looks
+    acme.follow_the_template().await.unwrap();
+    // a template has no rows
+    blueprint.write(
+        "migrations/0003_empty.sql",
+        "do $$ begin if not exists (select from notes) then create table extra (id int); end if; end $$",
+    );
+    let error = acme.follow_the_template().await.unwrap_err();
+    assert_eq!(error.code(), "drifted");
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_fails_leaves_what_came_before_it_and_nothing_of_itself() {
     let (blueprint, acme) = story().await;
     blueprint.write(SECOND, "create table more (id int)");

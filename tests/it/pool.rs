@@ -12,7 +12,7 @@ use tenantry::provisioning::{
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{is_delivered, new_org, wait_until},
-    cluster::{ask, execute},
+    cluster::{ask, execute, hold},
     events,
     process::{Process, tenantry},
 };
@@ -462,6 +462,132 @@ async fn a_claim_that_does_not_fit_any_more_is_given_back() {
         there.is_some_and(|there| there.contains(&claimed))
     })
     .await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_claimed_is_given_to_nobody_else() {
+    let deployment = with_pool(1).await;
+    let deployment = deployment.with_fault(&format!("{}=hold", pool::CLAIMED));
+    let app = App::of(deployment.clone(), BlueprintSource::Bundled).await;
+    deployment.pool_is(1, "before").await;
+    let [claimed] = deployment.pool_databases().await.try_into().unwrap();
+    let oid = deployment.oid(&claimed).await;
+    let faults = app.replica.provisioner.faults.clone();
+    let (first, second) = (new_org(), new_org());
+    app.accepts(&[&events::created(&first, "Acme")]).await;
+    wait_until("it is claimed", async || faults.was_hit(pool::CLAIMED)).await;
+
+    // it would be the next one, if it was still ready
+    app.accepts(&[&events::created(&second, "Acme")]).await;
+    let other = app.tenant(&second).is_ready().await;
+
+    assert_ne!(deployment.oid(&other.database).await, oid);
+    faults.release(pool::CLAIMED);
+    let tenant = app.tenant(&first).is_ready().await;
+    assert_eq!(deployment.oid(&tenant.database).await, oid);
+    deployment.pool_is(1, "afterwards").await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_not_committed_yet_holds_up_no_other() {
+    let app = App::of(with_pool(2).await, BlueprintSource::Bundled).await;
+    let deployment = app.deployment.clone();
+    deployment.pool_is(2, "before").await;
+    let next = "select database from pool_databases order by ready_at desc, id desc limit 1";
+    let next: String = deployment.control(next).await;
+    let oid = deployment.oid(&next).await;
+    let claim = "update pool_databases set state = 'claimed', tenant_id = gen_random_uuid()
+        where id = (select id from pool_databases order by ready_at, id limit 1)";
+    let mut claim = hold(&deployment.control_url, claim).await;
+
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let tenant = app.tenant(&org).is_ready().await;
+
+    assert_eq!(deployment.oid(&tenant.database).await, oid);
+    claim.release().await;
+    deployment.pool_is(2, "afterwards").await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_claimed_just_now_is_not_dropped() {
+    let app = App::listening(with_pool(1).await, BlueprintSource::Bundled).await;
+    app.replica.migrate().await.unwrap();
+    let deployment = app.deployment.clone();
+    let provisioner = &app.replica.provisioner;
+    let cluster = app.replica.clusters.iter().next().unwrap();
+    let blueprint = provisioner.blueprint.load().unwrap();
+    pool::fill(provisioner, cluster, &blueprint, || true, |_| {})
+        .await
+        .unwrap();
+    let claim = "update pool_databases set state = 'claimed', tenant_id = gen_random_uuid()";
+    let mut claim = hold(&deployment.control_url, claim).await;
+
+    let waits = "select exists (
+        select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+    )";
+    let claimed = async {
+        wait_until("the drain waits", async || deployment.control(waits).await).await;
+        claim.commit().await;
+    };
+    let (drained, ()) = tokio::join!(pool::drain(provisioner, cluster, |_| {}), claimed);
+
+    assert_eq!(drained.unwrap(), 0);
+    assert_eq!(deployment.pool_databases().await.len(), 1);
+    let state: String = deployment.control("select state from pool_databases").await;
+    assert_eq!(state, "claimed");
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_at_a_time_fills_the_pool() {
+    let app = App::listening(with_pool(3).await, BlueprintSource::Bundled).await;
+    app.replica.migrate().await.unwrap();
+    let provisioner = &app.replica.provisioner;
+    let cluster = app.replica.clusters.iter().next().unwrap();
+    let blueprint = provisioner.blueprint.load().unwrap();
+    let fill = async || pool::fill(provisioner, cluster, &blueprint, || true, |_| {}).await;
+    let (one, other) = tokio::join!(fill(), fill());
+    assert_eq!(one.unwrap().made + other.unwrap().made, 3);
+    let deployment = app.deployment.clone();
+    assert_eq!(deployment.pool_databases().await.len(), 3);
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_its_job_without_noticing_claims_nothing() {
+    let point = "create_database.before";
+    let mut deployment = with_pool(1).await.with_fault(&format!("{point}=hold"));
+    // nobody looks whether the lease is still there
+    deployment.set("TENANTRY__QUEUE__LEASE_MS", "120000");
+    let app = App::of(deployment.clone(), BlueprintSource::Bundled).await;
+    deployment.pool_is(1, "before").await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let faults = app.replica.provisioner.faults.clone();
+    wait_until("it is held", async || faults.was_hit(point)).await;
+    let of = "where kind = 'provision_tenant' and state = 'running'";
+    // another attempt has it, as far as the row knows
+    let other = format!("update jobs set attempt = attempt + 1 {of}");
+    execute(&deployment.control_url, &other).await;
+
+    faults.release(point);
+    let fenced = "tenantry_fenced_writes_total";
+    wait_until("it notices", async || metric(&app, fenced).await == "1").await;
+    deployment.pool_is(1, "nothing is claimed").await;
+    assert_eq!(deployment.tenant_databases().await, 1);
+
+    let again = format!("update jobs set state = 'available', lease_expires_at = null {of}");
+    execute(&deployment.control_url, &again).await;
+    app.tenant(&org).is_ready().await;
     app.stop().await;
     deployment.discard().await;
 }

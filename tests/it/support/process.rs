@@ -134,6 +134,11 @@ impl Process {
         kill_process(self.pid(), Signal::TERM).unwrap();
     }
 
+    /// SIGSTOP.
+    pub fn stop(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         kill_process(self.pid(), Signal::CONT).unwrap();
