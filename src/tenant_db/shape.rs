@@ -97,8 +97,8 @@ impl Cluster {
 pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
     let rows = sqlx::raw_sql(CATALOGS).fetch_all(connection).await;
     let rows = rows.map_err(Error::sql("reading the structure"))?;
-    let lines = rows.iter().map(|row| row.try_get::<String, _>(0));
-    let lines: Vec<String> = lines
+    let lines = rows.iter().map(|row| row.try_get::<&str, _>(0));
+    let lines: Vec<&str> = lines
         .collect::<sqlx::Result<_>>()
         .map_err(Error::sql("reading the structure"))?;
     let names = lines
@@ -151,6 +151,10 @@ fn settled(expressions: &str) -> String {
 
 /// A number of five digits or more.
 fn is_of_here(word: &str) -> bool {
+    // most words are shorter
+    if word.len() < 5 {
+        return false;
+    }
     let digits = word.trim_matches(['(', ')', '{', '}']);
     digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
