@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     notifications::{self, Sender},
     provider_api::{self, Client},
-    provisioning::{BlueprintSource, Provisioner, StepError, pool, template},
+    provisioning::{BlueprintSource, Provisioner, StepError, pool, rehearsal, template},
     queue::{Waker, worker},
     registrations::{self, Watcher},
     retention::{self, Plan},
@@ -329,6 +329,14 @@ impl Replica {
             .await
             .map_err(db::Error::Sql)?;
         for cluster in self.clusters.iter() {
+            // a clone of a dry run whose process died, and whose run is over
+            if let Err(error) = rehearsal::sweep(cluster).await {
+                tracing::warn!(
+                    cluster = cluster.name,
+                    error = chain(&error),
+                    "cannot look for clones that were left"
+                );
+            }
             match Box::pin(template::ensure(&self.provisioner, cluster, &blueprint)).await {
                 Ok(_) => {}
                 Err(error @ StepError::Blueprint(_)) => return Err(error.into()),

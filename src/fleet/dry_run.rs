@@ -21,10 +21,13 @@ use crate::{
         migrators::Migrated,
         rehearsal::{self, Source},
     },
-    queue::{self, worker::Outcome},
+    queue::{self, Failure, worker::Outcome},
     tenant_db::Tag,
     tenants::{self, Selection, Standing, Tenant, TenantId, TenantState},
 };
+
+/// Until it is looked again whether a clone of a run that is over is gone.
+const SWEEP_PAUSE: Duration = Duration::from_secs(5);
 
 /// The tenants of these that are kept up, and so have a database to clone.
 pub(super) async fn list_clonable(
@@ -91,6 +94,12 @@ pub(super) async fn rehearse(
         if place.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
+        // nobody's database is copied for a run that was paused or aborted
+        let look = async |connection: &mut _| runs::find_progress(connection, place.run).await;
+        let progress = db.run(look).await?;
+        if progress.is_none_or(|progress| progress.state != RunState::Preparing) {
+            return Ok(Outcome::Done);
+        }
         if !place.lease.is_held() {
             return Err(StepError::LostClaim);
         }
@@ -115,7 +124,8 @@ pub(super) async fn rehearse(
 /// What was done to a clone, and how long that took.
 type Tried = Result<(Migrated, Duration), StepError>;
 
-/// Tries one; an error of its own is one for which all are tried again, later.
+/// Tries one; an error of its own is one for which all are tried again, later. A tenant's database is copied once:
+/// what fails there, even for a reason that passes, is told.
 async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tried, StepError> {
     let cluster = place.provisioner.clusters.get(start.cluster)?;
     let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
@@ -129,17 +139,31 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
         tag: &tag,
     };
     match rehearsal::rehearse(place.provisioner, &of).await {
-        Err(error) if error.is_retryable() && place.claim.attempt < ATTEMPTS => Err(error),
+        Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
+            Err(error)
+        }
+        Err(error)
+            if matches!(start.source, Source::Template(_))
+                && error.is_retryable()
+                && place.claim.attempt < ATTEMPTS =>
+        {
+            Err(error)
+        }
         tried => Ok(tried),
     }
 }
 
-/// Drops the clones of a run that is over and did not come to do so itself.
-pub(super) async fn sweep(place: &Place<'_>) -> Result<(), StepError> {
+/// Drops the clones of a run that is over and did not come to do so itself; the job comes back while one is
+/// under way, whose process may be lost.
+pub(super) async fn sweep(place: &Place<'_>) -> Result<Outcome, StepError> {
     for cluster in place.provisioner.clusters.iter() {
-        rehearsal::sweep(cluster).await?;
+        if !rehearsal::sweep(cluster).await? {
+            let error = "a clone of the run is still under way".to_owned();
+            let failure = Failure::new("fleet_target_not_due", error);
+            return place.put_off(&failure, SWEEP_PAUSE).await;
+        }
     }
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 impl Rehearsal {

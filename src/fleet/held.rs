@@ -21,10 +21,15 @@ const BATCH: i64 = 16;
 /// Work of this time is not spread over places: to take it would cost more.
 const QUICK: Duration = Duration::from_millis(50);
 
+/// Not more than so many all the same: the next ones may take longer than those before.
+const MOST_QUICK: i64 = 4;
+
 /// The fewest targets to take, if there are so many, where each takes so long.
 pub(super) fn fewest(each: Duration) -> i64 {
     let quick = QUICK.as_micros() / each.as_micros().max(1);
-    i64::try_from(quick).unwrap_or(BATCH).clamp(1, BATCH)
+    i64::try_from(quick)
+        .unwrap_or(MOST_QUICK)
+        .clamp(1, MOST_QUICK)
 }
 
 /// A target that this job holds.
@@ -347,9 +352,6 @@ mod tests {
     #[test]
     fn quick_targets_are_taken_together_and_slow_ones_one_by_one() {
         let fewest_of = |each| fewest(Duration::from_millis(each));
-        assert_eq!(
-            [0, 1, 10, 25, 60, 5_000].map(fewest_of),
-            [16, 16, 5, 2, 1, 1]
-        );
+        assert_eq!([0, 1, 10, 25, 60, 5_000].map(fewest_of), [4, 4, 4, 2, 1, 1]);
     }
 }

@@ -72,7 +72,7 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
     }
     if run.prepared_at.is_none() {
         if run.is_dry {
-            dry_run::sweep(place).await?;
+            return dry_run::sweep(place).await;
         }
         return Ok(Outcome::Done);
     }

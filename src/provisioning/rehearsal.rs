@@ -73,16 +73,18 @@ pub async fn rehearse(
     }
 }
 
-/// Drops what rehearsals that were lost have left on a cluster; nothing while one is under way, which does it.
-pub async fn sweep(cluster: &Cluster) -> Result<(), StepError> {
+/// Drops what rehearsals that were lost have left on a cluster; false while one is under way.
+pub async fn sweep(cluster: &Cluster) -> Result<bool, StepError> {
     let mut session = cluster.connect_for_maintenance().await?;
-    let swept = if try_lock(&mut session, cluster).await? {
+    let is_alone = try_lock(&mut session, cluster).await?;
+    let swept = if is_alone {
         databases::drop_rehearsals(&mut session, cluster).await
     } else {
         Ok(())
     };
     let _ = session.close().await;
-    Ok(swept?)
+    swept?;
+    Ok(is_alone)
 }
 
 async fn on_clone(

@@ -95,6 +95,7 @@ pub async fn describe_all(
          where datname = $1
            -- the server ends these by itself when the database is wanted; of others' sessions we may not know
            and backend_type is distinct from 'autovacuum worker'
+           and usesysid is not null
          group by 1
          union all
          select 'a prepared transaction', count(*)

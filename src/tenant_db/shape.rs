@@ -1,4 +1,6 @@
-//! The shape: the structure of a database as the server stores it, as one hash; a third of the price of the fingerprint.
+//! The shape: the structure of a database as the server stores it, as one hash.
+//!
+//! It costs a third of what the fingerprint costs.
 //!
 //! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, but for an
 //! expression that differs only in *which* object of the user's it names. The reverse does not hold: text that
@@ -31,27 +33,32 @@ const EXPRESSION: char = '\u{2}';
 
 /// One column of text each. What was made here has numbers from 16384 on.
 const CATALOGS: &str = r"
-select format(E'\x01%s\x01%s.%s %s %s %s %s %s', oid, relnamespace::regnamespace, relname, relkind, relowner, relacl,
-              relrowsecurity, relforcerowsecurity)
+select format(E'\x01%s\x01%s.%s %s %s %s %s %s %s', oid, relnamespace::regnamespace, relname, relkind, relowner, relacl,
+              relrowsecurity, relforcerowsecurity, reloptions)
 from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I');
-select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attgenerated, attacl)
+select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attgenerated, attacl,
+              attoptions)
 from pg_attribute where attrelid >= 16384 and attnum > 0 and not attisdropped;
 select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
               adbin)
 from pg_attrdef where oid >= 16384;
-select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s \x02%s', conrelid, confrelid, conname, connamespace::regnamespace, contype, conkey,
-              confkey, confupdtype, confdeltype, condeferrable, condeferred, convalidated,
+select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s', conrelid, confrelid, conname, connamespace::regnamespace, contype, conkey,
+              confkey, confupdtype, confdeltype, condeferrable, condeferred, convalidated, confmatchtype, connoinherit, conexclop,
+              -- not every version of the server has it
+              case when confdeltype in ('n', 'd') then to_jsonb(pg_constraint) ->> 'confdelsetcols' end,
               conbin)
 from pg_constraint where oid >= 16384;
-select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indclass, indcollation, indoption,
+select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indclass, indcollation, indoption,
+              case when indisunique then to_jsonb(pg_index) ->> 'indnullsnotdistinct' end,
               indexprs,
               indpred)
 from pg_index where indexrelid >= 16384;
-select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[], proowner, prosecdef,
-              provolatile, proconfig, proacl, proretset, prorettype::regtype, md5(prosrc),
+select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s %s %s %s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[], proowner, prosecdef,
+              provolatile, proconfig, proacl, proretset, prorettype::regtype, proargnames, proargmodes, proallargtypes::regtype[], md5(prosrc),
               prosqlbody)
 from pg_proc where oid >= 16384;
-select format(E'trigger \x01%s\x01 %s %s %s %s %s %s %s', tgrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
+select format(E'trigger \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s', tgrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
+              tgdeferrable, tginitdeferred, tgoldtable, tgnewtable,
               tgqual)
 from pg_trigger where oid >= 16384 and not tgisinternal;
 select format(E'rule \x01%s\x01 %s \x02%s', ev_class, rulename, ev_action)
@@ -66,8 +73,10 @@ select format('extension %s %s', extname, extversion) from pg_extension;
 select format('schema %s %s %s', nspname, nspowner, nspacl) from pg_namespace where nspname <> 'information_schema' and nspname !~ '^pg_'";
 
 impl Cluster {
-    /// Whether the database that `connection` is in has this fingerprint. A fleet's databases come out in the same
-    /// shape: of a shape that had the fingerprint once it need not be taken again.
+    /// Whether the database that `connection` is in has this fingerprint.
+    ///
+    /// A fleet's databases come out in the same shape: of a shape that had the fingerprint once it need not be
+    /// taken again.
     pub async fn has_fingerprint(
         &self,
         connection: &mut PgConnection,
@@ -79,6 +88,10 @@ impl Cluster {
         }
         if fingerprint::of(connection).await? != expected {
             return Ok(false);
+        }
+        // somebody may have repaired it in between: then the shape was another one's
+        if of(connection).await? != pair.1 {
+            return Ok(true);
         }
         let mut shapes = self.shapes();
         if shapes.len() >= MOST_KNOWN {
@@ -149,14 +162,17 @@ fn settled(expressions: &str) -> String {
     settled
 }
 
-/// A number of five digits or more.
+/// The first number that the server gives to what users make; it gives those before at its own making.
+const FIRST: u32 = 16_384;
+
+/// A number of something that was made here.
 fn is_of_here(word: &str) -> bool {
     // most words are shorter
     if word.len() < 5 {
         return false;
     }
     let digits = word.trim_matches(['(', ')', '{', '}']);
-    digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    digits.parse::<u32>().is_ok_and(|number| number >= FIRST)
 }
 
 #[cfg(test)]

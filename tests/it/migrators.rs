@@ -378,6 +378,18 @@ async fn every_change_of_the_structure_is_another_shape() {
         "alter table more enable row level security",
         "create policy p on more using (note = 'a')",
         "create schema other",
+        "create index by_note on more (note) with (fillfactor = 50)",
+        "drop index by_note; create index by_note on more (note) with (fillfactor = 60)",
+        "create function g(a int) returns int language sql as 'select 1'",
+        "drop function g(int); create function g(b int) returns int language sql as 'select 1'",
+        "alter table more add constraint positive check (id > 0)",
+        "alter table more drop constraint positive, add constraint positive check (id > 0) no inherit",
+        "create table pairs (a int, b int, primary key (a, b));
+         alter table more add a int, add b int, add constraint pair foreign key (a, b) references pairs",
+        "alter table more drop constraint pair, add constraint pair foreign key (a, b) references pairs match full",
+        "create constraint trigger c after update on more for each row execute function suppress_redundant_updates_trigger()",
+        "drop trigger c on more;
+         create constraint trigger c after update on more deferrable for each row execute function suppress_redundant_updates_trigger()",
     ] {
         let before = both(&mut session).await;
         let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(change.to_owned()));
