@@ -4,7 +4,7 @@
 //! measures, so it does as little as a sender can: it signs, writes once, and reads until the
 //! answer is whole.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -18,6 +18,10 @@ use crate::webhooks::{self, SourceKind};
 
 /// What signs the deliveries of a run.
 pub(super) const SECRET: &str = "whsec_of_the_bench";
+
+/// A delivery that is answered 503 is repeated so often, after this.
+const MOST_DELIVERIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// An event as a provider sends it.
 #[derive(Debug, Clone)]
@@ -111,8 +115,18 @@ impl Sender {
         })
     }
 
-    /// Delivers an event; an error unless it is accepted.
+    /// Delivers an event, like a provider again while the replica asks for that; an error unless it is accepted.
     pub(super) async fn deliver(&mut self, event: &Event) -> Result<(), Error> {
+        for _ in 0..MOST_DELIVERIES {
+            match self.deliver_once(event).await {
+                Err(Error::Refused { status: 503 }) => tokio::time::sleep(PAUSE).await,
+                ended => return ended,
+            }
+        }
+        self.deliver_once(event).await
+    }
+
+    async fn deliver_once(&mut self, event: &Event) -> Result<(), Error> {
         self.request.clear();
         let mut head = format!(
             "POST /webhooks/workos HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",

@@ -1,14 +1,15 @@
 //! A dry run: throw-away clones of the templates that tenants were made from, and of the databases of chosen
 //! tenants, are migrated instead of tenants.
 //!
-//! Guarantees: no tenant is touched; one clone that fails, or cannot be made, keeps no other from being tried.
+//! Guarantees: no tenant is touched; one clone that fails, or cannot be made, keeps no other from being
+//! tried; a chosen tenant that was given up meanwhile is said to be.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::PgConnection;
 
 use super::{
-    Rehearsal, Run, RunFailure, RunState,
+    Error, Rehearsal, Run, RunFailure, RunState,
     goal::Goal,
     prepare::{self, ATTEMPTS},
     runs,
@@ -84,13 +85,13 @@ fn starts<'a>(fleet: &'a [Standing], clones: &'a [Tenant]) -> Vec<Start<'a>> {
 pub(super) async fn rehearse(
     place: &Place<'_>,
     run: &Run,
-    (goal, fleet): (&Goal, &[Standing]),
+    (goal, fleet, clones): (&Goal, &[Standing], &[Tenant]),
 ) -> Result<Outcome, StepError> {
     let db = &place.provisioner.db;
-    let list = async |connection: &mut _| list_clonable(connection, &run.clones).await;
-    let clones = db.run(list).await?;
-    let mut rehearsals = Vec::new();
-    for start in starts(fleet, &clones) {
+    let is_gone = |id: &&TenantId| clones.iter().all(|tenant| tenant.id != **id);
+    let gone = run.clones.iter().filter(is_gone);
+    let mut rehearsals: Vec<_> = gone.map(|id| Rehearsal::not_tried(*id)).collect();
+    for start in starts(fleet, clones) {
         if place.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
@@ -167,6 +168,25 @@ pub(super) async fn sweep(place: &Place<'_>) -> Result<Outcome, StepError> {
 }
 
 impl Rehearsal {
+    /// Of a tenant that was given up since it was chosen.
+    fn not_tried(tenant: TenantId) -> Self {
+        let error = Error::NotKeptUp(tenant);
+        Self {
+            cluster: String::new(),
+            tenant: Some(tenant),
+            blueprint_hash: String::new(),
+            from_version: String::new(),
+            tenants: 1,
+            applied: 0,
+            duration_ms: 0.0,
+            failure: Some(RunFailure {
+                code: error.code().to_owned(),
+                cause: error.to_string(),
+                fix: error.fix().to_owned(),
+            }),
+        }
+    }
+
     fn of(run: &Run, start: &Start<'_>, tried: &Tried) -> Self {
         let again = format!("tenantry fleet resume {}", run.id);
         let failure = tried.as_ref().err().map(|error| RunFailure {

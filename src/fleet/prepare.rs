@@ -54,12 +54,17 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
     let Some(goal) = Goal::load(provisioner, run)? else {
         return place.leave_to_others().await.map(Some);
     };
-    let selection = &run.selection;
-    let fleet = provisioner
+    let (selection, clones) = (&run.selection, &run.clones);
+    let (fleet, clones) = provisioner
         .db
-        .run(async |connection| tenants::list_migratable(connection, selection).await)
+        .run(async |connection| {
+            let fleet = tenants::list_migratable(&mut *connection, selection).await?;
+            Ok::<_, sqlx::Error>((fleet, dry_run::list_clonable(connection, clones).await?))
+        })
         .await?;
-    let clusters: BTreeSet<&str> = fleet.iter().map(|tenant| &*tenant.cluster).collect();
+    let of_clones = clones.iter().filter_map(|tenant| tenant.cluster.as_deref());
+    let clusters = fleet.iter().map(|tenant| &*tenant.cluster).chain(of_clones);
+    let clusters: BTreeSet<&str> = clusters.collect();
     let may_go_on = || place.lease.is_held() && !place.tasks.is_draining();
     for name in clusters {
         if !may_go_on() {
@@ -74,7 +79,7 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
     }
     provisioner.faults.hit(super::FAULT_POINTS[0]).await?;
     if run.is_dry {
-        return dry_run::rehearse(place, run, (&goal, &fleet))
+        return dry_run::rehearse(place, run, (&goal, &fleet, &clones))
             .await
             .map(Some);
     }

@@ -264,6 +264,88 @@ async fn what_a_run_that_died_and_was_given_up_has_left_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_run_copies_nobody_elses_database() {
+    let fleet = Fleet::new().await;
+    let server = fleet.app.deployment.url("postgres");
+    let mut slow = Vec::new();
+    for tenant in &fleet.tenants {
+        let change = format!("comment on database {} is 'another'", tenant.database);
+        slow.push(hold(&server, &change).await);
+    }
+    let copies = async |at: usize| {
+        let database = &fleet.tenants[at].database;
+        let copying = format!(
+            "select count(*) from pg_stat_activity where query ~ '^create database .* template \"?{database}'"
+        );
+        fleet.app.ask::<i64>(&copying).await
+    };
+    let begin = ["fleet", "migrate", "--dry-run", "--no-wait"];
+    let clones = fleet.tenants.iter().flat_map(|it| ["--clone", &*it.org_id]);
+    let begin: Vec<&str> = begin.into_iter().chain(clones).collect();
+    let (code, id, stderr) = run(&fleet.app, &begin).await;
+    assert_eq!(code, 0, "{stderr}");
+    let first = wait_for("the first is copied", async || {
+        match (copies(0).await, copies(1).await) {
+            (0, 0) => None,
+            (first, _) => Some(usize::from(first == 0)),
+        }
+    })
+    .await;
+    assert_eq!(run(&fleet.app, &["fleet", "abort", &id]).await.0, 0);
+    slow[first].release().await;
+    wait_until("the run's job has ended", async || {
+        // that one's copy would wait for ten seconds
+        assert_eq!(copies(1 - first).await, 0);
+        let open = "select count(*) from jobs where kind = 'migrate_fleet' and state in ('available', 'running')";
+        fleet.app.ask::<i64>(open).await == 0
+    })
+    .await;
+    assert_eq!(fleet.clones().await, 0);
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_given_up_between_the_choice_and_the_copy_is_told() {
+    let fleet = Fleet::new().await;
+    let deployment = fleet.app.deployment.clone();
+    fleet.app.stop().await;
+    let app = App::listening(deployment, fleet.blueprint.source()).await;
+    let fleet = Fleet { app, ..fleet };
+    let key = fleet.app.key(&[Scope::FleetRead, Scope::FleetWrite]).await;
+    let api = fleet.app.as_bearer(&key);
+    let [first, second] = [&fleet.tenants[0], &fleet.tenants[1]];
+    let body = json!({ "dry_run": true, "clone": [first.id, second.id] });
+    let begun = api.post("/v1/fleet-runs", &body).await;
+    assert_eq!(begun.status, 201);
+    let archive = format!(
+        "update tenants set state = 'archived' where id = '{}'",
+        second.id
+    );
+    execute(&fleet.app.deployment.control_url, &archive).await;
+    let _replica = Process::with_roles(&fleet.app.deployment, "worker").await;
+    let path = begun.header("location").unwrap();
+    let failed = wait_for("the run is over", async || {
+        let run = api.get(path).await.body;
+        (run["state"] == "failed").then_some(run)
+    })
+    .await;
+    let mut told = tried(&failed);
+    told.sort_by_key(|(tenant, _)| tenant.to_string());
+    let long = json!("migration_failed");
+    let ids = [json!(first.id), json!(second.id)];
+    assert_eq!(
+        told,
+        [
+            (&ids[0], &long),
+            (&ids[1], &json!("not_kept_up")),
+            (&Value::Null, &Value::Null)
+        ],
+        "{failed}"
+    );
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_a_dry_run_clones_and_only_what_is_kept_up() {
     let fleet = Fleet::new().await;
     let [first, second] = [&fleet.tenants[0], &fleet.tenants[1]];

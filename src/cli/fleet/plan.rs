@@ -142,7 +142,11 @@ fn starts(fleet: Vec<Standing>, blueprint: &Blueprint, hash: &str) -> Vec<Start>
 fn sample(runs: &[Run], hash: &str) -> Option<f64> {
     let of_this = |run: &&Run| run.is_dry && run.blueprint_hash.as_deref() == Some(hash);
     runs.iter().filter(of_this).find_map(|run| {
-        let good = run.rehearsals.iter().filter(|of| of.failure.is_none());
+        // of one that had it all already nothing was measured; a program without a version tells no number
+        let is_measured = |of: &&Rehearsal| {
+            of.failure.is_none() && (of.applied > 0 || of.from_version.is_empty())
+        };
+        let good = run.rehearsals.iter().filter(is_measured);
         let (of_tenants, of_templates): (Vec<_>, Vec<_>) = good.partition(|of| of.tenant.is_some());
         mean(&of_tenants).or_else(|| mean(&of_templates))
     })

@@ -54,7 +54,8 @@ impl Deployment {
         let (database, user) = (format!("control_{id}"), format!("operator_{id}"));
         let server = url("postgres");
         let password = format!("pw_{id}");
-        let role = format!("create role {user} login createdb createrole password '{password}'");
+        let verifier = cluster::quick_verifier(&password);
+        let role = format!("create role {user} login createdb createrole password '{verifier}'");
         execute(&server, &role).await;
         execute(&server, &format!("create database {database} owner {user}")).await;
         let mut this = Self {

@@ -5,8 +5,13 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
+use aws_lc_rs::{hmac, pbkdf2};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tenantry::private_postgres::{self, PrivatePostgres, Settings};
+use tenantry::{
+    private_postgres::{self, PrivatePostgres, SUPERUSER, Settings},
+    secrets::sha256,
+};
 
 /// The shared cluster; tests that stop or crash a server start one of their own.
 pub struct SharedCluster {
@@ -40,9 +45,18 @@ pub fn shared() -> &'static SharedCluster {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(PrivatePostgres::start(&settings(), |_| {}))
+            runtime.block_on(async {
+                let postgres = PrivatePostgres::start(&settings(), |_| {}).await;
+                let postgres = postgres.expect("a private Postgres");
+                let url = postgres.url("postgres");
+                let password = url::Url::parse(&url).unwrap();
+                let verifier = quick_verifier(password.password().unwrap());
+                let quicken = format!("alter role {SUPERUSER} password '{verifier}'");
+                execute(&url, &quicken).await;
+                postgres
+            })
         });
-        let postgres = started.join().unwrap().expect("a private Postgres");
+        let postgres = started.join().unwrap();
         SharedCluster {
             postgres: Mutex::new(postgres),
         }
@@ -72,6 +86,27 @@ impl SharedCluster {
         };
         told.map(around).collect::<Vec<_>>().join("\n\n")
     }
+}
+
+/// What Postgres keeps of a password, with one round where the product has 4096: unoptimised, those are most of
+/// what a connection costs, and tests connect tens of thousands of times.
+pub fn quick_verifier(password: &str) -> String {
+    let salt = [7; 16];
+    let mut salted = [0; 32];
+    let rounds = std::num::NonZeroU32::MIN;
+    pbkdf2::derive(
+        pbkdf2::PBKDF2_HMAC_SHA256,
+        rounds,
+        &salt,
+        password.as_bytes(),
+        &mut salted,
+    );
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
+    let stored = sha256(hmac::sign(&key, b"Client Key").as_ref());
+    let server = hmac::sign(&key, b"Server Key");
+    let [salt, stored, server] =
+        [&salt[..], &stored, server.as_ref()].map(|it| STANDARD.encode(it));
+    format!("SCRAM-SHA-256${rounds}:{salt}${stored}:{server}")
 }
 
 /// Runs statements in a database.
