@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import accepted, machine, report
+from . import accepted, machine, programs, report
 from .figures import Contest
 from .fleet import Fleet
 from .postgres import Postgres
@@ -21,7 +21,7 @@ from .run import Run
 from .sizes import DEFAULT, QUICK, SMOKE
 from .work import BENCH
 
-CONTESTS = ("ready", "at_once", "accepted", "fleet")
+CONTESTS = ("ready", "at_once", "accepted", "fleet", "fleet_alembic")
 
 
 def arguments() -> argparse.Namespace:
@@ -65,6 +65,9 @@ def measure(run: Run, only: list[str]) -> list[Contest]:
     if "fleet" in only:
         with run.part():
             contests += Fleet(run).measure()
+    if "fleet_alembic" in only:
+        with run.part():
+            contests.append(programs.measure(run))
     return contests
 
 

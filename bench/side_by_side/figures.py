@@ -3,6 +3,8 @@
 Guarantees: a ratio compares values of one round, which ran in turns; what was not measured says why.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -71,3 +73,9 @@ def number(value: float) -> str:
 def in_turns(sides: list, turn: int) -> list:
     """The sides in the order of a turn: there and back, so that nobody always comes after the same one."""
     return sides if turn % 2 == 0 else sides[::-1]
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started

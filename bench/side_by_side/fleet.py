@@ -1,12 +1,11 @@
 """One additive migration over many databases, and the same command once more with nothing to do."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from . import work
-from .figures import Aim, Contest, Side, in_turns
+from .figures import Aim, Contest, Side, in_turns, seconds_of
 from .processes import Failed
 from .run import Run
 from .sides import alembic, by_hand, dbmate
@@ -138,8 +137,3 @@ class Fleet:
             Contest("fleet_idle", f"Nothing to do in {count} databases", "databases/s", nothing, idle_sides),
         ]
 
-
-def seconds_of(act: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    act()
-    return time.perf_counter() - started

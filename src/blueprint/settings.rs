@@ -100,6 +100,14 @@ impl Default for Members {
 }
 
 impl Settings {
+    /// What a session in a tenant's database has from its beginning: settings of the server, in milliseconds.
+    pub fn session_timeouts(&self) -> [(&'static str, String); 2] {
+        [
+            ("statement_timeout", self.statement_timeout_ms.to_string()),
+            ("lock_timeout", self.lock_timeout_ms.to_string()),
+        ]
+    }
+
     /// Reads the text of a `blueprint.toml`.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         /// Read before the rest: a migrator of another version may bring keys that this one does not know.

@@ -137,6 +137,14 @@ impl Directory {
             .map_err(Error::io("share the lock of the cluster"))
     }
 
+    /// Lets the directory go, when nothing runs on it any more.
+    ///
+    /// To close the file alone would not do: a process that is just being started elsewhere in this program has a
+    /// copy of it until it is another program.
+    pub(super) fn release(&self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+
     /// The major version that wrote the data, where there is data.
     pub(super) fn data_version(&self) -> Option<u32> {
         let text = fs::read_to_string(self.data().join("PG_VERSION")).ok()?;

@@ -145,6 +145,7 @@ impl PrivatePostgres {
         if let Some(janitor) = self.janitor.take() {
             janitor.dismiss().await;
         }
+        self.directory.release();
         Ok(())
     }
 

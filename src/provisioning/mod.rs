@@ -530,9 +530,9 @@ impl StepContext<'_> {
         let database =
             Ident::new(&self.tenant.lock().await.database).map_err(tenant_db::Error::from)?;
         let cluster = self.cluster().await?;
-        let mut connection = cluster.connect(&database, Some(&self.tag)).await?;
-        template::blueprint_timeouts(&mut connection, &self.blueprint).await?;
-        Ok(connection)
+        let timeouts = self.blueprint.settings.session_timeouts();
+        let connected = cluster.connect_with(&database, Some(&self.tag), &timeouts);
+        Ok(connected.await?)
     }
 
     /// Opens the session that later steps use, while something else goes on. One that cannot be had is

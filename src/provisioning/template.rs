@@ -319,23 +319,6 @@ async fn fill(
     })
 }
 
-/// The session's statements are bounded as the blueprint says.
-pub(super) async fn blueprint_timeouts(
-    connection: &mut PgConnection,
-    blueprint: &Blueprint,
-) -> Result<(), StepError> {
-    let settings = &blueprint.settings;
-    sqlx::query(
-        "select set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false)",
-    )
-    .bind(settings.statement_timeout_ms.to_string())
-    .bind(settings.lock_timeout_ms.to_string())
-    .execute(connection)
-    .await
-    .map_err(tenant_db::Error::sql("setting the blueprint's timeouts"))?;
-    Ok(())
-}
-
 async fn record(
     db: &Db,
     cluster: &Cluster,

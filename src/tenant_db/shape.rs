@@ -38,7 +38,12 @@ select format(E'\x01%s\x01%s.%s %s %s %s %s %s %s', oid, relnamespace::regnamesp
 from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I');
 select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attgenerated, attacl,
               attoptions)
-from pg_attribute where attrelid >= 16384 and attnum > 0 and not attisdropped;
+from pg_attribute
+where attrelid >= 16384
+  and attnum > 0
+  and not attisdropped
+  -- half of all are of indexes, of which the index itself says everything but the options
+  and (attoptions is not null or attrelid in (select oid from pg_class where oid >= 16384 and relkind in ('r', 'p', 'v', 'm', 'f')));
 select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
               adbin)
 from pg_attrdef where oid >= 16384;
@@ -49,7 +54,7 @@ select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %
               conbin)
 from pg_constraint where oid >= 16384;
 select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indclass, indcollation, indoption,
-              case when indisunique then to_jsonb(pg_index) ->> 'indnullsnotdistinct' end,
+              case when indisunique and not indisprimary then to_jsonb(pg_index) ->> 'indnullsnotdistinct' end,
               indexprs,
               indpred)
 from pg_index where indexrelid >= 16384;

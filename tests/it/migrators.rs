@@ -380,6 +380,8 @@ async fn every_change_of_the_structure_is_another_shape() {
         "create schema other",
         "create index by_note on more (note) with (fillfactor = 50)",
         "drop index by_note; create index by_note on more (note) with (fillfactor = 60)",
+        "create index by_words on more using gist (to_tsvector('simple', note) tsvector_ops (siglen = 100))",
+        "drop index by_words; create index by_words on more using gist (to_tsvector('simple', note) tsvector_ops (siglen = 200))",
         "create function g(a int) returns int language sql as 'select 1'",
         "drop function g(int); create function g(b int) returns int language sql as 'select 1'",
         "alter table more add constraint positive check (id > 0)",

@@ -29,12 +29,19 @@ class Tenantry:
     """A replica with a control database of its own; `pool` is how many databases it keeps ready, if it can."""
 
     def __init__(
-        self, program: Path, postgres: Postgres, directory: Path, prefix: str, pool: int, roles: str = "api,worker"
+        self,
+        program: Path,
+        postgres: Postgres,
+        directory: Path,
+        prefix: str,
+        pool: int,
+        roles: str = "api,worker",
+        blueprint: Path = work.BLUEPRINT,
     ):
         self.program, self.postgres, self.prefix, self.pool, self.roles = program, postgres, prefix, pool, roles
         self.directory = directory / prefix
         self.blueprint = self.directory / "blueprint"
-        shutil.copytree(work.BLUEPRINT, self.blueprint)
+        shutil.copytree(blueprint, self.blueprint)
         self.port = processes.free_port()
         self.control = postgres.make_login(prefix, "createdb createrole")
         self.environment = {

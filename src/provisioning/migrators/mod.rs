@@ -99,14 +99,10 @@ async fn connect_and_run(
     watch: &Watch<'_>,
 ) -> Result<Migrated, StepError> {
     let settings = &migration.blueprint.settings;
-    let options = [
-        ("statement_timeout", settings.statement_timeout_ms),
-        ("lock_timeout", settings.lock_timeout_ms),
-    ]
-    .map(|(name, milliseconds)| (name, milliseconds.to_string()));
+    let timeouts = settings.session_timeouts();
     let connected = migration
         .cluster
-        .connect_with(migration.database, migration.tag, &options);
+        .connect_with(migration.database, migration.tag, &timeouts);
     let mut connection = match connected.await {
         Err(error) if error.sqlstate().as_deref() == Some("3D000") => {
             let database = migration.database.as_str().to_owned();
