@@ -19,7 +19,7 @@ use crate::{
     blueprint::{Migrator, Project},
     config::Environment,
     provisioning::StepError,
-    tenant_db::{self, fingerprint, roles, sessions},
+    tenant_db::{self, roles, sessions, shape},
 };
 
 /// Of our own environment everybody gets these.
@@ -98,7 +98,7 @@ async fn run(
             sessions::end_of_role(connection, database, &cluster.migrator).await
         })
         .await?;
-    let before = fingerprint::of(connection).await?;
+    let before = shape::of(connection).await?;
     let ended = child::run(Program {
         argv: match settings.migrator {
             Migrator::Alembic => alembic::argv(&settings.alembic, project),
@@ -118,8 +118,7 @@ async fn run(
     );
     let after = State::read(connection, migration).await?;
     if ended.code != 0 {
-        let changed =
-            after.versions == state.versions && fingerprint::of(connection).await? != before;
+        let changed = after.versions == state.versions && shape::of(connection).await? != before;
         return Err(explain(migration, watch, &ended, (from, changed)).into());
     }
     let to = one_version(migration, &after)?;
