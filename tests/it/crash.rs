@@ -299,6 +299,12 @@ async fn two_replicas_may_start_at_once() {
     let org = new_org();
     assert!(is_delivered(both.0.address, &events::created(&org, "Acme")).await);
     let control = &deployment.control_url;
+    // events are accepted as soon as their table is there, and tables come one after the other
+    let migrated = "select count(*) from pg_tables where tablename = 'tenants'";
+    wait_until("the table is there", async || {
+        ask::<i64>(control, migrated).await == 1
+    })
+    .await;
     let ready = "select count(*) from tenants where state = 'ready'";
     wait_until("the tenant is ready", async || {
         ask::<i64>(control, ready).await == 1
