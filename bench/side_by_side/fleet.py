@@ -136,4 +136,3 @@ class Fleet:
             Contest("fleet", f"One migration over {count} databases", "databases/s", about, sides, AIMS),
             Contest("fleet_idle", f"Nothing to do in {count} databases", "databases/s", nothing, idle_sides),
         ]
-
