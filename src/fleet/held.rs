@@ -276,10 +276,14 @@ pub(super) struct Left {
     /// Targets of this very wave, and how many of them failed.
     pub(super) of_wave: i64,
     pub(super) failed_of_wave: i64,
+    /// Of the whole run. Counted together with what is left: a run's own counts may be older, and know
+    /// nothing yet of what another place has just recorded.
+    pub(super) failed: i64,
+    pub(super) targets: i64,
     pub(super) last_wave: i32,
 }
 
-/// What is left up to this wave.
+/// What is left up to this wave, as of one moment.
 pub(super) async fn find_left(tx: &mut PgConnection, run: RunId, wave: i32) -> sqlx::Result<Left> {
     sqlx::query_as(
         "select count(*) filter (where state = 'pending' and wave <= $2) as pending,
@@ -288,6 +292,8 @@ pub(super) async fn find_left(tx: &mut PgConnection, run: RunId, wave: i32) -> s
                     as next_due_s,
                 count(*) filter (where wave = $2) as of_wave,
                 count(*) filter (where wave = $2 and state = 'failed') as failed_of_wave,
+                count(*) filter (where state = 'failed') as failed,
+                count(*) as targets,
                 coalesce(max(wave), 0) as last_wave
          from fleet_targets
          where run = $1",

@@ -1,6 +1,6 @@
 //! When there is nothing to take: the run waits, goes on to its next wave, or ends.
 //!
-//! Guarantees: decided under the run's lock, by counting what is committed: of several places that find
+//! Guarantees: decided under the run's lock, by one count of what is committed: of several places that find
 //! nothing at the same time the last one sees it all. Who was cloned from an older template and became
 //! ready meanwhile is migrated before the run ends.
 
@@ -100,12 +100,13 @@ async fn decide(
         tracing::info!(fleet_run.id = %run.id, wave = run.current_wave + 1, "the next wave begins");
         return Ok(Next::AllGoOn);
     }
-    sweep_or_end(tx, run, goal).await
+    sweep_or_end(tx, run, left, goal).await
 }
 
 async fn sweep_or_end(
     tx: &mut sqlx::PgConnection,
     run: &Run,
+    left: &Left,
     goal: &Goal,
 ) -> Result<Next, StepError> {
     let known: HashSet<uuid::Uuid> = held::list_tenants(tx, run.id).await?.into_iter().collect();
@@ -130,18 +131,12 @@ async fn sweep_or_end(
     if !run.is_dry && tenants::is_any_begun_with_other(tx, &goal.hash).await? && goal.is_whole() {
         return Ok(Next::Wait(LOOK));
     }
-    let counts = run.counts;
-    if counts.failed > 0 {
-        let cause = format!("{} of {} targets failed", counts.failed, counts.total());
+    if left.failed > 0 {
+        let cause = format!("{} of {} targets failed", left.failed, left.targets);
         return stop(tx, run, ("fleet_targets_failed", cause)).await;
     }
     runs::set_state(tx, run.id, RunState::Done, None).await?;
-    tracing::info!(
-        fleet_run.id = %run.id,
-        done = counts.done,
-        skipped = counts.skipped,
-        "a fleet run is done"
-    );
+    tracing::info!(fleet_run.id = %run.id, targets = left.targets, "a fleet run is done");
     Ok(Next::Completed)
 }
 

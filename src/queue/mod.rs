@@ -20,6 +20,7 @@
 pub mod backoff;
 mod batch;
 pub mod job;
+mod leases;
 mod look;
 mod manage;
 mod prune;
@@ -33,6 +34,7 @@ use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
 pub use job::{Job, JobId, organization_key, provision_key};
+pub use leases::{Kept, assert_held, heartbeat, rescue};
 pub use look::{
     Attempt, Filter, JobState, StoredJob, Traffic, find_job, find_next_attempt, is_any_live,
     list_attempts, list_lost, list_page, traffic,
@@ -365,87 +367,6 @@ pub async fn claim_of(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Moves the leases of these claims; returns those that are still held.
-pub async fn heartbeat(
-    connection: &mut PgConnection,
-    claims: &[(JobId, i32)],
-    lease: Duration,
-) -> Result<Vec<JobId>, Error> {
-    let (ids, attempts): (Vec<JobId>, Vec<i32>) = claims.iter().copied().unzip();
-    let held = sqlx::query_scalar(
-        "update jobs
-         set lease_expires_at = now() + make_interval(secs => $3)
-         from unnest($1::bigint[], $2::integer[]) as held (id, attempt)
-         where jobs.id = held.id
-           and jobs.attempt = held.attempt
-           and jobs.state = 'running'
-         returning jobs.id",
-    )
-    .bind(ids)
-    .bind(attempts)
-    .bind(lease.as_secs_f64())
-    .fetch_all(connection)
-    .await?;
-    Ok(held)
-}
-
-/// Fails unless the claim is still held, and keeps it held until the caller's transaction ends.
-pub async fn assert_held(tx: &mut PgConnection, claim: &Claim) -> Result<(), Error> {
-    let held: Option<i32> = sqlx::query_scalar(
-        "select 1
-         from jobs
-         where id = $1
-           and attempt = $2
-           and state = 'running'
-         for update",
-    )
-    .bind(claim.id)
-    .bind(claim.attempt)
-    .fetch_optional(tx)
-    .await?;
-    held.map(|_| ()).ok_or(Error::LostClaim {
-        id: claim.id,
-        attempt: claim.attempt,
-    })
-}
-
-/// Takes back every job whose lease has run out; returns how many.
-///
-/// They become available even after their last attempt: the next claim sees that there is none
-/// left ([`Claim::is_exhausted`]) and buries the job together with what it was for.
-pub async fn rescue(connection: &mut PgConnection) -> Result<u64, Error> {
-    let taken = sqlx::query(
-        "with expired as (
-             select id, attempt
-             from jobs
-             where state = 'running'
-               and lease_expires_at < now()
-             -- a row that its stopped worker has locked is taken when the server ends that session
-             for update skip locked
-         ),
-         taken as (
-             update jobs
-             set state = 'available',
-                 lease_expires_at = null,
-                 run_at = now()
-             from expired
-             where jobs.id = expired.id
-             returning jobs.id, jobs.attempt
-         )
-         update job_attempts
-         set outcome = 'lost',
-             finished_at = now(),
-             error_code = 'worker_lost',
-             error = 'the worker showed no sign of life for the length of the lease'
-         from taken
-         where job_attempts.job_id = taken.id
-           and job_attempts.attempt = taken.attempt",
-    )
-    .execute(connection)
-    .await?;
-    Ok(taken.rows_affected())
 }
 
 /// How long until the next job that is available later is due; `None` when there is none.

@@ -401,14 +401,17 @@ impl Worker {
                 .run(async |connection| super::heartbeat(connection, &held, lease).await)
                 .await;
             let Ok(kept) = kept else { continue };
+            let kept: HashMap<_, _> = kept.iter().map(|kept| (kept.id, kept.is_moved)).collect();
             let running = self.running();
             for (id, attempt) in held {
-                match running.get(&id) {
-                    Some((running, lease_of)) if *running == attempt && kept.contains(&id) => {
-                        lease_of.extend(asked_at, lease);
-                    }
-                    Some((running, lease_of)) if *running == attempt => lease_of.lost.cancel(),
-                    _ => {}
+                let Some((_, lease_of)) = running.get(&id).filter(|(at, _)| *at == attempt) else {
+                    continue;
+                };
+                match kept.get(&id) {
+                    Some(true) => lease_of.extend(asked_at, lease),
+                    // the next beat may find its row free
+                    Some(false) => {}
+                    None => lease_of.lost.cancel(),
                 }
             }
         }

@@ -61,6 +61,20 @@ impl Fleet {
         .await
     }
 
+    /// The first tenant is one whose migration fails: the column is there already.
+    async fn breaks_the_first(&self) -> Tenant {
+        let tenant = self.app.tenant(&self.orgs[0]).find().await.unwrap();
+        let url = self.app.deployment.url(&tenant.database);
+        let forget = format!("delete from tenantry.migrations where name = '{NEXT}'");
+        execute(&url, &forget).await;
+        let sql = format!(
+            "update tenants set alembic_version = '0001_notes', blueprint_hash = 'old' where id = '{}'",
+            tenant.id
+        );
+        execute(&self.app.deployment.control_url, &sql).await;
+        tenant
+    }
+
     /// The gauges of the run that has not ended come to be these; the others are 0.
     async fn gauges_say(&self, expected: &str) {
         let told = format!("the gauges say {expected:?}");
@@ -186,18 +200,8 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
     fleet.act(&path, "resume").await;
     fleet.is(&path, "done").await;
 
-    // one that fails: the column is there already
-    execute(
-        &url,
-        "delete from tenantry.migrations where name = 'migrations/0002_tags.sql'",
-    )
-    .await;
+    let blocked = fleet.breaks_the_first().await;
     let failing = json!({ "selection": { "tenants": [blocked.id] } });
-    let sql = format!(
-        "update tenants set alembic_version = '0001_notes', blueprint_hash = 'old' where id = '{}'",
-        blocked.id
-    );
-    execute(&fleet.app.deployment.control_url, &sql).await;
     let path = fleet.begin(&failing).await;
     let failed = fleet.is(&path, "failed").await;
     assert_eq!(failed["counts"]["failed"], 1, "{failed}");
@@ -216,6 +220,28 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
     assert_eq!(over["counts"]["done"], 1, "{over}");
     let done = fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
     assert!(done.await >= 5);
+    fleet.app.stop().await;
+}
+
+/// One place records the failure in the moment in which the others find nothing more to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_a_failed_target_never_ends_as_done() {
+    let fleet = Fleet::new().await;
+    let path = fleet.begin(&json!({})).await;
+    fleet.is(&path, "done").await;
+    let broken = fleet.breaks_the_first().await;
+    let failing = json!({ "selection": { "tenants": [broken.id] } });
+    let path = fleet.begin(&failing).await;
+    for time in 0..20 {
+        let over = wait_for("the run is over", async || {
+            let run = fleet.api().get(&path).await.body;
+            (!run["finished_at"].is_null()).then_some(run)
+        })
+        .await;
+        assert_eq!(over["state"], "failed", "{time}: {over}");
+        fleet.act(&path, "retry").await;
+    }
+    fleet.is(&path, "failed").await;
     fleet.app.stop().await;
 }
 

@@ -63,12 +63,26 @@ impl Queue {
         claims.remove(0)
     }
 
+    /// Whether the claim is still held and its lease was moved.
     pub async fn heartbeat(&self, claim: &Claim) -> bool {
-        let held = [(claim.id, claim.attempt)];
+        let kept = self.heartbeats(&[claim]).await;
+        kept == [(claim.id, true)]
+    }
+
+    /// One heartbeat of several claims: those that are held, with whether their leases were moved.
+    async fn heartbeats(&self, claims: &[&Claim]) -> Vec<(JobId, bool)> {
+        let held: Vec<_> = claims.iter().map(|of| (of.id, of.attempt)).collect();
         let kept = self
             .db
             .run(async |connection| queue::heartbeat(connection, &held, HOUR).await);
-        kept.await.unwrap() == [claim.id]
+        let mut kept: Vec<_> = kept
+            .await
+            .unwrap()
+            .iter()
+            .map(|of| (of.id, of.is_moved))
+            .collect();
+        kept.sort_unstable();
+        kept
     }
 
     pub async fn complete(&self, claim: &Claim) -> Result<(), Error> {
@@ -266,6 +280,24 @@ async fn a_job_whose_worker_is_lost_is_taken_back_and_the_lost_one_writes_nothin
     assert_eq!(queue.state(id).await, "completed");
     assert_eq!(queue.attempts(id).await, "1 lost worker_lost, 2 completed");
     assert!(queue.claim(10).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_waits_for_nobody_who_has_a_job_locked() {
+    let queue = Queue::new().await;
+    for _ in 0..2 {
+        queue.enqueue(None, 3).await;
+    }
+    let claims = queue.claim(2).await;
+    let [first, second] = [&claims[0], &claims[1]];
+    let busy = format!("select from jobs where id = {} for update", first.id);
+    let mut busy = cluster::hold(&queue.url, &busy).await;
+    let both = [first, second];
+    let beat = tokio::time::timeout(Duration::from_secs(5), queue.heartbeats(&both));
+    let kept = [(first.id, false), (second.id, true)];
+    assert_eq!(beat.await.expect("it does not wait"), kept);
+    busy.release().await;
+    assert!(queue.heartbeat(first).await);
 }
 
 /// Whoever holds this claim can write nothing.

@@ -222,6 +222,15 @@ async fn everything(deployment: &Deployment) -> String {
 
 async fn writes_nothing_any_more(zombie: &Process, deployment: &Deployment, what: &str) {
     nothing_is_left(deployment, what).await;
+    // the other replica builds it while it starts
+    let sealed = format!(
+        "select count(*) from pg_database where datistemplate and starts_with(datname, '{}')",
+        deployment.prefix
+    );
+    wait_until(&format!("{what}: the template is there"), async || {
+        ask::<i64>(&deployment.control_url, &sealed).await == 1
+    })
+    .await;
     let before = everything(deployment).await;
     zombie.resume();
     let fenced = async || {
