@@ -33,7 +33,9 @@ const SENDERS: u32 = 16;
 
 /// How long tenants may take before the run is given up.
 const LIMIT: Duration = Duration::from_mins(5);
-const POLL: Duration = Duration::from_millis(1);
+
+/// Between two looks: whoever looks all the time takes the processors of those who work.
+const POLL: Duration = Duration::from_millis(5);
 
 pub(super) async fn measure(
     options: &Options,

@@ -2,8 +2,8 @@
 //!
 //! Guarantees: what attempts that were lost had begun is brought to its end first, after their sessions were
 //! ended, whatever became of the run meanwhile; nothing is begun without the lease; a target and its
-//! tenant's row are recorded together, a fraction of a second after the migration at the latest; a pause
-//! is noticed after the migration that is under way.
+//! tenant's row are recorded together, at once where it failed, else a second after the migration at the latest;
+//! a pause is noticed then as well.
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +26,8 @@ use crate::{
     tenants::{self, TenantId},
 };
 
-/// Results are recorded after this long, and when the targets at hand are done.
-const RECORD_AFTER: Duration = Duration::from_millis(200);
+/// Results are recorded after this long, at once where one is a failure, and when the targets at hand are done.
+const RECORD_AFTER: Duration = Duration::from_secs(1);
 
 /// A replica with another blueprint may be the one for this run: it is left to that one for so long.
 const STRANGE: Duration = Duration::from_secs(3);
@@ -166,8 +166,11 @@ impl Place<'_> {
                 break;
             }
             let subject = subjects.remove(&held.tenant.0);
-            ended.push(one::migrate(self, aim, &held, subject).await?);
-            if recorded_at.elapsed() >= RECORD_AFTER {
+            let record = one::migrate(self, aim, &held, subject).await?;
+            // whoever looks sees it, and the policy that stops a run counts it, before anything else is begun
+            let is_failure = matches!(record.state, "failed" | "pending");
+            ended.push(record);
+            if is_failure || recorded_at.elapsed() >= RECORD_AFTER {
                 is_going_on = self.record(aim, &mut ended).await?;
                 recorded_at = Instant::now();
             }

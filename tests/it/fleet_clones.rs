@@ -316,7 +316,7 @@ async fn who_is_given_up_between_the_choice_and_the_copy_is_told() {
     let [first, second] = [&fleet.tenants[0], &fleet.tenants[1]];
     let body = json!({ "dry_run": true, "clone": [first.id, second.id] });
     let begun = api.post("/v1/fleet-runs", &body).await;
-    assert_eq!(begun.status, 201);
+    assert_eq!(begun.status, 201, "{}", begun.body);
     let archive = format!(
         "update tenants set state = 'archived' where id = '{}'",
         second.id
@@ -326,9 +326,10 @@ async fn who_is_given_up_between_the_choice_and_the_copy_is_told() {
     let path = begun.header("location").unwrap();
     let failed = wait_for("the run is over", async || {
         let run = api.get(path).await.body;
-        (run["state"] == "failed").then_some(run)
+        (!run["finished_at"].is_null()).then_some(run)
     })
     .await;
+    assert_eq!(failed["state"], "failed", "{failed}");
     let mut told = tried(&failed);
     told.sort_by_key(|(tenant, _)| tenant.to_string());
     let long = json!("migration_failed");

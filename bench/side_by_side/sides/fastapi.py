@@ -10,8 +10,6 @@ from .alembic import write_project
 from .readiness import Readiness
 
 DIRECTORY = work.BENCH / "peers" / "webhook_service"
-POLL_ONE_S = 0.001
-POLL_MANY_S = 0.005
 
 
 class FastApi:
@@ -59,11 +57,11 @@ class FastApi:
 
     def make_one(self) -> float:
         self.runs += 1
-        return self.readiness.make(f"{self.name}{self.runs}", range(1), POLL_ONE_S)
+        return self.readiness.make(f"{self.name}{self.runs}", range(1))
 
     def make_many(self, count: int) -> float:
         self.runs += 1
-        return self.readiness.make(f"{self.name}{self.runs}", range(count), POLL_MANY_S)
+        return self.readiness.make(f"{self.name}{self.runs}", range(count))
 
     def recorded(self) -> int:
         """How many events it has."""

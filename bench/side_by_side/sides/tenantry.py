@@ -11,8 +11,6 @@ from ..postgres import Postgres
 from ..processes import Failed, Service
 from .readiness import Readiness
 
-POLL_ONE_S = 0.001
-POLL_MANY_S = 0.005
 
 
 def has_command(program: Path, name: str) -> bool:
@@ -87,7 +85,7 @@ class Tenantry:
     def make_one(self) -> float:
         self.runs += 1
         missed = self.misses()
-        taken = self.readiness.make(f"{self.prefix}{self.runs}", range(1), POLL_ONE_S)
+        taken = self.readiness.make(f"{self.prefix}{self.runs}", range(1))
         if self.misses() != missed:
             raise Failed("a tenant was cloned although the pool was full")
         self.settle()
@@ -105,7 +103,7 @@ class Tenantry:
 
     def make_many(self, count: int) -> float:
         self.runs += 1
-        taken = self.readiness.make(f"{self.prefix}{self.runs}", range(count), POLL_MANY_S)
+        taken = self.readiness.make(f"{self.prefix}{self.runs}", range(count))
         self.settle()
         return taken
 
