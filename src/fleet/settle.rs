@@ -10,7 +10,7 @@ use super::{
     Run, RunFailure, RunState,
     goal::Goal,
     held::{self, Left, NewTarget},
-    runs,
+    runs, targets,
     work::Place,
 };
 use crate::{
@@ -45,10 +45,16 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
         .transaction(async |tx| {
             queue::assert_held(tx, place.claim).await?;
             let run = runs::lock(tx, place.run).await?;
-            let Some(run) = run.filter(|run| run.state == RunState::Running) else {
+            let Some(run) = run.filter(|run| run.state != RunState::Aborted) else {
+                // what was put back while the run was aborted, by whoever did not see that yet
+                targets::skip_pending(tx, place.run).await?;
                 queue::complete(tx, place.claim).await?;
                 return Ok(Next::Completed);
             };
+            if run.state != RunState::Running {
+                queue::complete(tx, place.claim).await?;
+                return Ok(Next::Completed);
+            }
             let left = held::find_left(tx, run.id, run.current_wave).await?;
             let next = decide(tx, &run, &left, goal).await?;
             if matches!(next, Next::Completed) {
@@ -91,8 +97,9 @@ async fn decide(
         return Ok(Next::Completed);
     }
     if run.current_wave < left.last_wave {
-        // a canary that died is a warning, whatever else is allowed
-        if left.of_wave > 0 && left.failed_of_wave == left.of_wave {
+        // a canary that died is a warning, whatever else is allowed, until somebody says to go on without it
+        let is_new = left.failed > i64::from(run.forgiven);
+        if left.of_wave > 0 && left.failed_of_wave == left.of_wave && is_new {
             let cause = format!("every target of wave {} failed", run.current_wave);
             return stop(tx, run, ("fleet_wave_failed", cause)).await;
         }
@@ -109,6 +116,9 @@ async fn sweep_or_end(
     left: &Left,
     goal: &Goal,
 ) -> Result<Next, StepError> {
+    // asked first: who becomes ready after this is in the list that follows, or is waited for
+    let is_any_coming =
+        !run.is_dry && goal.is_whole() && tenants::is_any_begun_with_other(tx, &goal.hash).await?;
     let known: HashSet<uuid::Uuid> = held::list_tenants(tx, run.id).await?.into_iter().collect();
     let fleet = tenants::list_migratable(tx, &run.selection).await?;
     let is_missing = |tenant: &tenants::Standing| {
@@ -117,7 +127,7 @@ async fn sweep_or_end(
             && !goal.is_behind(&tenant.version)
     };
     let missing = fleet.into_iter().filter(is_missing);
-    let targets: Vec<NewTarget> = missing
+    let late: Vec<NewTarget> = missing
         .map(|tenant| NewTarget {
             tenant: tenant.id,
             wave: run.current_wave,
@@ -125,10 +135,10 @@ async fn sweep_or_end(
             skipped: None,
         })
         .collect();
-    if held::insert(tx, run.id, &targets).await? > 0 {
+    if held::insert(tx, run.id, &late).await? > 0 {
         return Ok(Next::AllGoOn);
     }
-    if !run.is_dry && tenants::is_any_begun_with_other(tx, &goal.hash).await? && goal.is_whole() {
+    if is_any_coming {
         return Ok(Next::Wait(LOOK));
     }
     if left.failed > 0 {

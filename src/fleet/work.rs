@@ -2,8 +2,8 @@
 //!
 //! Guarantees: what attempts that were lost had begun is brought to its end first, after their sessions were
 //! ended, whatever became of the run meanwhile; nothing is begun without the lease; a target and its
-//! tenant's row are recorded together, at once where it failed, else a second after the migration at the latest;
-//! a pause is noticed then as well.
+//! tenant's row are recorded together: at once where it failed, else with others that take less than a second
+//! together; a pause is noticed after the migration that is under way.
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +26,11 @@ use crate::{
     tenants::{self, TenantId},
 };
 
-/// Results are recorded after this long, at once where one is a failure, and when the targets at hand are done.
-const RECORD_AFTER: Duration = Duration::from_secs(1);
+/// Results wait no longer than this to be recorded, as far as can be foreseen.
+const RECORD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether the run goes on.
+const LOOK_AFTER: Duration = Duration::from_millis(200);
 
 /// A replica with another blueprint may be the one for this run: it is left to that one for so long.
 const STRANGE: Duration = Duration::from_secs(3);
@@ -79,6 +82,10 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
     let Some(goal) = Goal::load(place.provisioner, &run)? else {
         return place.leave_to_others().await;
     };
+    if run.counts.failed > 0 {
+        // whoever recorded the last failure may not have come to it
+        settle::stop_by_policy(place).await?;
+    }
     let templates = goal.templates(place.provisioner).await?;
     let version = run.version.clone().unwrap_or_default();
     let at = Aim {
@@ -146,10 +153,15 @@ impl Place<'_> {
         taken: Vec<Held>,
     ) -> Result<Option<Outcome>, StepError> {
         let mut subjects = one::find_subjects(self, &taken).await?;
-        let (mut ended, mut recorded_at) = (Vec::new(), Instant::now());
+        let mut ended = Vec::new();
+        let (mut recorded_at, mut looked_at) = (Instant::now(), Instant::now());
         let mut waiting = taken.into_iter();
         let mut is_going_on = true;
         while let Some(held) = waiting.next() {
+            if is_going_on && looked_at.elapsed() >= LOOK_AFTER {
+                is_going_on = self.is_going_on().await?;
+                looked_at = Instant::now();
+            }
             // another attempt takes over what it may have begun, also when the run is over
             let is_stopping = self.tasks.is_draining() || !is_going_on;
             if is_stopping && held.is_taken_over && self.tasks.is_draining() {
@@ -166,17 +178,25 @@ impl Place<'_> {
                 break;
             }
             let subject = subjects.remove(&held.tenant.0);
+            let began = Instant::now();
             let record = one::migrate(self, aim, &held, subject).await?;
-            // whoever looks sees it, and the policy that stops a run counts it, before anything else is begun
             let is_failure = matches!(record.state, "failed" | "pending");
             ended.push(record);
-            if is_failure || recorded_at.elapsed() >= RECORD_AFTER {
+            // the next one may take as long
+            if is_failure || recorded_at.elapsed() + began.elapsed() >= RECORD_WITHIN {
                 is_going_on = self.record(aim, &mut ended).await?;
-                recorded_at = Instant::now();
+                (recorded_at, looked_at) = (Instant::now(), Instant::now());
             }
         }
         self.record(aim, &mut ended).await?;
         Ok(self.tasks.is_draining().then_some(Outcome::Released))
+    }
+
+    async fn is_going_on(&self) -> Result<bool, StepError> {
+        let db = &self.provisioner.db;
+        let find = async |connection: &mut _| runs::find_progress(connection, self.run).await;
+        let progress = db.run(find).await?;
+        Ok(progress.is_some_and(|progress| progress.state == RunState::Running))
     }
 
     /// Records results, each with its tenant's row; whether the run goes on.
@@ -191,13 +211,8 @@ impl Place<'_> {
         self.provisioner.faults.hit(super::FAULT_POINTS[2]).await?;
         let records = std::mem::take(ended);
         let is_done = |record: &&held::Record| record.state == "done";
-        let mut done: Vec<TenantId> = records
-            .iter()
-            .filter(is_done)
-            .map(|record| record.tenant)
-            .collect();
-        // the order in which everybody locks several tenants
-        done.sort_unstable_by_key(|tenant| tenant.0);
+        let done = records.iter().filter(is_done);
+        let done: Vec<TenantId> = done.map(|record| record.tenant).collect();
         let failures = records.iter().filter(|record| record.state == "failed");
         let has_failures = failures.count() > 0;
         let progress = self

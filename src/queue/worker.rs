@@ -1,7 +1,7 @@
 //! Claim → run → settle.
 //!
 //! Guarantees: no job runs inside the claim's transaction; every claim gets a heartbeat at a quarter
-//! of its lease; a job whose claim was lost, or whose lease ran out while this process was stopped,
+//! of its lease, and soon again where its row was locked; a job whose claim was lost, or whose lease ran out while this process was stopped,
 //! is dropped where it is; an unreachable database pauses the worker and never ends it; draining
 //! stops claiming at once and gives unfinished jobs back; jobs that wait for somebody else's server have
 //! places of their own, so that such a server holds up nobody else, and so have those that migrate the fleet.
@@ -409,10 +409,13 @@ impl Worker {
                 };
                 match kept.get(&id) {
                     Some(true) => lease_of.extend(asked_at, lease),
-                    // the next beat may find its row free
                     Some(false) => {}
                     None => lease_of.lost.cancel(),
                 }
+            }
+            if kept.values().any(|is_moved| !is_moved) {
+                // somebody had its row locked: that is short, and must not meet every beat
+                beat.reset_after(lease / 40);
             }
         }
     }

@@ -58,13 +58,22 @@ pub async fn mark_migrated(
     (version, blueprint_hash): (&str, &str),
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update tenants
+        "with changed as (
+             select id
+             from tenants
+             where id = any($1)
+               -- what is so already costs no row
+               and (alembic_version, blueprint_hash) is distinct from ($2, $3)
+             -- as a batch of events locks the tenants of several organizations
+             order by source collate \"C\", org_id collate \"C\"
+             for update
+         )
+         update tenants
          set alembic_version = $2,
              blueprint_hash = $3,
              updated_at = now()
-         where id = any($1)
-           -- what is so already costs no row
-           and (alembic_version, blueprint_hash) is distinct from ($2, $3)",
+         from changed
+         where tenants.id = changed.id",
     )
     .bind(ids)
     .bind(version)

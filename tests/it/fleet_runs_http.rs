@@ -246,6 +246,49 @@ async fn a_run_with_a_failed_target_never_ends_as_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_first_wave_failed_goes_on_without_it_when_it_is_resumed() {
+    let fleet = Fleet::new().await;
+    let first = fleet.app.tenant(&fleet.orgs[0]).find().await.unwrap();
+    let url = fleet.app.deployment.url(&first.database);
+    execute(&url, "alter table notes add column tags text").await;
+    let path = fleet.begin(&json!({ "waves": ["1"] })).await;
+    let stopped = fleet.is(&path, "failed").await;
+    assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
+    assert_eq!(stopped["counts"]["pending"], 2);
+    fleet.act(&path, "resume").await;
+    let over = fleet.is(&path, "failed").await;
+    assert_eq!(over["failure"]["code"], "fleet_targets_failed");
+    assert_eq!(
+        (&over["counts"]["done"], &over["counts"]["failed"]),
+        (&json!(2), &json!(1))
+    );
+    fleet.app.stop().await;
+}
+
+/// What a place gives back in the moment in which the run is aborted does not wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_waits_in_an_aborted_run() {
+    let fleet = Fleet::new().await;
+    let path = fleet.begin(&json!({})).await;
+    let over = fleet.is(&path, "done").await;
+    let id = over["id"].as_str().unwrap();
+    let control = &fleet.app.deployment.control_url;
+    let given_back = format!(
+        "update fleet_runs set state = 'aborted' where id = '{id}';
+         update fleet_targets set state = 'pending', finished_at = null where run = '{id}';
+         insert into jobs (kind, payload, unique_key, max_attempts)
+         values ('migrate_fleet', '{{\"kind\": \"migrate_fleet\", \"run\": \"{id}\", \"slot\": 0}}', 'its place', 5)"
+    );
+    execute(control, &given_back).await;
+    wait_until("all are skipped", async || {
+        let run = fleet.api().get(&path).await.body;
+        run["counts"]["skipped"] == 3
+    })
+    .await;
+    fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
     let fleet = Fleet::new().await;
     let [mut busy, mut next, mut asked] = [None, None, None];

@@ -23,6 +23,20 @@ use crate::{
     },
 };
 
+/// A run of everybody, all at once.
+fn all() -> NewRun {
+    NewRun {
+        blueprint_hash: None,
+        wanted_version: None,
+        selection: Selection::default(),
+        waves: Vec::new(),
+        concurrency: 8,
+        max_failures: None,
+        is_dry: false,
+        clones: Vec::new(),
+    }
+}
+
 /// Ready tenants whose replicas are processes; the app in this one only looks.
 struct Fleet {
     deployment: Deployment,
@@ -78,17 +92,12 @@ impl Fleet {
     }
 
     async fn begin(&self, waves: &[&str]) -> Run {
-        let new = NewRun {
-            blueprint_hash: None,
-            wanted_version: None,
-            selection: Selection::default(),
-            waves: waves.iter().map(|wave| wave.parse().unwrap()).collect(),
-            concurrency: 8,
-            max_failures: None,
-            is_dry: false,
-            clones: Vec::new(),
-        };
-        let create = async |tx: &mut _| fleet::create(tx, &new, &operator()).await;
+        let waves = waves.iter().map(|wave| wave.parse().unwrap()).collect();
+        self.begin_as(&NewRun { waves, ..all() }).await
+    }
+
+    async fn begin_as(&self, new: &NewRun) -> Run {
+        let create = async |tx: &mut _| fleet::create(tx, new, &operator()).await;
         self.app.replica.db.transaction(create).await.unwrap()
     }
 
@@ -439,4 +448,27 @@ async fn it_notices(app: &App) {
             .any(|line| line.starts_with("tenantry_fenced_writes_total") && !line.ends_with(" 0"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_still_stops_the_run_when_whoever_recorded_it_has_died() {
+    let fleet = Fleet::of(3).await;
+    fleet.grow("0002_more");
+    let url = fleet.url(&fleet.orgs[0]).await;
+    execute(&url, "create table t0002_more (id int)").await;
+    let careful = NewRun {
+        concurrency: 1,
+        max_failures: Some("0".parse().unwrap()),
+        ..all()
+    };
+    let run = fleet.begin_as(&careful).await;
+    let mut dying = Process::start(&fleet.deployment, "fleet.recorded=kill").await;
+    dying.is_killed().await;
+    let _next = Process::with_roles(&fleet.deployment, "worker").await;
+    let over = fleet.is_over(&run).await;
+    let code = over.failure.map(|failure| failure.code);
+    assert_eq!(code.as_deref(), Some("fleet_too_many_failed"));
+    let counts = over.counts;
+    assert_eq!((counts.failed, counts.done, counts.pending), (1, 0, 2));
+    fleet.app.stop().await;
 }
