@@ -150,7 +150,7 @@ async fn events_on_the_whole_path_settle_and_end_as_the_documents_say() {
     let seed = seed();
     let histories: Vec<(String, History)> = {
         let (strategy, mut runner) = (any_history(1), runner(seed));
-        let count = number("TENANTRY_TEST_HISTORIES", 200).min(2_000);
+        let count = (number("TENANTRY_TEST_HISTORIES", 10_000) / 50).min(2_000);
         let any = (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current());
         any.enumerate()
             .map(|(at, history)| (format!("s{at}"), history))
