@@ -91,6 +91,7 @@ pub async fn retry(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
         }
     }
     targets::retry_failed(tx, id).await?;
+    runs::forgive(tx, id, 0).await?;
     let run = find(tx, id).await?.ok_or(Error::Unknown(id))?;
     match run.state {
         RunState::Paused => Ok(run),
@@ -158,7 +159,10 @@ async fn go_on(tx: &mut PgConnection, run: &Run) -> Result<Run, Error> {
     {
         return Err(Error::Active(active.id));
     }
-    runs::forgive(tx, run.id, run.counts.failed).await?;
+    // whoever resumes one that was only paused may not know of a failure: it stops the run as any other
+    if run.state == RunState::Failed {
+        runs::forgive(tx, run.id, run.counts.failed).await?;
+    }
     let state = match run.prepared_at {
         Some(_) => RunState::Running,
         None => RunState::Preparing,

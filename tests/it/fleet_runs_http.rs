@@ -255,6 +255,14 @@ async fn a_run_whose_first_wave_failed_goes_on_without_it_when_it_is_resumed() {
     let stopped = fleet.is(&path, "failed").await;
     assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
     assert_eq!(stopped["counts"]["pending"], 2);
+
+    // a pause that came before the failure was counted is no word about it
+    let paused = "update fleet_runs set state = 'paused', failure = null, finished_at = null";
+    execute(&fleet.app.deployment.control_url, paused).await;
+    fleet.act(&path, "resume").await;
+    let stopped = fleet.is(&path, "failed").await;
+    assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
+
     fleet.act(&path, "resume").await;
     let over = fleet.is(&path, "failed").await;
     assert_eq!(over["failure"]["code"], "fleet_targets_failed");

@@ -12,7 +12,6 @@ from ..processes import Failed, Service
 from .readiness import Readiness
 
 
-
 def has_command(program: Path, name: str) -> bool:
     """Whether this tenantry has a command."""
     done = subprocess.run([program, name, "--help"], capture_output=True)
