@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::{Cluster, Error, Ident};
+use super::{Cluster, Error, Ident, sessions};
 
 /// What `pg_database` says of a database.
 #[derive(Debug, Clone, FromRow)]
@@ -410,11 +410,34 @@ pub fn template_comment(hash: &str) -> String {
 }
 
 /// Drops a database, ending its sessions. The caller has checked whose it is.
+///
+/// A session that we may not end, a superuser's, is in the way (55006).
 pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
     let failed = || Error::sql(format!("dropping database {}", name.as_str()));
+    unseal(connection, name).await.map_err(failed())?;
+    let drop = format!("drop database if exists {name}");
+    // outside a transaction, where it cannot run
+    let forced = sqlx::raw_sql(AssertSqlSafe(format!("{drop} with (force)")))
+        .execute(&mut *connection)
+        .await;
+    match forced {
+        // autovacuum belongs to nobody: who may not end it ends nothing by force. Without force the server
+        // sends it away by itself
+        Err(refused) if crate::db::sqlstate(&refused).as_deref() == Some("42501") => {
+            sessions::end_those_we_may(connection, name).await?;
+            sqlx::raw_sql(AssertSqlSafe(drop)).execute(connection).await
+        }
+        forced => forced,
+    }
+    .map_err(failed())?;
+    Ok(())
+}
+
+/// A template is none any more.
+async fn unseal(connection: &mut PgConnection, name: &Ident) -> sqlx::Result<()> {
     // never of an unusable database: that is no template, and the server answers "alter database"
     // by ending the session (FATAL: cannot alter invalid database)
-    let sealed: bool = sqlx::query_scalar(
+    let is_sealed: bool = sqlx::query_scalar(
         "select exists (
              select
              from pg_database
@@ -425,16 +448,12 @@ pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Resul
     )
     .bind(name.as_str())
     .fetch_one(&mut *connection)
-    .await
-    .map_err(failed())?;
-    let unseal = sealed.then(|| format!("alter database {name} is_template false"));
-    // one by one: "drop database" cannot run in a transaction
-    let drop = format!("drop database if exists {name} with (force)");
-    for statement in unseal.into_iter().chain([drop]) {
-        sqlx::raw_sql(AssertSqlSafe(statement))
-            .execute(&mut *connection)
-            .await
-            .map_err(failed())?;
+    .await?;
+    if is_sealed {
+        let unseal = format!("alter database {name} is_template false");
+        sqlx::raw_sql(AssertSqlSafe(unseal))
+            .execute(connection)
+            .await?;
     }
     Ok(())
 }

@@ -124,6 +124,29 @@ pub async fn describe_all(
     Ok((!found.is_empty()).then(|| told.collect::<Vec<_>>().join(", ")))
 }
 
+/// Ends every session of a database that our role may end; does not wait until they are gone.
+pub async fn end_those_we_may(
+    connection: &mut PgConnection,
+    database: &Ident,
+) -> Result<(), Error> {
+    sqlx::query(
+        "select pg_terminate_backend(pid)
+         from pg_stat_activity
+         join pg_roles on pg_roles.oid = usesysid
+         where datname = $1
+           and pg_has_role(usesysid, 'usage')
+           and not rolsuper",
+    )
+    .bind(database.as_str())
+    .execute(connection)
+    .await
+    .map_err(Error::sql(format!(
+        "ending sessions in database {}",
+        database.as_str()
+    )))?;
+    Ok(())
+}
+
 /// Ends one session of a database, and waits until it is gone; 0 is nobody's.
 pub async fn end(connection: &mut PgConnection, database: &Ident, pid: i32) -> Result<(), Error> {
     end_all(connection, database, (pid, "")).await

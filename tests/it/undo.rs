@@ -2,12 +2,15 @@
 
 use futures_util::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
-use tenantry::provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN, UNDO_FAULT_POINTS};
+use tenantry::{
+    private_postgres::PrivatePostgres,
+    provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN, UNDO_FAULT_POINTS},
+};
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{is_delivered, new_org, operator, wait_until},
-    cluster::{ask, execute, hold},
+    cluster::{self, ask, execute, hold},
     events,
     process::Process,
 };
@@ -36,9 +39,11 @@ fn points_of_undoing() -> Vec<String> {
 /// A deployment in which nobody dies, and no claim is lost because the machine is busy.
 async fn patient() -> Deployment {
     let mut deployment = Deployment::new().await;
-    deployment.set("TENANTRY__QUEUE__LEASE_MS", "30000");
+    deployment.set("TENANTRY__QUEUE__LEASE_MS", PATIENT_MS);
     deployment
 }
+
+const PATIENT_MS: &str = "30000";
 
 /// Neither row nor record, neither database nor role, and no job that anybody would have to look at.
 async fn nothing_is_left(deployment: &Deployment, what: &str) {
@@ -86,7 +91,12 @@ struct Failed {
 impl Failed {
     /// `faults` begins with the point at which the making fails.
     async fn at(faults: &str) -> Self {
-        let mut deployment = patient().await.with_fault(faults);
+        Self::of(Deployment::new().await, faults).await
+    }
+
+    async fn of(deployment: Deployment, faults: &str) -> Self {
+        let mut deployment = deployment.with_fault(faults);
+        deployment.set("TENANTRY__QUEUE__LEASE_MS", PATIENT_MS);
         deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
         let blueprint = TinyBlueprint::with_people();
         // the template is built by the tenant's own job, so that its points are part of it
@@ -476,6 +486,73 @@ async fn sessions_rights_and_a_half_dropped_database_are_no_obstacle() {
     nothing_is_left(&app.deployment, "in use").await;
     assert!(session.ping().await.is_err(), "the session is alive");
     failed.ends("in use").await;
+}
+
+/// A server whose autovacuum comes every second and takes its time.
+async fn with_an_eager_autovacuum() -> PrivatePostgres {
+    let postgres = PrivatePostgres::start(&cluster::settings(), |_| {})
+        .await
+        .unwrap();
+    for sql in [
+        "alter system set autovacuum_naptime = '1s'",
+        "alter system set autovacuum_vacuum_cost_delay = '100ms'",
+        "alter system set autovacuum_vacuum_cost_limit = 1",
+        "select pg_reload_conf()",
+    ] {
+        execute(&postgres.url("postgres"), sql).await;
+    }
+    postgres
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn autovacuum_at_work_is_no_obstacle() {
+    let postgres = with_an_eager_autovacuum().await;
+    let deployment = Deployment::on(|database| postgres.url(database)).await;
+    let failed = Failed::of(deployment, "verify.before=error").await;
+    let tenant = failed.app.tenant(&failed.org).find().await.unwrap();
+    let url = failed.app.deployment.url(&tenant.database);
+    execute(
+        &url,
+        "create table large as select g from generate_series(1, 500000) g; delete from large",
+    )
+    .await;
+    let at_work = format!(
+        "select exists (
+             select
+             from pg_stat_activity
+             where backend_type = 'autovacuum worker'
+               and datname = '{}'
+         )",
+        tenant.database
+    );
+    wait_until("autovacuum is there", async || {
+        failed.app.ask::<bool>(&at_work).await
+    })
+    .await;
+
+    failed.abandon().await;
+
+    failed.ends("while autovacuum is at work").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undoing_waits_for_a_session_that_only_a_superuser_may_end() {
+    let failed = Failed::at("verify.before=error").await;
+    let app = &failed.app;
+    let tenant = app.tenant(&failed.org).find().await.unwrap();
+    let superuser = PgConnection::connect(&app.deployment.url(&tenant.database))
+        .await
+        .unwrap();
+
+    failed.abandon().await;
+    let tried = "select count(*) from job_attempts where error_code = 'cluster_unavailable'";
+    wait_until("it was tried", async || app.ask::<i64>(tried).await > 0).await;
+    let failure = app.tenant(&failed.org).is_in("archived").await.failure;
+    let cause = failure.unwrap().cause;
+    assert!(cause.contains("accessed by other users"), "{cause}");
+
+    superuser.close().await.unwrap();
+    failed.ends("after somebody was in it").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
