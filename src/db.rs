@@ -470,12 +470,13 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        // connection exceptions, insufficient resources, operator intervention, a starting or read-only server
+        // connection exceptions, insufficient resources, operator intervention, a starting or read-only server,
+        // a session that the server ended because we were silent in a transaction for too long
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             ["08", "53", "57"]
                 .iter()
                 .any(|class| code.starts_with(class))
-                || code == "25006"
+                || ["25006", "25P03", "25P04"].contains(&code.as_ref())
         }),
         _ => false,
     }

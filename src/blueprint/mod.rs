@@ -158,6 +158,17 @@ impl Blueprint {
         Some(hex::encode(context.finish()))
     }
 
+    /// Names what a tenant of its own is seeded with, in hex.
+    pub fn tenant_seed_hash(&self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        add(&mut context, "tenantry tenant seed 1");
+        for file in &self.tenant_seed {
+            add(&mut context, &file.name);
+            add(&mut context, &file.sha256);
+        }
+        hex::encode(context.finish())
+    }
+
     /// The schema version: the last migration's name, such as `0008_attachments`.
     ///
     /// At most 50 characters of ASCII: applications read it from a `varchar(50)`.

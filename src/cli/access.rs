@@ -144,10 +144,13 @@ impl Drop for Announced {
     }
 }
 
-/// Whether commands talk to a running `dev` that uses the built-in example.
-pub(super) fn uses_bundled_blueprint(globals: &Globals) -> bool {
-    let instance = read_instance(globals);
-    instance.is_some_and(|variables| !variables.contains_key("TENANTRY__BLUEPRINT__DIRECTORY"))
+/// Whether commands talk to a running `dev` that uses the built-in example: whatever else runs on this machine.
+pub(super) fn uses_bundled_blueprint(globals: &Globals, config: &Config) -> bool {
+    let url = config.database.url.expose_secret();
+    read_instance(globals).is_some_and(|variables| {
+        variables.get("DATABASE_URL").is_some_and(|of| of == url)
+            && !variables.contains_key("TENANTRY__BLUEPRINT__DIRECTORY")
+    })
 }
 
 fn read_instance(globals: &Globals) -> Option<BTreeMap<String, String>> {

@@ -179,7 +179,7 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
 
 /// The blueprint that replicas of this configuration have.
 pub(super) fn blueprint_source(globals: &Globals, access: &Access) -> BlueprintSource {
-    if access::uses_bundled_blueprint(globals) {
+    if access::uses_bundled_blueprint(globals, &access.config) {
         BlueprintSource::Bundled
     } else {
         BlueprintSource::Directory(access.config.blueprint.directory.clone())

@@ -11,9 +11,8 @@ use sqlx::PgConnection;
 use super::{
     Error, Rehearsal, Run, RunFailure, RunState,
     goal::Goal,
-    prepare::{self, ATTEMPTS},
-    runs,
-    work::Place,
+    prepare, runs,
+    work::{NOT_DUE, Place},
 };
 use crate::{
     causes::chain,
@@ -145,8 +144,7 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
         }
         Err(error)
             if matches!(start.source, Source::Template(_))
-                && error.is_retryable()
-                && place.claim.attempt < ATTEMPTS =>
+                && prepare::may_pass(place, &error).await? =>
         {
             Err(error)
         }
@@ -160,7 +158,7 @@ pub(super) async fn sweep(place: &Place<'_>) -> Result<Outcome, StepError> {
     for cluster in place.provisioner.clusters.iter() {
         if !rehearsal::sweep(cluster).await? {
             let error = "a clone of the run is still under way".to_owned();
-            let failure = Failure::new("fleet_target_not_due", error);
+            let failure = Failure::new(NOT_DUE, error);
             return place.put_off(&failure, SWEEP_PAUSE).await;
         }
     }

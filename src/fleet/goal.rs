@@ -24,6 +24,14 @@ pub(super) struct Goal {
 impl Goal {
     /// The blueprint of the run; `None` where this replica has another one.
     pub(super) fn load(provisioner: &Provisioner, run: &Run) -> Result<Option<Self>, StepError> {
+        match Self::try_load(provisioner, run) {
+            // whoever began the run had a blueprint that loads, and has the version
+            Err(_) if run.blueprint_hash.is_some() => Ok(None),
+            loaded => loaded,
+        }
+    }
+
+    fn try_load(provisioner: &Provisioner, run: &Run) -> Result<Option<Self>, StepError> {
         let whole = provisioner.blueprint.load()?;
         let newest = |whole: Blueprint| {
             let (hash, cut) = (whole.hash(), whole.clone());

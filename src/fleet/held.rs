@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{RunId, runs::Progress};
 use crate::{
+    causes::chain,
     queue::{self, Claim, JobId},
     tenants::TenantId,
 };
@@ -40,8 +41,12 @@ pub(super) struct Held {
     pub(super) id: Uuid,
     /// Counted from 1.
     pub(super) attempt: i32,
-    /// Whether another attempt may have begun it: then it is brought to its end whatever becomes of the run.
+    /// The version that its tenant's row had when the run began.
+    pub(super) from_version: String,
+    /// Whether another attempt, which was lost, may have begun it.
     pub(super) is_taken_over: bool,
+    /// Whether the run goes on: else only what was begun is brought to its end.
+    pub(super) is_wanted: bool,
 }
 
 /// What became of a target.
@@ -59,6 +64,27 @@ pub(super) struct Record {
     pub(super) blocker: Option<serde_json::Value>,
     /// Not before so long from now.
     pub(super) delay_s: f64,
+}
+
+impl Record {
+    /// The control database does not take it as it is.
+    pub(super) fn refused(&mut self, error: &sqlx::Error, run: RunId) {
+        *self = Self {
+            state: "failed",
+            error_code: Some("control_database_refused"),
+            error: Some(format!(
+                "what became of it cannot be recorded: {}",
+                chain(error)
+            )),
+            fix: Some(format!(
+                "repair what the cause names; then: tenantry fleet retry --failed {run}"
+            )),
+            to_version: None,
+            blocker: None,
+            delay_s: 0.0,
+            ..*self
+        };
+    }
 }
 
 /// Takes targets that are due, fewer of them the fewer there are: the last ones are spread over all places,
@@ -103,9 +129,9 @@ pub(super) async fn take(
              from next
              where fleet_targets.run = $1
                and fleet_targets.tenant = next.tenant
-             returning fleet_targets.tenant, id, attempt, wave, priority
+             returning fleet_targets.tenant, id, attempt, from_version, wave, priority
          )
-         select tenant, id, attempt, false as is_taken_over
+         select tenant, id, attempt, from_version, false as is_taken_over, true as is_wanted
          from taken
          order by wave, priority desc, tenant",
     )
@@ -157,7 +183,9 @@ pub(super) async fn count_due(
     Ok(u32::try_from(due).unwrap_or(u32::MAX))
 }
 
-/// Takes over what was begun by attempts that hold their jobs no more.
+/// Takes over a target of an attempt that holds its job no more, those first that were tried least.
+///
+/// One at a time, as it counts as an attempt: with it the next process may die as well.
 pub(super) async fn take_over(
     tx: &mut PgConnection,
     run: RunId,
@@ -176,24 +204,27 @@ pub(super) async fn take_over(
                  on held_by = job and held_attempt = holder.attempt
              where run = $1
                and state = 'running'
-             limit $6
+             order by fleet_targets.attempt, tenant
+             limit 1
              for update of fleet_targets skip locked
          )
          update fleet_targets
          set held_by = $4,
              held_attempt = $5,
+             attempt = attempt + 1,
              started_at = now()
          from lost
          where fleet_targets.run = $1
            and fleet_targets.tenant = lost.tenant
-         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, true as is_taken_over",
+         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, from_version,
+                   true as is_taken_over,
+                   (select state = 'running' from fleet_runs where id = $1) as is_wanted",
     )
     .bind(run)
     .bind(jobs)
     .bind(attempts)
     .bind(claim.id)
     .bind(claim.attempt)
-    .bind(BATCH)
     .fetch_all(tx)
     .await
 }
@@ -273,7 +304,7 @@ pub(super) struct Left {
     pub(super) running: i64,
     /// Seconds until the next one is due.
     pub(super) next_due_s: Option<f64>,
-    /// Targets of this very wave, and how many of them failed.
+    /// Targets of this very wave that were not skipped, and how many of them failed.
     pub(super) of_wave: i64,
     pub(super) failed_of_wave: i64,
     /// Of the whole run. Counted together with what is left: a run's own counts may be older, and know
@@ -290,7 +321,7 @@ pub(super) async fn find_left(tx: &mut PgConnection, run: RunId, wave: i32) -> s
                 count(*) filter (where state = 'running') as running,
                 extract(epoch from min(run_at) filter (where state = 'pending' and wave <= $2) - now())::float8
                     as next_due_s,
-                count(*) filter (where wave = $2) as of_wave,
+                count(*) filter (where wave = $2 and state <> 'skipped') as of_wave,
                 count(*) filter (where wave = $2 and state = 'failed') as failed_of_wave,
                 count(*) filter (where state = 'failed') as failed,
                 count(*) as targets,

@@ -1,9 +1,10 @@
 //! One target: looked at, migrated, and what became of it.
 //!
 //! Guarantees: a database that does not carry the tenant's mark is not touched; what passes by itself is
-//! tried again later, a few times, with nothing held meanwhile.
+//! tried again later, a few times, with nothing held meanwhile; of a run that goes on no more only what was
+//! begun is brought to its end; a database with which process after process dies is left alone.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{cmp::max, collections::BTreeMap, time::Instant};
 
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use crate::{
     causes::chain,
     provisioning::{
         StepError,
-        migrators::{Migration, migrate as migrate_database},
+        migrators::{Migration, find_version, migrate as migrate_database},
     },
     queue::backoff,
     tenant_db::{
@@ -25,11 +26,14 @@ use crate::{
     tenants::{self, Tenant, TenantId, TenantState},
 };
 
+/// So often a process may die with a database, whatever else is allowed, before it is left alone.
+const MOST_LOST: u32 = 5;
+
 /// A tenant, and what its cluster says of its database.
 #[derive(Debug)]
 pub(super) struct Subject {
     tenant: Tenant,
-    /// `None` where the cluster could not be asked; of that the migration tells more.
+    /// `None` where the cluster could not be asked.
     database: Option<Found>,
 }
 
@@ -113,7 +117,8 @@ pub(super) async fn migrate(
     let done = migrate_subject(place, aim, held, &subject).await;
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
     match done {
-        Ok(applied) => {
+        Ok(None) => Ok(blank(held, "pending")),
+        Ok(Some(applied)) => {
             tracing::debug!(
                 fleet_run.id = %place.run,
                 tenant.id = %held.tenant,
@@ -151,27 +156,27 @@ async fn is_kept_up(place: &Place<'_>, held: &Held) -> Result<bool, StepError> {
     Ok(tenant.is_some_and(is_kept_up))
 }
 
+/// How many migrations were applied; `None` where nothing was begun and nothing is wanted any more.
 async fn migrate_subject(
     place: &Place<'_>,
     aim: &Aim<'_>,
     held: &Held,
     subject: &Subject,
-) -> Result<u32, StepError> {
+) -> Result<Option<u32>, StepError> {
     let provisioner = place.provisioner;
     let tenant = &subject.tenant;
     let name = tenant.cluster.as_deref().ok_or(StepError::NotPlaced)?;
     let cluster = provisioner.clusters.get(name)?;
-    if let Some(Found::Foreign(found)) = &subject.database {
-        return Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
-            name: tenant.database.clone(),
-            found: found.clone(),
-        }));
-    }
+    refuse_foreign(cluster, subject).await?;
     let database = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
     // named by the target, not by the tenant: jobs of the tenant end the sessions of their own kind only
     let tag = Tag::new(held.id, place.claim.id.0, place.claim.attempt);
     if held.is_taken_over {
         cluster.end_stale_sessions(&tag).await?;
+        let times = held.attempt - 1;
+        if times.unsigned_abs() >= max(place.max_attempts, MOST_LOST) {
+            return Err(StepError::WorkersLost { times });
+        }
     }
     let template = aim.templates.get(name);
     let migration = Migration {
@@ -184,8 +189,32 @@ async fn migrate_subject(
         tag: Some(&tag),
         head: template.map(|template| template.version.as_str()),
         expected: template.map(|template| template.fingerprint.as_str()),
+        is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
     };
-    Ok(migrate_database(&migration).await?.applied)
+    if !held.is_wanted && find_version(&migration).await? == held.from_version {
+        return Ok(None);
+    }
+    Ok(Some(migrate_database(&migration).await?.applied))
+}
+
+/// Fails where somebody else's database has the tenant's name.
+async fn refuse_foreign(cluster: &Cluster, subject: &Subject) -> Result<(), StepError> {
+    let tenant = &subject.tenant;
+    let found = if let Some(found) = &subject.database {
+        found
+    } else {
+        let names = [tenant.database.as_str()];
+        let find = async |connection: &mut _| databases::find_all(connection, &names).await;
+        &look(tenant, &cluster.run(find).await?, cluster)
+    };
+    match found {
+        Found::Foreign(found) => Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
+            name: tenant.database.clone(),
+            found: found.clone(),
+        })),
+        // one that is gone says so when it is connected to
+        Found::Ours | Found::Gone => Ok(()),
+    }
 }
 
 fn blank(held: &Held, state: &'static str) -> Record {

@@ -12,7 +12,7 @@ use super::{
     held::{self, NewTarget},
     portion::wave_ends,
     runs,
-    work::Place,
+    work::{BLUEPRINT_UNKNOWN, NOT_DUE, Place},
 };
 use crate::{
     causes::chain,
@@ -24,14 +24,14 @@ use crate::{
     tenants::{self, Standing},
 };
 
-/// After so many attempts a passing error is one that stays.
-pub(super) const ATTEMPTS: i32 = 8;
+/// After so many attempts that met one a passing error is one that stays.
+const ATTEMPTS: i64 = 8;
 
 /// Prepares the run; `None` when it is running now and the place can go on.
 pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
     match try_prepare(place, run).await {
         Err(StepError::LostClaim) => Err(StepError::LostClaim),
-        Err(error) if error.is_retryable() && place.claim.attempt < ATTEMPTS => Err(error),
+        Err(error) if may_pass(place, &error).await? => Err(error),
         Err(error) => {
             let failure = RunFailure {
                 code: error.code().to_owned(),
@@ -47,6 +47,20 @@ pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outco
         }
         prepared => prepared,
     }
+}
+
+/// Whether the error is one of the moment, and there were not too many of them.
+///
+/// Attempts of replicas that only left the run to others do not count.
+pub(super) async fn may_pass(place: &Place<'_>, error: &StepError) -> Result<bool, StepError> {
+    if !error.is_retryable() {
+        return Ok(false);
+    }
+    let (db, job) = (&place.provisioner.db, place.claim.id);
+    let count = async |connection: &mut _| {
+        queue::count_errors(connection, job, &[BLUEPRINT_UNKNOWN, NOT_DUE]).await
+    };
+    Ok(db.run(count).await? + 1 < ATTEMPTS)
 }
 
 async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
@@ -130,9 +144,14 @@ async fn begin(
 }
 
 /// Every tenant in its wave, in the order of their ids; those that are further than the goal are skipped.
+///
+/// Waves are of those that need something, and those that do not are looked at in the last one: a canary that
+/// has nothing to do proves nothing.
 fn targets(run: &Run, goal: &Goal, fleet: &[Standing]) -> Vec<NewTarget> {
     let is_ahead = |tenant: &&Standing| goal.is_behind(&tenant.version);
-    let (ahead, behind): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
+    let (ahead, rest): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
+    let is_there = |tenant: &&Standing| tenant.blueprint_hash.as_ref() == Some(&goal.hash);
+    let (there, behind): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_there);
     let total = u32::try_from(behind.len()).unwrap_or(u32::MAX);
     let ends = wave_ends(&run.waves, total);
     let wave_of = |at: usize| {
@@ -145,9 +164,11 @@ fn targets(run: &Run, goal: &Goal, fleet: &[Standing]) -> Vec<NewTarget> {
         from_version: tenant.version.clone(),
         skipped,
     };
+    let last = i32::try_from(ends.len().max(1)).unwrap_or(i32::MAX);
     let behind = behind.into_iter().enumerate();
     behind
         .map(|(at, tenant)| target((wave_of(at), tenant), None))
+        .chain(there.into_iter().map(|tenant| target((last, tenant), None)))
         .chain(
             ahead
                 .into_iter()

@@ -11,7 +11,7 @@ use super::{
     goal::Goal,
     held::{self, Left, NewTarget},
     runs, targets,
-    work::Place,
+    work::{NOT_DUE, Place},
 };
 use crate::{
     provisioning::StepError,
@@ -44,17 +44,9 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
         .db
         .transaction(async |tx| {
             queue::assert_held(tx, place.claim).await?;
-            let run = runs::lock(tx, place.run).await?;
-            let Some(run) = run.filter(|run| run.state != RunState::Aborted) else {
-                // what was put back while the run was aborted, by whoever did not see that yet
-                targets::skip_pending(tx, place.run).await?;
-                queue::complete(tx, place.claim).await?;
+            let Some(run) = find_running(tx, place).await? else {
                 return Ok(Next::Completed);
             };
-            if run.state != RunState::Running {
-                queue::complete(tx, place.claim).await?;
-                return Ok(Next::Completed);
-            }
             let left = held::find_left(tx, run.id, run.current_wave).await?;
             let next = decide(tx, &run, &left, goal).await?;
             if matches!(next, Next::Completed) {
@@ -71,11 +63,44 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
         }
         Next::Wait(wait) => {
             let error = "the next target is not due yet".to_owned();
-            let failure = Failure::new("fleet_target_not_due", error);
+            let failure = Failure::new(NOT_DUE, error);
             place.put_off(&failure, wait).await.map(Some)
         }
         Next::Completed => Ok(Some(Outcome::Settled(Settled::Completed))),
     }
+}
+
+/// Leaves a run that goes on no more and has nothing under way. Nobody needs its blueprint for that.
+pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepError> {
+    let is_left = place
+        .provisioner
+        .db
+        .transaction(async |tx| {
+            queue::assert_held(tx, place.claim).await?;
+            Ok::<_, StepError>(find_running(tx, place).await?.is_none())
+        })
+        .await?;
+    Ok(is_left.then_some(Outcome::Settled(Settled::Completed)))
+}
+
+/// The run under its lock; `None` where it goes on no more, and then the job is completed.
+async fn find_running(
+    tx: &mut sqlx::PgConnection,
+    place: &Place<'_>,
+) -> Result<Option<Run>, StepError> {
+    let run = runs::lock(tx, place.run).await?;
+    if run
+        .as_ref()
+        .is_none_or(|run| run.state == RunState::Aborted)
+    {
+        // what was put back while the run was aborted, by whoever did not see that yet
+        targets::skip_pending(tx, place.run).await?;
+    }
+    let running = run.filter(|run| run.state == RunState::Running);
+    if running.is_none() {
+        queue::complete(tx, place.claim).await?;
+    }
+    Ok(running)
 }
 
 async fn decide(

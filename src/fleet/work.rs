@@ -3,10 +3,11 @@
 //! Guarantees: what attempts that were lost had begun is brought to its end first, after their sessions were
 //! ended, whatever became of the run meanwhile; nothing is begun without the lease; a target and its
 //! tenant's row are recorded together: at once where it failed, else with others that take less than a second
-//! together; a pause is noticed after the migration that is under way.
+//! together; a result that cannot be recorded is a failure, so that every run ends; a pause is noticed after
+//! the migration that is under way.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -14,9 +15,12 @@ use super::{
     RunId, RunState, change, dry_run,
     goal::Goal,
     held::{self, Held},
-    one, prepare, runs, settle,
+    one, prepare,
+    runs::{self, Progress},
+    settle,
 };
 use crate::{
+    db,
     provisioning::{Provisioner, StepError, template::TemplateRecord},
     queue::{
         self, Claim, Failure, Waker,
@@ -32,8 +36,17 @@ const RECORD_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks at whether the run goes on.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
 
+/// What was read of a tenant and its database is read again after so long.
+const TRUE_FOR: Duration = Duration::from_secs(1);
+
 /// A replica with another blueprint may be the one for this run: it is left to that one for so long.
 const STRANGE: Duration = Duration::from_secs(3);
+
+/// Why a place is left: another replica has the run's blueprint.
+pub(super) const BLUEPRINT_UNKNOWN: &str = "fleet_blueprint_unknown";
+
+/// Why a place is left for a while: what is next is not due.
+pub(super) const NOT_DUE: &str = "fleet_target_not_due";
 
 /// A place of a run, as a job holds it.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +91,12 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
             return dry_run::sweep(place).await;
         }
         return Ok(Outcome::Done);
+    }
+    if run.state != RunState::Running
+        && run.counts.running == 0
+        && let Some(outcome) = settle::leave(place).await?
+    {
+        return Ok(outcome);
     }
     let Some(goal) = Goal::load(place.provisioner, &run)? else {
         return place.leave_to_others().await;
@@ -155,27 +174,28 @@ impl Place<'_> {
         let mut subjects = one::find_subjects(self, &taken).await?;
         let mut ended = Vec::new();
         let (mut recorded_at, mut looked_at) = (Instant::now(), Instant::now());
-        let mut waiting = taken.into_iter();
+        let mut found_at = Instant::now();
+        let mut waiting = VecDeque::from(taken);
         let mut is_going_on = true;
-        while let Some(held) = waiting.next() {
+        while let Some(held) = waiting.pop_front() {
             if is_going_on && looked_at.elapsed() >= LOOK_AFTER {
                 is_going_on = self.is_going_on().await?;
                 looked_at = Instant::now();
             }
-            // another attempt takes over what it may have begun, also when the run is over
             let is_stopping = self.tasks.is_draining() || !is_going_on;
-            if is_stopping && held.is_taken_over && self.tasks.is_draining() {
-                continue;
-            }
             if is_stopping && !held.is_taken_over {
-                let rest: Vec<TenantId> = std::iter::once(held)
-                    .chain(waiting.by_ref())
-                    .filter(|held| !held.is_taken_over)
-                    .map(|held| held.tenant)
-                    .collect();
+                waiting.push_front(held);
+                let rest: Vec<TenantId> = waiting.iter().map(|held| held.tenant).collect();
                 self.record(aim, &mut ended).await?;
                 self.give_back(&rest).await?;
                 break;
+            }
+            if found_at.elapsed() >= TRUE_FOR {
+                // somebody may have archived one of them meanwhile
+                waiting.push_front(held.clone());
+                subjects = one::find_subjects(self, waiting.make_contiguous()).await?;
+                waiting.pop_front();
+                found_at = Instant::now();
             }
             let subject = subjects.remove(&held.tenant.0);
             let began = Instant::now();
@@ -210,17 +230,58 @@ impl Place<'_> {
         }
         self.provisioner.faults.hit(super::FAULT_POINTS[2]).await?;
         let records = std::mem::take(ended);
+        let recorded = self.try_record(aim, &records).await;
+        let (progress, records) = match recorded {
+            Err(StepError::Control(refused)) if !db::is_passing(&refused) => {
+                self.record_one_by_one(aim, records).await?
+            }
+            recorded => (recorded?, records),
+        };
+        self.provisioner.faults.hit(super::FAULT_POINTS[3]).await?;
+        for record in &records {
+            let outcome = match record.state {
+                "pending" => "retried",
+                state => state,
+            };
+            self.provisioner.metrics.fleet_target_ended(outcome);
+        }
+        let has_failures = records.iter().any(|record| record.state == "failed");
+        let is_running = progress.is_some_and(|progress| progress.state == RunState::Running);
+        Ok(is_running && !(has_failures && settle::stop_by_policy(self).await?))
+    }
+
+    /// What is refused as it is would be tried for ever: it is a failure, and the others are recorded.
+    async fn record_one_by_one(
+        &self,
+        aim: &Aim<'_>,
+        mut records: Vec<held::Record>,
+    ) -> Result<(Option<Progress>, Vec<held::Record>), StepError> {
+        let mut progress = None;
+        for record in &mut records {
+            progress = match self.try_record(aim, std::slice::from_ref(record)).await {
+                Err(StepError::Control(refused)) if !db::is_passing(&refused) => {
+                    record.refused(&refused, self.run);
+                    self.try_record(aim, std::slice::from_ref(record)).await?
+                }
+                recorded => recorded?,
+            };
+        }
+        Ok((progress, records))
+    }
+
+    async fn try_record(
+        &self,
+        aim: &Aim<'_>,
+        records: &[held::Record],
+    ) -> Result<Option<Progress>, StepError> {
         let is_done = |record: &&held::Record| record.state == "done";
         let done = records.iter().filter(is_done);
         let done: Vec<TenantId> = done.map(|record| record.tenant).collect();
-        let failures = records.iter().filter(|record| record.state == "failed");
-        let has_failures = failures.count() > 0;
-        let progress = self
-            .provisioner
+        self.provisioner
             .db
             .transaction(async |tx| {
                 queue::assert_held(tx, self.claim).await?;
-                let recorded = held::record(tx, self.run, self.claim, &records).await?;
+                let recorded = held::record(tx, self.run, self.claim, records).await?;
                 if recorded != records.len() as u64 {
                     return Err(StepError::LostClaim);
                 }
@@ -232,17 +293,7 @@ impl Place<'_> {
                 }
                 Ok::<_, StepError>(progress)
             })
-            .await?;
-        self.provisioner.faults.hit(super::FAULT_POINTS[3]).await?;
-        for record in &records {
-            let outcome = match record.state {
-                "pending" => "retried",
-                state => state,
-            };
-            self.provisioner.metrics.fleet_target_ended(outcome);
-        }
-        let is_running = progress.is_some_and(|progress| progress.state == RunState::Running);
-        Ok(is_running && !(has_failures && settle::stop_by_policy(self).await?))
+            .await
     }
 
     async fn give_back(&self, tenants: &[TenantId]) -> Result<(), StepError> {
@@ -263,7 +314,7 @@ impl Place<'_> {
     /// This replica has another blueprint than the run: somebody else may have it.
     pub(super) async fn leave_to_others(&self) -> Result<Outcome, StepError> {
         let error = "this replica has another blueprint than the fleet run".to_owned();
-        let failure = Failure::new("fleet_blueprint_unknown", error);
+        let failure = Failure::new(BLUEPRINT_UNKNOWN, error);
         self.put_off(&failure, STRANGE).await
     }
 

@@ -238,7 +238,7 @@ async fn drop_if(
     Ok(())
 }
 
-/// The mark of a database that is this tenant's; `None` after an unusable one of ours was dropped.
+/// The mark of a database that is this tenant's; `None` after one of ours that is of no use was dropped.
 async fn ours(
     facts: &Facts,
     cx: &StepContext<'_>,
@@ -246,7 +246,12 @@ async fn ours(
 ) -> Result<Option<Mark>, StepError> {
     let tenant = cx.id().await;
     match facts.mark(&cx.cluster().await?.owner) {
-        Some(mark) if mark.tenant == tenant.0 && facts.usable => Ok(Some(mark)),
+        Some(mark)
+            if mark.tenant == tenant.0 && facts.usable && mark.template == cx.blueprint.hash() =>
+        {
+            Ok(Some(mark))
+        }
+        // unusable, or of a blueprint that is not the one any more
         Some(mark) if mark.tenant == tenant.0 => {
             drop_database(cx, name).await?;
             Ok(None)
@@ -286,7 +291,7 @@ async fn clone(
     Ok(Some(template.hash))
 }
 
-async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {
+pub(super) async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<(), StepError> {
     cx.cluster()
         .await?
         .run_as(

@@ -92,6 +92,12 @@ pub enum StepError {
     /// Another worker has the job.
     #[error("the claim on the job was lost")]
     LostClaim,
+    /// Processes die with it.
+    #[error("{times} processes that were at it ended before they were done")]
+    WorkersLost {
+        /// How many.
+        times: i32,
+    },
     /// A test's fault.
     #[error(transparent)]
     Injected(#[from] faults::Injected),
@@ -182,6 +188,7 @@ impl StepError {
             Self::Secrets(_) => "credential_unreadable",
             Self::TimedOut { .. } => "step_timed_out",
             Self::LostClaim => "claim_lost",
+            Self::WorkersLost { .. } => "worker_lost",
             Self::Injected(_) => "injected_fault",
         }
     }
@@ -213,6 +220,9 @@ impl StepError {
             | "claim_lost"
             | "injected_fault" => {
                 "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
+            }
+            "worker_lost" => {
+                "find out why tenantry's processes end while it is under way (memory? a short grace period?); then: tenantry tenants retry <tenant>"
             }
             "public_schema_open" => {
                 "use Postgres 15 or newer, or a superuser on 14; then: tenantry tenants retry <tenant>"
@@ -295,12 +305,14 @@ impl StepError {
             | Self::NotVerified { .. }
             | Self::TemplateUnknown { .. }
             | Self::NotCopied { .. }
+            | Self::WorkersLost { .. }
             | Self::Secrets(_) => false,
         }
     }
 }
 
-/// An error of the moment: a server away, a lock not had, an object in use, a conflict with another transaction.
+/// An error of the moment: a server away, a lock not had, an object in use, a conflict with another transaction,
+/// a password that is being changed.
 fn is_transient(error: &sqlx::Error) -> bool {
     if db::is_unavailable(error) {
         return true;
@@ -310,7 +322,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
             ["40", "55", "58", "XX"]
                 .iter()
                 .any(|class| code.starts_with(class))
-                || code == "3D000"
+                || ["3D000", "28P01", "28000"].contains(&code.as_str())
         }
         None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_)),
     }

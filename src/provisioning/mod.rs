@@ -437,7 +437,8 @@ impl StepContext<'_> {
         Ok(self.provisioner.clusters.get(&name)?)
     }
 
-    /// The records of steps that still hold: without its database a tenant begins again where it was placed.
+    /// The records of steps that still hold: a tenant begins again where it was placed without its database,
+    /// and where the blueprint was repaired since. Nobody has used what was never ready.
     async fn still_done(&self, done: Vec<String>) -> Result<Vec<String>, StepError> {
         if !done.iter().any(|name| name == Step::CreateDatabase.name()) {
             return Ok(done);
@@ -446,11 +447,15 @@ impl StepContext<'_> {
         let cluster = self.cluster().await?;
         let found = cluster.find_database(&tenant.database).await?;
         let is_ours = |facts: &Facts| facts.usable && is_marked(facts, cluster, &tenant);
-        if found.as_ref().is_some_and(is_ours) {
-            return Ok(done);
+        if let Some(facts) = found.filter(is_ours) {
+            if !self.is_outdated(&facts, cluster).await? {
+                return Ok(done);
+            }
+            let name = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
+            create_database::drop_database(self, &name).await?;
         }
         // gone or unusable: made again; somebody else's: create_database refuses it
-        tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is not there any more");
+        tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is made once more: it is gone, or of another blueprint");
         let forget = async |tx: &mut sqlx::PgConnection| {
             crate::queue::assert_held(tx, self.claim).await?;
             members::forget_syncs(tx, tenant.key()).await?;
@@ -458,6 +463,21 @@ impl StepContext<'_> {
         };
         self.provisioner.db.transaction(forget).await?;
         Ok(vec![Step::Place.name().to_owned()])
+    }
+
+    /// Whether the database was made of another blueprint, or seeded with other files, than there are now.
+    async fn is_outdated(&self, facts: &Facts, cluster: &Cluster) -> Result<bool, StepError> {
+        let hash = self.blueprint.hash();
+        if facts
+            .mark(&cluster.owner)
+            .is_some_and(|mark| mark.template != hash)
+        {
+            return Ok(true);
+        }
+        self.in_tenant(async |connection| {
+            seed::is_of_other_files(connection, &self.blueprint).await
+        })
+        .await
     }
 
     /// Fails when the tenant's database was exchanged for somebody else's: nothing may be written there.

@@ -111,6 +111,7 @@ async fn on_clone(
         tag: Some(rehearsal.tag),
         head: rehearsal.template.map(|record| record.version.as_str()),
         expected: rehearsal.template.map(|record| record.fingerprint.as_str()),
+        is_on_record: false,
     };
     let migrated = tokio::select! {
         migrated = migrate(&migration) => migrated?,

@@ -1,13 +1,13 @@
 //! Step 4, seed: this tenant's own rows, once.
 //!
-//! Guarantees: all files in one transaction, together with the note that they were loaded; a retry
+//! Guarantees: all files in one transaction, together with the note that they were loaded, and which; a retry
 //! finds the note and loads nothing. Values reach the files as settings (`current_setting('tenantry.…')`),
 //! set as parameters, never pasted into SQL.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StepContext, StepError};
-use crate::{identity, tenants::Tenant};
+use crate::{blueprint::Blueprint, identity, tenants::Tenant};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
@@ -32,8 +32,11 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         // checked once more as late as can be: after a long stop the commit must not happen
         cx.check_lease()?;
         // the key of the note: of two sessions that seed, one fails here, and nothing of it stays
-        let note_and_commit = "insert into tenantry.seeds (name) values ('tenant'); commit";
-        sqlx::raw_sql(note_and_commit)
+        let note_and_commit = format!(
+            "insert into tenantry.seeds (name) values ('tenant'), ('{}'); commit",
+            note_of(&cx.blueprint)
+        );
+        sqlx::raw_sql(AssertSqlSafe(note_and_commit))
             .execute(&mut *connection)
             .await
             .map_err(note_failed)?;
@@ -54,6 +57,26 @@ fn note_failed(source: sqlx::Error) -> StepError {
         file: "the note that the tenant was seeded".to_owned(),
         source,
     }
+}
+
+/// The note of which files were loaded. Digits of a digest need no quoting.
+fn note_of(blueprint: &Blueprint) -> String {
+    format!("tenant {}", blueprint.tenant_seed_hash())
+}
+
+/// Whether the database was seeded with other files than these.
+pub(super) async fn is_of_other_files(
+    connection: &mut PgConnection,
+    blueprint: &Blueprint,
+) -> Result<bool, StepError> {
+    // a database that an older version of tenantry seeded has no such note
+    sqlx::query_scalar(
+        "select exists (select from tenantry.seeds where starts_with(name, 'tenant ') and name <> $1)",
+    )
+    .bind(note_of(blueprint))
+    .fetch_one(connection)
+    .await
+    .map_err(note_failed)
 }
 
 async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError> {

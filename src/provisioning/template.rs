@@ -150,7 +150,7 @@ pub async fn ensure_up_to(
 }
 
 /// Sealed, ours, and on record.
-async fn is_sealed(
+pub(super) async fn is_sealed(
     provisioner: &Provisioner,
     cluster: &Cluster,
     template: &Template,
@@ -299,6 +299,7 @@ async fn fill(
         tag: None,
         head: None,
         expected: None,
+        is_on_record: false,
     })
     .await?;
     grant(connection, cluster).await?;

@@ -230,6 +230,21 @@ pub async fn traffic(connection: &mut PgConnection, kind: &str) -> sqlx::Result<
     .await
 }
 
+/// How many attempts of a job ended with an error that is none of these.
+pub async fn count_errors(
+    connection: &mut PgConnection,
+    id: JobId,
+    other_than: &[&str],
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from job_attempts where job_id = $1 and error_code <> all($2)",
+    )
+    .bind(id)
+    .bind(other_than)
+    .fetch_one(connection)
+    .await
+}
+
 /// Which of these claims nobody holds any more: their workers were lost, or gave them back.
 pub async fn list_lost(
     connection: &mut PgConnection,

@@ -36,8 +36,8 @@ pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
 pub use job::{Job, JobId, organization_key, provision_key};
 pub use leases::{Kept, assert_held, heartbeat, rescue};
 pub use look::{
-    Attempt, Filter, JobState, StoredJob, Traffic, find_job, find_next_attempt, is_any_live,
-    list_attempts, list_lost, list_page, traffic,
+    Attempt, Filter, JobState, StoredJob, Traffic, count_errors, find_job, find_next_attempt,
+    is_any_live, list_attempts, list_lost, list_page, traffic,
 };
 pub use manage::{Refused, cancel_job, lay_to_rest, retry_job};
 pub use prune::{count_old, count_old_dead, prune, prune_dead};

@@ -280,8 +280,11 @@ impl Worker {
         };
         let hold = |claim: Claim| {
             let held = Lease::new(lease, asked_at);
-            self.running()
-                .insert(claim.id, (claim.attempt, held.clone()));
+            let now = (claim.attempt, held.clone());
+            if let Some((_, earlier)) = self.running().insert(claim.id, now) {
+                // the job was taken back from this very process before a heartbeat told it
+                earlier.lost.cancel();
+            }
             (claim, held)
         };
         claims.into_iter().map(hold).collect()
@@ -291,6 +294,14 @@ impl Worker {
         self.running
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// This attempt is over; a later one of the same job may run here.
+    fn forget(&self, id: JobId, attempt: i32) {
+        let mut running = self.running();
+        if running.get(&id).is_some_and(|(at, _)| *at == attempt) {
+            running.remove(&id);
+        }
     }
 
     /// Sleeps when nobody calls: until the next retry is due, at most a poll interval.
@@ -316,7 +327,7 @@ impl Worker {
     ) {
         let (kind, id, attempt) = (claim.payload.kind(), claim.id, claim.attempt);
         if self.settings.faults.hit(FAULT_POINTS[0]).await.is_err() {
-            self.running().remove(&id);
+            self.forget(id, attempt);
             return;
         }
         let lost = lease.lost.clone();
@@ -334,7 +345,7 @@ impl Worker {
             self.settle(&claim, &outcome).await
         };
         let _ = self.settings.faults.hit(FAULT_POINTS[2]).await;
-        self.running().remove(&id);
+        self.forget(id, attempt);
         let name = match (&settled, &outcome) {
             (Err(Error::LostClaim { .. }), _) | (_, Outcome::Lost) => {
                 self.metrics.fenced_writes.inc();

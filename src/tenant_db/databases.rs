@@ -227,7 +227,41 @@ pub async fn clone_template(
     name: &Ident,
 ) -> Result<bool, Error> {
     let strategy = clone_strategy(connection, cluster, template).await?;
-    copy(connection, cluster, (template, name), &strategy).await
+    let cloned = copy(connection, cluster, (template, name), &strategy).await;
+    if let Err(error) = &cloned
+        && error.sqlstate().as_deref() == Some("XX000")
+    {
+        unseal_outdated(connection, template).await?;
+    }
+    cloned
+}
+
+/// Takes the seal from a template whose texts are sorted otherwise by the system's libraries of today: the server
+/// clones it no more, and whoever looks next builds it anew.
+async fn unseal_outdated(connection: &mut PgConnection, template: &Ident) -> Result<(), Error> {
+    let is_outdated = sqlx::query_scalar(
+        "select exists (
+             select
+             from pg_database
+             where datname = $1
+               and datcollversion is distinct from pg_database_collation_actual_version(oid)
+         )",
+    )
+    .bind(template.as_str())
+    .fetch_one(&mut *connection)
+    .await;
+    // before 15 the server neither knows nor minds
+    if is_outdated.unwrap_or(false) {
+        tracing::warn!(
+            template = template.as_str(),
+            "the system sorts texts otherwise since the template was built: it is built anew. Indexes of \
+             tenants' databases need the same: reindex them"
+        );
+        unseal(connection, template)
+            .await
+            .map_err(Error::sql(format!("unsealing {}", template.as_str())))?;
+    }
+    Ok(())
 }
 
 /// Clones a tenant's database under `name`, closed to connections.

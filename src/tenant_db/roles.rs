@@ -244,7 +244,9 @@ async fn find_migrator(
                     from pg_auth_members
                     where member = pg_roles.oid
                       and roleid = (select oid from pg_roles where rolname = $2)
-                ) as ready
+                )
+                -- and we may end its sessions
+                and pg_has_role(pg_roles.oid, 'usage') as ready
          from pg_roles
          where rolname = $1",
     )

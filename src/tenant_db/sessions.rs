@@ -69,8 +69,10 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag, whose: Whose) -> Re
          where starts_with(application_name, $1)
            and (application_name = $2) = $4
            and pid <> pg_backend_pid()
-           -- the tenant's own role only looks (verify), and who is no superuser may not end its sessions
-           and shobj_description(usesysid, 'pg_authid') is distinct from $3",
+           -- the tenant's own role only looks (verify)
+           and shobj_description(usesysid, 'pg_authid') is distinct from $3
+           -- anybody may call a session so: one of a role that we may not end is no attempt's
+           and pg_has_role(usesysid, 'usage')",
     )
     .bind(format!("tenantry {} ", tag.tenant))
     .bind(&tag.text)

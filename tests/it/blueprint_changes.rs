@@ -2,7 +2,7 @@
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
-    app::new_org,
+    app::{new_org, wait_until},
     cluster::{ask, execute},
     events,
     tiny::{MIGRATION, SEED, VERIFY},
@@ -306,5 +306,84 @@ async fn while_a_new_template_is_built_tenants_of_the_old_one_become_ready() {
         "0001_notes"
     );
     releasing.stop().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_seeded_wrongly_is_made_once_more_when_the_seed_is_repaired() {
+    // two notes, where the verify query wants one
+    let wrong = "insert into notes (body) values ('one'), ('two')";
+    let story = Story::with(SEED, wrong).await;
+    let (step, code, _) = story.fails().await;
+    assert_eq!((&*step, &*code), ("verify", "not_verified"));
+
+    story
+        .blueprint
+        .write(SEED, "insert into notes (body) values ('one')");
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cloned_from_a_wrong_template_is_made_once_more_when_that_is_repaired() {
+    let more = "migrations/0002_more.sql";
+    let story = Story::with(more, "insert into notes (body) values ('left over')").await;
+    let (step, code, _) = story.fails().await;
+    assert_eq!((&*step, &*code), ("verify", "not_verified"));
+
+    let repair = "delete from notes where body = 'left over'";
+    story.blueprint.write("migrations/0003_repair.sql", repair);
+    story.becomes_ready_by_a_retry().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_the_server_clones_no_more_is_built_anew() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(Deployment::new().await, blueprint.source()).await;
+    // what an upgrade of the system's libraries leaves
+    let outdated = format!(
+        "update pg_database set datcollversion = 'of yesterday'
+         where starts_with(datname, '{}template_')",
+        app.deployment.prefix
+    );
+    execute(&app.deployment.control_url, &outdated).await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+
+    app.tenant(&org).is_ready().await;
+
+    let outdated = "select count(*) from pg_database where datcollversion = 'of yesterday'";
+    assert_eq!(app.ask::<i64>(outdated).await, 0);
+    app.is_idle().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_our_own_password_is_changed_nobody_is_given_up() {
+    let deployment = Deployment::new().await;
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(
+        deployment.with_fault("create_database.cloned=hold"),
+        blueprint.source(),
+    )
+    .await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let faults = app.replica.provisioner.faults.clone();
+    let point = "create_database.cloned";
+    wait_until(point, async || faults.was_hit(point)).await;
+    let user = "select usename::text from pg_stat_activity where application_name = 'tenantry' and datname = current_database() limit 1";
+    let user: String = app.ask(user).await;
+    let verifier = format!("select rolpassword from pg_authid where rolname = '{user}'");
+    let before: String = app.ask(&verifier).await;
+    let control = &app.deployment.control_url;
+    execute(control, &format!("alter role {user} password 'another'")).await;
+
+    faults.release(point);
+    let refused = "select count(*) from job_attempts where error_code = 'login_refused'";
+    wait_until("it was refused", async || app.ask::<i64>(refused).await > 0).await;
+    execute(control, &format!("alter role {user} password '{before}'")).await;
+
+    app.tenant(&org).is_ready().await;
+    app.is_idle().await;
     app.stop().await;
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A run of everybody, all at once.
-fn all() -> NewRun {
+pub fn all() -> NewRun {
     NewRun {
         blueprint_hash: None,
         wanted_version: None,
@@ -38,16 +38,16 @@ fn all() -> NewRun {
 }
 
 /// Ready tenants whose replicas are processes; the app in this one only looks.
-struct Fleet {
-    deployment: Deployment,
-    app: App,
-    blueprint: TinyBlueprint,
+pub struct Fleet {
+    pub deployment: Deployment,
+    pub app: App,
+    pub blueprint: TinyBlueprint,
     /// In the order in which the tenants are migrated.
-    orgs: Vec<String>,
+    pub orgs: Vec<String>,
 }
 
 impl Fleet {
-    async fn of(tenants: usize) -> Self {
+    pub async fn of(tenants: usize) -> Self {
         let blueprint = TinyBlueprint::new();
         blueprint.write("blueprint.toml", "lock_timeout_ms = 300\n");
         let mut deployment = Deployment::new().await;
@@ -83,7 +83,7 @@ impl Fleet {
 
     /// The blueprint gets a migration. It takes a moment, so that a kill falls into it, and leaves a row each
     /// time that it is applied.
-    fn grow(&self, version: &str) {
+    pub fn grow(&self, version: &str) {
         let sql = format!(
             "create table t{version} (id int); select pg_sleep(0.05); insert into notes (body) values ('{version}')"
         );
@@ -91,22 +91,22 @@ impl Fleet {
         self.blueprint.write(&file, &sql);
     }
 
-    async fn begin(&self, waves: &[&str]) -> Run {
+    pub async fn begin(&self, waves: &[&str]) -> Run {
         let waves = waves.iter().map(|wave| wave.parse().unwrap()).collect();
         self.begin_as(&NewRun { waves, ..all() }).await
     }
 
-    async fn begin_as(&self, new: &NewRun) -> Run {
+    pub async fn begin_as(&self, new: &NewRun) -> Run {
         let create = async |tx: &mut _| fleet::create(tx, new, &operator()).await;
         self.app.replica.db.transaction(create).await.unwrap()
     }
 
-    async fn find(&self, run: &Run) -> Run {
+    pub async fn find(&self, run: &Run) -> Run {
         let find = async |connection: &mut _| fleet::find(connection, run.id).await;
         self.app.replica.db.run(find).await.unwrap().unwrap()
     }
 
-    async fn is_over(&self, run: &Run) -> Run {
+    pub async fn is_over(&self, run: &Run) -> Run {
         wait_for("the run is over", async || {
             let run = self.find(run).await;
             (run.state.is_over() && run.counts.running == 0).then_some(run)
@@ -114,16 +114,16 @@ impl Fleet {
         .await
     }
 
-    async fn tenant(&self, org: &str) -> Tenant {
+    pub async fn tenant(&self, org: &str) -> Tenant {
         self.app.tenant(org).find().await.unwrap()
     }
 
-    async fn url(&self, org: &str) -> String {
+    pub async fn url(&self, org: &str) -> String {
         self.deployment.url(&self.tenant(org).await.database)
     }
 
     /// Where the tenant's target is, and the code of its error; nothing before the targets are set.
-    async fn target(&self, run: &Run, org: &str) -> (String, String) {
+    pub async fn target(&self, run: &Run, org: &str) -> (String, String) {
         let tenant = self.tenant(org).await.id;
         let of = format!(
             "from fleet_targets where run = '{}' and tenant = '{tenant}'",
@@ -138,7 +138,7 @@ impl Fleet {
     }
 
     /// The target, the tenant's row, its database and the database's ledger say the same.
-    async fn is_migrated_once(&self, run: &Run, org: &str) {
+    pub async fn is_migrated_once(&self, run: &Run, org: &str) {
         let version = run.version.clone().unwrap();
         let (state, _) = self.target(run, org).await;
         assert_eq!(state, TargetState::Done.name(), "{org}");
@@ -184,7 +184,7 @@ impl Fleet {
         }
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.app.stop().await;
         self.deployment.discard().await;
     }

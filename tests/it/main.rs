@@ -37,6 +37,7 @@ mod fleet_cli;
 mod fleet_clones;
 mod fleet_drift;
 mod fleet_exec;
+mod fleet_lost;
 mod fleet_runs_http;
 mod fleet_storm;
 mod form_keys;

@@ -114,6 +114,12 @@ async fn a_database_that_was_changed_by_hand_is_migrated_and_called_drifted() {
             acme.tenant().await.database
         )
     );
+    // nothing is left to apply, and it is as different as before
+    let again = acme.follow_the_template().await.unwrap_err();
+    assert_eq!(again.to_string(), error.to_string());
+    acme.execute("alter table notes drop column odd, drop column even")
+        .await;
+    acme.follow_the_template().await.unwrap();
     acme.app.stop().await;
 }
 

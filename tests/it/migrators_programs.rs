@@ -204,6 +204,20 @@ async fn a_variable_is_handed_on_where_it_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_longer_than_what_is_kept_of_it_is_refused() {
+    let blueprint = Scripted::new("true");
+    let acme = Migrations::of(blueprint.source()).await;
+    let long = blueprint
+        .read("blueprint.toml")
+        .replace("select 'v1'", "select repeat('v', 51)");
+    blueprint.put("blueprint.toml", &long);
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "migrator_version_unreadable");
+    assert!(error.to_string().contains("left(…, 50)"), "{error}");
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_fails_is_quoted_without_its_password() {
     let blueprint = Scripted::new("");
     let acme = Migrations::of(blueprint.source()).await;
@@ -231,6 +245,16 @@ async fn a_program_that_fails_is_quoted_without_its_password() {
         acme.migrate().await.unwrap_err().is_retryable(),
         "a failure of the moment"
     );
+    blueprint.put("db/migrate.sh", "kill -9 $$");
+    assert!(
+        acme.migrate().await.unwrap_err().is_retryable(),
+        "whoever was killed did not decide to fail"
+    );
+    blueprint.put("db/migrate.sh", "printf 'a\\0b' >&2; exit 255");
+    let error = acme.migrate().await.unwrap_err();
+    assert!(!error.is_retryable(), "what PHP and Perl end with");
+    let told = error.to_string();
+    assert!(told.contains("a\u{fffd}b"), "{told:?}");
     blueprint.put(
         "blueprint.toml",
         &blueprint.read("blueprint.toml").replace("/bin/sh", "exit"),
@@ -340,11 +364,8 @@ async fn a_database_that_is_at_its_version_starts_nothing() {
     let blueprint = Scripted::new("echo x >> .runs");
     let acme = Migrations::of(blueprint.source()).await;
     assert_eq!(blueprint.read(".runs"), "x\n", "once, in the template");
-    let there = Wanted {
-        version: "v1".to_owned(),
-        fingerprint: String::new(),
-    };
     let current = blueprint.source().load().unwrap();
+    let there = acme.template_of(&current).await.unwrap();
     let done = acme.migrate_to(&current, Some(&there)).await.unwrap();
     assert_eq!((&*done.from, &*done.to, done.applied), ("v1", "v1", 0));
     assert_eq!(blueprint.read(".runs"), "x\n");

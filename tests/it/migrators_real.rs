@@ -11,7 +11,7 @@ use tenantry::provisioning::BlueprintSource;
 use crate::support::{
     Migrations,
     cluster::hold,
-    migrations::{Wanted, copy},
+    migrations::copy,
 };
 
 /// A copy of an example, whose program is the one that is installed.
@@ -102,12 +102,10 @@ async fn alembic_migrates_the_template_once_and_a_tenant_when_it_goes_on() {
     assert!(acme.ask::<bool>(&owns).await);
 
     // there already: no interpreter is started, so that one which cannot be started is not missed
+    let built = example.source().load().unwrap();
+    let there = acme.template_of(&built).await.unwrap();
     example.replace("blueprint.toml", "\"python3\"]", "\"no-such-python\"]");
     let current = example.source().load().unwrap();
-    let there = Wanted {
-        version: "0009_more".to_owned(),
-        fingerprint: "never looked at".to_owned(),
-    };
     let done = acme.migrate_to(&current, Some(&there)).await.unwrap();
     assert_eq!((&*done.to, done.applied), ("0009_more", 0));
     let error = acme.migrate_to(&current, None).await.unwrap_err();

@@ -3,8 +3,8 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
-        atomic::{AtomicI64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,13 @@ use futures_util::future::join_all;
 use secrecy::SecretString;
 use tenantry::{
     db::Db,
-    queue::{self, Claim, Error, Failure, Job, JobId, NewJob},
+    faults::Faults,
+    metrics::Metrics,
+    queue::{
+        self, Claim, Error, Failure, Job, JobId, NewJob, Waker,
+        worker::{self, Outcome},
+    },
+    shutdown::Tasks,
 };
 
 use crate::support::{
@@ -508,4 +514,71 @@ async fn a_postponed_attempt_does_not_count() {
         queue.attempts(id).await,
         "1 released it_broke, 2 released it_broke, 3 released it_broke"
     );
+}
+
+/// Notes that what it belongs to is over.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_comes_back_to_the_same_process_is_kept_by_its_last_attempt_alone() {
+    let lease = Duration::from_secs(2);
+    let queue = Queue::new().await;
+    let job = NewJob {
+        job: Job::SyncMembers {
+            tenant: uuid::Uuid::now_v7(),
+        },
+        ..new_job(None, None, 10)
+    };
+    let id = queue.add(&job).await.unwrap();
+    let first_is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&first_is_over);
+    let run = move |claim: Claim, _| {
+        let over = Arc::clone(&over);
+        async move {
+            if claim.attempt == 1 {
+                let _over = Over(over);
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(3 * lease).await;
+            Outcome::Done
+        }
+    };
+    let settings = worker::Settings {
+        concurrency: 4,
+        outgoing_concurrency: 1,
+        fleet_concurrency: 1,
+        lease,
+        poll_interval: Duration::from_millis(20),
+        faults: Faults::default(),
+    };
+    let tasks = Tasks::new();
+    let parts = (queue.db.clone(), Waker::default(), tasks.clone());
+    let work = worker::work(parts, settings, Metrics::new(), run, async || Ok(0));
+    tasks.spawn(work);
+    wait_until("the first attempt runs", async || {
+        queue.state(id).await == "running"
+    })
+    .await;
+
+    // before this process hears of it
+    let taken_back = "update jobs set state = 'available', lease_expires_at = null, run_at = now()";
+    queue.execute(taken_back.to_owned()).await;
+
+    wait_until("the first attempt is dropped", async || {
+        first_is_over.load(Ordering::SeqCst)
+    })
+    .await;
+    wait_until("the second attempt ends", async || {
+        queue.state(id).await == "completed"
+    })
+    .await;
+    let attempts = "select max(attempt) from job_attempts";
+    assert_eq!(queue.ask::<i32>(attempts).await, 2);
+    tasks.finish(Duration::from_secs(10)).await;
 }

@@ -556,6 +556,38 @@ async fn an_undoing_waits_for_a_session_that_only_a_superuser_may_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_holds_a_tenant_up_by_the_name_of_a_session() {
+    let failed = Failed::at("verify.before=error").await;
+    let app = &failed.app;
+    let tenant = app.tenant(&failed.org).find().await.unwrap();
+    let role = format!("{}stranger", app.deployment.prefix);
+    failed
+        .execute(&format!(
+            "create role {role} login password 'pw'; grant connect on database postgres to {role}"
+        ))
+        .await;
+    let mut url = url::Url::parse(&app.deployment.url("postgres")).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("pw")).unwrap();
+    let mut stranger = PgConnection::connect(url.as_str()).await.unwrap();
+    let named = format!("set application_name = 'tenantry {} 1.1'", tenant.id);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(named))
+        .execute(&mut stranger)
+        .await
+        .unwrap();
+
+    app.tenant(&failed.org).retry().await;
+
+    app.tenant(&failed.org).is_ready().await;
+    stranger.ping().await.unwrap();
+    stranger.close().await.unwrap();
+    failed
+        .execute(&format!("drop owned by {role}; drop role {role}"))
+        .await;
+    failed.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undoing_that_cannot_go_on_says_why_and_goes_on_when_an_operator_says_so() {
     let failed = Failed::at("verify.before=error").await;
     let app = &failed.app;

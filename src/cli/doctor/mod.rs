@@ -8,8 +8,6 @@ mod issuers;
 mod notifications;
 mod sources;
 
-use std::path::Path;
-
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
@@ -91,7 +89,7 @@ pub(super) async fn run(globals: &Globals, options: &Options) -> Result<(), Fail
     checks.extend(issuers::check(&config).await);
     checks.extend(notifications::check(&config).await);
     checks.push(keys(&config));
-    checks.push(blueprint(globals, &config.blueprint.directory));
+    checks.push(blueprint(globals, &config));
     checks.extend(control::check(&config).await);
     if config.database.url.expose_secret().is_empty() {
         checks.push(Check::fail(
@@ -155,8 +153,9 @@ fn keys(config: &Config) -> Check {
     }
 }
 
-fn blueprint(globals: &Globals, directory: &Path) -> Check {
-    if !directory.exists() && access::uses_bundled_blueprint(globals) {
+fn blueprint(globals: &Globals, config: &Config) -> Check {
+    let directory = config.blueprint.directory.as_path();
+    if !directory.exists() && access::uses_bundled_blueprint(globals, config) {
         return Check::pass("blueprint", "the built-in example of the running `dev`");
     }
     match Blueprint::load(directory) {

@@ -11,10 +11,11 @@ use std::{
     path::Path,
     pin::pin,
     process::{ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
@@ -36,6 +37,7 @@ watcher=$!
 wait $!
 code=$?
 kill -KILL $watcher
+wait $watcher 2>/dev/null
 exit $code
 "#;
 
@@ -64,6 +66,7 @@ pub struct Ended {
 
 /// Runs the program to its end. Dropping the future kills it, with everything that it started.
 pub async fn run(program: Program<'_>) -> std::io::Result<Ended> {
+    bury_the_dead();
     let (end, leash) = std::io::pipe()?;
     let mut child = Command::new("/bin/sh")
         .args(["-c", GUARD, "tenantry-migrator"])
@@ -105,7 +108,12 @@ pub async fn run(program: Program<'_>) -> std::io::Result<Ended> {
         }
         status
     };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(program.secret, "***");
+    // the control database keeps what it said, and no text there has a NUL
+    let text = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        text.replace(program.secret, "***")
+            .replace('\0', "\u{fffd}")
+    };
     let errors = text(&errors);
     Ok(Ended {
         code: code(status),
@@ -125,8 +133,29 @@ impl Drop for Leash {
         if let Some(group) = self.group {
             // none is left where the program ended by itself and left nothing running
             let _ = kill_process_group(group, Signal::KILL);
+            if std::process::id() == 1 {
+                let mut groups = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+                groups.push(group);
+            }
         }
     }
+}
+
+/// Groups that ended while we are process 1, as in a container: what dies in them is waited for by nobody else.
+static ENDED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Waits for what is dead in these groups; none of them is forgotten while something of it lives.
+fn bury_the_dead() {
+    let mut groups = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    groups.retain(|group| {
+        loop {
+            match waitpgid(*group, WaitOptions::NOHANG) {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    });
 }
 
 fn code(status: ExitStatus) -> i32 {

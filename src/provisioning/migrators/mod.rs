@@ -60,6 +60,8 @@ pub struct Migration<'a> {
     pub head: Option<&'a str>,
     /// Fingerprint of that template, which the database must have afterwards.
     pub expected: Option<&'a str>,
+    /// Whether the database is on record with this blueprint: compared already, if nothing changes now.
+    pub is_on_record: bool,
 }
 
 /// What was done.
@@ -98,22 +100,37 @@ async fn connect_and_run(
     migration: &Migration<'_>,
     watch: &Watch<'_>,
 ) -> Result<Migrated, StepError> {
-    let settings = &migration.blueprint.settings;
-    let timeouts = settings.session_timeouts();
-    let connected = migration
-        .cluster
-        .connect_with(migration.database, migration.tag, &timeouts);
-    let mut connection = match connected.await {
-        Err(error) if error.sqlstate().as_deref() == Some("3D000") => {
-            let database = migration.database.as_str().to_owned();
-            return Err(Error::DatabaseGone { database }.into());
-        }
-        connected => connected?,
-    };
+    let mut connection = connect(migration).await?;
     let done = watch.during(run(&mut connection, migration, watch)).await;
     // a session that met an error may be inside a transaction: ended either way
     let _ = connection.close().await;
     done
+}
+
+async fn connect(migration: &Migration<'_>) -> Result<PgConnection, StepError> {
+    let timeouts = migration.blueprint.settings.session_timeouts();
+    let connected = migration
+        .cluster
+        .connect_with(migration.database, migration.tag, &timeouts);
+    match connected.await {
+        Err(error) if error.sqlstate().as_deref() == Some("3D000") => {
+            let database = migration.database.as_str().to_owned();
+            Err(Error::DatabaseGone { database }.into())
+        }
+        connected => Ok(connected?),
+    }
+}
+
+/// The version that the database is on. Nothing is changed.
+pub async fn find_version(migration: &Migration<'_>) -> Result<String, StepError> {
+    let mut connection = connect(migration).await?;
+    let state = state::State::read(&mut connection, migration).await;
+    let _ = connection.close().await;
+    let state = state?;
+    Ok(match &migration.blueprint.project {
+        None => sql::version(migration.blueprint, &state),
+        Some(_) => program::one_version(migration, &state)?,
+    })
 }
 
 async fn run(
@@ -125,7 +142,8 @@ async fn run(
         None => sql::migrate(connection, migration, watch).await?,
         Some(project) => Box::pin(program::migrate(connection, migration, watch, project)).await?,
     };
-    if done.changed {
+    // also where an earlier attempt applied it all: it may not have come to the comparison, or failed by it
+    if done.changed || !migration.is_on_record {
         compare::with_template(connection, migration).await?;
     }
     Ok(done.migrated)

@@ -28,6 +28,12 @@ const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 /// What sysexits calls a failure of the moment: the only exit code that means something to us.
 const TRY_AGAIN: i32 = 75;
 
+/// The exit codes of whoever was ended by a signal; 255 is one that programs choose.
+const BY_SIGNAL: std::ops::RangeInclusive<i32> = 129..=192;
+
+/// So many characters of a version are kept with each tenant.
+const LONGEST_VERSION: usize = 50;
+
 /// So many lines of what it said are told.
 const TOLD_LINES: usize = 20;
 
@@ -57,9 +63,14 @@ pub(super) async fn migrate(
 }
 
 /// The version; empty where the database has none.
-fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
+pub(super) fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
     match state.versions.as_slice() {
         [] => Ok(String::new()),
+        [version] if version.chars().count() > LONGEST_VERSION => Err(Error::VersionUnreadable {
+            what: format!(
+                "version {version:?} has more than {LONGEST_VERSION} characters: let command.version_query return fewer, such as left(…, {LONGEST_VERSION})"
+            ),
+        }),
         [version] => Ok(version.clone()),
         several if migration.blueprint.settings.migrator == Migrator::Alembic => {
             Err(Error::SeveralHeads {
@@ -219,7 +230,7 @@ fn explain(
         code: ended.code,
         told,
         // whoever was killed did not decide to fail
-        passing: ended.code == TRY_AGAIN || ended.code > 128,
+        passing: ended.code == TRY_AGAIN || BY_SIGNAL.contains(&ended.code),
     }
 }
 

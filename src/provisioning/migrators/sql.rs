@@ -26,6 +26,7 @@ pub(super) async fn migrate(
     let is_migration = |(name, _): &&(String, String)| !name.starts_with("seed/");
     let applied: Vec<_> = state.ledger.iter().filter(is_migration).cloned().collect();
     blueprint.check_history(&applied)?;
+    let from = version(blueprint, &state);
     let mut pending = 0;
     for file in blueprint.migrations.iter().filter(|file| !state.has(file)) {
         apply(connection, migration, watch, file).await?;
@@ -33,7 +34,7 @@ pub(super) async fn migrate(
     }
     let seeded = seed(connection, migration, watch, &state).await?;
     let migrated = Migrated {
-        from: version_of(blueprint, &applied),
+        from,
         to: blueprint.version().unwrap_or_default(),
         applied: pending,
     };
@@ -60,8 +61,8 @@ pub(super) async fn seed(
 }
 
 /// The version of the last applied migration.
-fn version_of(blueprint: &Blueprint, applied: &[(String, String)]) -> String {
-    let is_applied = |file: &&SqlFile| applied.iter().any(|(name, _)| *name == file.name);
+pub(super) fn version(blueprint: &Blueprint, state: &State) -> String {
+    let is_applied = |file: &&SqlFile| state.ledger.iter().any(|(name, _)| *name == file.name);
     let last = blueprint.migrations.iter().rfind(is_applied);
     last.map_or_else(String::new, |file| file.version().to_owned())
 }

@@ -196,10 +196,13 @@ impl<'a> Builder<'a> {
         }
         // the databases first: one that is claimed and handed over between the looks has no row and no
         // such name any more
+        let now = async |connection: &mut _| rows::now(connection).await;
+        let listed_at = db.run(now).await?;
         let there = databases::list_pooled(&mut self.session, cluster).await?;
         let (gone, astray) = db
             .run(async |connection| {
-                let gone = rows::forget_missing(connection, &cluster.name, &there).await?;
+                let listed = (&*there, listed_at);
+                let gone = rows::forget_missing(connection, &cluster.name, listed).await?;
                 let astray = rows::without_row(connection, &cluster.name, &there).await?;
                 Ok::<_, sqlx::Error>((gone, astray))
             })

@@ -146,8 +146,9 @@ async fn look_after(
     let may_go_on = || !tasks.is_draining();
     builder.mend().await?;
     // only what has a template, so that a directory that is being copied evicts nothing either
-    if is_known {
-        let template = template::named(cluster, hash)?;
+    let template = template::named(cluster, hash)?;
+    // one that is being built anew is not to be cloned half done
+    if is_known && template::is_sealed(provisioner, cluster, &template).await? {
         builder.evict(&template.hash, wanted, may_go_on).await?;
         let in_background = build::Pace::Background;
         builder

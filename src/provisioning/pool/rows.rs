@@ -5,6 +5,7 @@
 //!
 //! Whoever makes or drops databases holds the pool's lock on the cluster (`build`); a claim needs no lock.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -203,21 +204,31 @@ pub(super) async fn take_lost(
     .await
 }
 
-/// Forgets ready rows whose database is not among these; how many.
+/// The moment, by the clock by which rows are ready.
+pub(super) async fn now(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar("select now()")
+        .fetch_one(connection)
+        .await
+}
+
+/// Forgets rows that were ready before `listed_at` and whose database is not among those that were there then;
+/// how many.
 pub(super) async fn forget_missing(
     connection: &mut PgConnection,
     cluster: &str,
-    there: &[String],
+    (there, listed_at): (&[String], DateTime<Utc>),
 ) -> sqlx::Result<u64> {
     let forgotten = sqlx::query(
         "delete from pool_databases
          where cluster = $1
            and state = 'ready'
-           and database <> all($2)",
+           and database <> all($2)
+           and ready_at < $3",
     );
     Ok(forgotten
         .bind(cluster)
         .bind(there)
+        .bind(listed_at)
         .execute(connection)
         .await?
         .rows_affected())

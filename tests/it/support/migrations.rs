@@ -101,6 +101,7 @@ impl Migrations {
     ) -> Result<Migrated, StepError> {
         let tenant = self.tenant().await;
         migrators::migrate(&Migration {
+            is_on_record: false,
             db: &self.app.replica.provisioner.db,
             cluster: self.cluster(),
             keyring: &self.app.replica.provisioner.keyring,
