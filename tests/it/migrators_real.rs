@@ -8,11 +8,7 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 use tenantry::provisioning::BlueprintSource;
 
-use crate::support::{
-    Migrations,
-    cluster::hold,
-    migrations::copy,
-};
+use crate::support::{Migrations, cluster::hold, migrations::copy};
 
 /// A copy of an example, whose program is the one that is installed.
 struct Example(TempDir);
