@@ -8,8 +8,6 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection};
-
 use super::{
     Provisioner, StepError,
     migrators::{self, Migrated, Migration, migrate},
@@ -18,7 +16,7 @@ use super::{
 use crate::{
     blueprint::Blueprint,
     causes::chain,
-    tenant_db::{self, Cluster, Ident, Tag, databases, sessions},
+    tenant_db::{self, Cluster, Ident, MaintenanceSession, Tag, databases, sessions},
     tenants::Tenant,
 };
 
@@ -60,11 +58,10 @@ pub async fn rehearse(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let done = on_clone(provisioner, rehearsal, &mut session).await;
-    let dropped = databases::drop_rehearsals(&mut session, rehearsal.cluster).await;
-    // ends the session and with it the lock
-    let _ = session.close().await;
+    let dropped = drop_left(&mut session, rehearsal.cluster).await;
+    session.close().await;
     match (done, dropped) {
-        (Ok(done), dropped) => dropped.map(|()| done).map_err(StepError::from),
+        (Ok(done), dropped) => dropped.map(|()| done),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(left)) => {
             tracing::warn!(error = chain(&left), "a throw-away clone was left");
@@ -78,27 +75,33 @@ pub async fn sweep(cluster: &Cluster) -> Result<bool, StepError> {
     let mut session = cluster.connect_for_maintenance().await?;
     let is_alone = try_lock(&mut session, cluster).await?;
     let swept = if is_alone {
-        databases::drop_rehearsals(&mut session, cluster).await
+        drop_left(&mut session, cluster).await
     } else {
         Ok(())
     };
-    let _ = session.close().await;
+    session.close().await;
     swept?;
     Ok(is_alone)
+}
+
+async fn drop_left(session: &mut MaintenanceSession, cluster: &Cluster) -> Result<(), StepError> {
+    let drop = async |connection: &mut _| databases::drop_rehearsals(connection, cluster).await;
+    Ok(session.run(drop).await?)
 }
 
 async fn on_clone(
     provisioner: &Provisioner,
     rehearsal: &Rehearsal<'_>,
-    session: &mut PgConnection,
+    session: &mut MaintenanceSession,
 ) -> Result<(Migrated, Duration), StepError> {
     let cluster = rehearsal.cluster;
-    databases::drop_rehearsals(session, cluster).await?;
+    drop_left(session, cluster).await?;
     let name = match rehearsal.source {
         Source::Template(hash) => clone_template(provisioner, cluster, session, hash).await?,
         Source::Tenant(tenant) => clone_tenant(cluster, session, tenant).await?,
     };
-    databases::open_rehearsal(session, &name).await?;
+    let open = async |connection: &mut _| databases::open_rehearsal(connection, &name).await;
+    session.run(open).await?;
     let started = Instant::now();
     let migration = Migration {
         db: &provisioner.db,
@@ -123,7 +126,7 @@ async fn on_clone(
 async fn clone_template(
     provisioner: &Provisioner,
     cluster: &Cluster,
-    session: &mut PgConnection,
+    session: &mut MaintenanceSession,
     hash: &str,
 ) -> Result<Ident, StepError> {
     let known = provisioner
@@ -136,7 +139,10 @@ async fn clone_template(
     }
     let template = template::named(cluster, hash.to_owned())?;
     let name = databases::rehearsal(&cluster.prefix, hash)?;
-    if databases::clone_template(session, cluster, &template.database, &name).await? {
+    let clone = async |connection: &mut _| {
+        databases::clone_template(connection, cluster, &template.database, &name).await
+    };
+    if session.run(clone).await? {
         Ok(name)
     } else {
         Err(appeared(&name))
@@ -146,11 +152,12 @@ async fn clone_template(
 /// Only while nobody is in it: the server would wait for them, and let nobody in meanwhile.
 async fn clone_tenant(
     cluster: &Cluster,
-    session: &mut PgConnection,
+    session: &mut MaintenanceSession,
     tenant: &Tenant,
 ) -> Result<Ident, StepError> {
     let source = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
-    let Some(facts) = databases::find(session, source.as_str()).await? else {
+    let find = async |connection: &mut _| databases::find(connection, source.as_str()).await;
+    let Some(facts) = session.run(find).await? else {
         let database = tenant.database.clone();
         return Err(migrators::Error::DatabaseGone { database }.into());
     };
@@ -164,18 +171,22 @@ async fn clone_tenant(
         Err(StepError::NotCopied { database, why })
     };
     let in_use = |who: &str| format!("{who} would have to leave it");
-    if let Some(who) = sessions::describe_all(session, &source).await? {
+    let describe = async |connection: &mut _| sessions::describe_all(connection, &source).await;
+    if let Some(who) = session.run(describe).await? {
         return not_copied(in_use(&who));
     }
     // the end of an id is what differs between tenants of one moment
     let name = databases::rehearsal(&cluster.prefix, &tenant.id.0.simple().to_string()[16..])?;
-    match databases::clone_tenant(session, cluster, (&source, &name), LONGEST_COPY).await {
+    let clone = async |connection: &mut _| {
+        databases::clone_tenant(connection, cluster, (&source, &name), LONGEST_COPY).await
+    };
+    match session.run(clone).await {
         Ok(true) => Ok(name),
         Ok(false) => Err(appeared(&name)),
         Err(error) => match error.sqlstate().as_deref() {
             // who came in the same moment may have left again
             Some("55006") => {
-                let who = sessions::describe_all(session, &source).await?;
+                let who = session.run(describe).await?;
                 not_copied(in_use(
                     who.as_deref().unwrap_or("a session that is gone now"),
                 ))
@@ -195,11 +206,7 @@ fn appeared(name: &Ident) -> StepError {
     tenant_db::Error::ForeignDatabase { name, found }.into()
 }
 
-async fn try_lock(session: &mut PgConnection, cluster: &Cluster) -> Result<bool, StepError> {
-    let locked = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
-        .bind(format!("{}rehearsal", cluster.prefix))
-        .fetch_one(session)
-        .await
-        .map_err(tenant_db::Error::sql("locking the rehearsal"))?;
-    Ok(locked)
+async fn try_lock(session: &mut MaintenanceSession, cluster: &Cluster) -> Result<bool, StepError> {
+    let name = format!("{}rehearsal", cluster.prefix);
+    Ok(session.try_lock(&name).await?)
 }

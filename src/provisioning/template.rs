@@ -17,7 +17,9 @@ use crate::{
     blueprint::Blueprint,
     causes::chain,
     db::Db,
-    tenant_db::{self, Cluster, Ident, databases, fingerprint, roles, structure},
+    tenant_db::{
+        self, Cluster, Ident, MaintenanceSession, databases, fingerprint, roles, structure,
+    },
 };
 
 /// A template that can be cloned.
@@ -143,8 +145,8 @@ pub async fn ensure_up_to(
     } else {
         build(provisioner, cluster, cut, &template, &mut builder).await
     };
-    // ends the session and with it the lock, whatever happened
-    let _ = builder.close().await;
+    // whatever happened
+    builder.close().await;
     built?;
     Ok(template)
 }
@@ -197,19 +199,11 @@ async fn check_history(db: &Db, cluster: &Cluster, blueprint: &Blueprint) -> Res
 }
 
 /// Waits its turn with a try-lock: a waiting one would hold a snapshot while the other builds.
-async fn lock(session: &mut PgConnection, database: &Ident) -> Result<(), StepError> {
-    loop {
-        let locked: bool =
-            sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
-                .bind(database.as_str())
-                .fetch_one(&mut *session)
-                .await
-                .map_err(tenant_db::Error::sql("locking the template"))?;
-        if locked {
-            return Ok(());
-        }
+async fn lock(session: &mut MaintenanceSession, database: &Ident) -> Result<(), StepError> {
+    while !session.try_lock(database.as_str()).await? {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
 }
 
 async fn build(
@@ -217,13 +211,16 @@ async fn build(
     cluster: &Cluster,
     blueprint: &Blueprint,
     template: &Template,
-    session: &mut PgConnection,
+    session: &mut MaintenanceSession,
 ) -> Result<(), StepError> {
     let started = Instant::now();
     let name = &template.database;
     // what a lost builder left; the name is ours by its owner, and it is not sealed
-    databases::drop_database(session, name).await?;
-    if !databases::create_empty(session, cluster, name).await? {
+    let drop = async |connection: &mut _| databases::drop_database(connection, name).await;
+    session.run(drop).await?;
+    let create =
+        async |connection: &mut _| databases::create_empty(connection, cluster, name).await;
+    if !session.run(create).await? {
         let found = "it appeared while the template was being built".to_owned();
         let name = name.as_str().to_owned();
         return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
@@ -242,7 +239,7 @@ async fn build(
         Err(error) => {
             // a broken migration must not leave a half-built database behind; the next builder drops
             // it too, and the error that counts is the first one
-            if let Err(left) = databases::drop_database(session, name).await {
+            if let Err(left) = session.run(drop).await {
                 tracing::warn!(error = chain(&left), "a half-built template was left");
             }
             return Err(error);
@@ -253,7 +250,8 @@ async fn build(
         recorded = record(&provisioner.db, cluster, blueprint, (template, &filled)) => recorded?,
         lost = keep_alive(session) => return Err(lost),
     }
-    databases::seal(session, name, &template.hash).await?;
+    let seal = async |connection: &mut _| databases::seal(connection, name, &template.hash).await;
+    session.run(seal).await?;
     provisioner.faults.hit("template.sealed").await?;
     tracing::info!(
         template = name.as_str(),
@@ -265,11 +263,11 @@ async fn build(
 }
 
 /// Shows signs of life on the session that holds the lock; returns when it was lost.
-pub(super) async fn keep_alive(session: &mut PgConnection) -> StepError {
+pub(super) async fn keep_alive(session: &mut MaintenanceSession) -> StepError {
     loop {
         tokio::time::sleep(tenant_db::IDLE_LIMIT / 4).await;
         if let Err(lost) = session.ping().await {
-            return tenant_db::Error::sql("holding the template's lock")(lost).into();
+            return lost.into();
         }
     }
 }

@@ -11,6 +11,7 @@
 pub mod databases;
 pub mod fingerprint;
 mod ident;
+mod maintenance;
 pub mod probe;
 pub mod roles;
 pub mod sessions;
@@ -32,6 +33,7 @@ use sqlx::{
 use uuid::Uuid;
 
 pub use ident::{Ident, InvalidIdent};
+pub use maintenance::{IDLE_LIMIT, MaintenanceSession};
 
 use crate::{
     config,
@@ -46,9 +48,6 @@ const MAINTENANCE_ACQUIRE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How much more than the server allows a statement it may take by our own clock.
 const MAINTENANCE_MARGIN: Duration = Duration::from_secs(10);
-
-/// How long a session that holds an advisory lock may be idle.
-pub const IDLE_LIMIT: Duration = Duration::from_secs(12);
 
 /// Why something on a cluster could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -299,20 +298,6 @@ impl Cluster {
                 Ok(result)
             })
             .await
-    }
-
-    /// A session of its own in the maintenance database, for what must end with the session.
-    ///
-    /// The server ends it when it is idle for [`IDLE_LIMIT`]: its user must show a sign of life, and a
-    /// process that was stopped holds no lock for longer.
-    pub async fn connect_for_maintenance(&self) -> Result<PgConnection, Error> {
-        let options = self.options.clone().options([
-            ("statement_timeout", milliseconds(self.statement_timeout)),
-            ("idle_session_timeout", milliseconds(IDLE_LIMIT)),
-        ]);
-        connect(options).await.map_err(Error::sql(
-            "connecting to the cluster's maintenance database",
-        ))
     }
 
     /// A session of our own role in a tenant's database (or a template under construction).

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tenantry::private_postgres::PrivatePostgres;
+use tenantry::{private_postgres::PrivatePostgres, tenant_db::Clusters};
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{new_org, wait_until},
-    cluster, events,
+    cluster::{self, ask},
+    events,
 };
 
 async fn postgres() -> (PrivatePostgres, Deployment) {
@@ -181,4 +183,24 @@ async fn a_replica_that_starts_while_postgres_is_away_waits_for_it() {
     app.every_tenant_is_ready_once(&orgs).await;
     app.stop().await;
     postgres.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_a_lock_does_not_wait_for_ever_for_a_server_that_says_nothing() {
+    let (_postgres, mut deployment) = postgres().await;
+    deployment.set("TENANTRY__PROVISIONING__CLONE_TIMEOUT_S", "1");
+    let clusters = Clusters::new(&deployment.config()).unwrap();
+    let cluster = clusters.iter().next().unwrap();
+    let mut session = cluster.connect_for_maintenance().await.unwrap();
+    assert!(session.try_lock("pool").await.unwrap());
+    let backend = "select pid from pg_stat_activity where datname = current_database() and query like '%pg_try_advisory_lock%' and pid <> pg_backend_pid()";
+    let backend: i32 = ask(&deployment.control_url, backend).await;
+    let backend = Pid::from_raw(backend).unwrap();
+
+    kill_process(backend, Signal::STOP).unwrap();
+    let silent = session.ping().await;
+    kill_process(backend, Signal::CONT).unwrap();
+
+    assert!(silent.is_err(), "it answered");
+    clusters.close().await;
 }

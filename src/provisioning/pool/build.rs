@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::rows;
@@ -18,7 +17,7 @@ use crate::{
         template::{self, Template},
     },
     queue,
-    tenant_db::{self, Cluster, Ident, databases},
+    tenant_db::{self, Cluster, Ident, MaintenanceSession, databases},
 };
 
 /// Where a test can make building and dropping fail.
@@ -132,7 +131,7 @@ pub async fn drain(
 pub(super) struct Builder<'a> {
     provisioner: &'a Provisioner,
     cluster: &'a Cluster,
-    session: PgConnection,
+    session: MaintenanceSession,
 }
 
 impl<'a> Builder<'a> {
@@ -142,15 +141,8 @@ impl<'a> Builder<'a> {
         cluster: &'a Cluster,
     ) -> Result<Option<Self>, StepError> {
         let mut session = cluster.connect_for_maintenance().await?;
-        let lock = format!("{}pool", cluster.prefix);
-        let locked: bool =
-            sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
-                .bind(lock)
-                .fetch_one(&mut session)
-                .await
-                .map_err(tenant_db::Error::sql("locking the pool"))?;
-        if !locked {
-            let _ = session.close().await;
+        if !session.try_lock(&format!("{}pool", cluster.prefix)).await? {
+            session.close().await;
             return Ok(None);
         }
         Ok(Some(Self {
@@ -179,8 +171,7 @@ impl<'a> Builder<'a> {
 
     /// Gives the lock back.
     pub(super) async fn close(self) {
-        // dropped, the session would end as well, a moment later
-        let _ = self.session.close().await;
+        self.session.close().await;
     }
 
     /// Drops what was left half done, and makes rows and databases agree.
@@ -198,7 +189,7 @@ impl<'a> Builder<'a> {
         // such name any more
         let now = async |connection: &mut _| rows::now(connection).await;
         let listed_at = db.run(now).await?;
-        let there = databases::list_pooled(&mut self.session, cluster).await?;
+        let there = self.list().await?;
         let (gone, astray) = db
             .run(async |connection| {
                 let listed = (&*there, listed_at);
@@ -298,14 +289,19 @@ impl<'a> Builder<'a> {
         .await?;
         faults.hit(FAULT_POINTS[0]).await?;
         let session = &mut self.session;
-        if !databases::clone_template(session, cluster, &template.database, &name).await? {
+        let clone = async |connection: &mut _| {
+            databases::clone_template(connection, cluster, &template.database, &name).await
+        };
+        if !session.run(clone).await? {
             let found = "it appeared while it was being made".to_owned();
             let name = name.as_str().to_owned();
             return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
         }
         faults.hit(FAULT_POINTS[1]).await?;
         let comment = databases::pool_comment(id, hash);
-        databases::mark_pooled(session, &name, &comment).await?;
+        let mark =
+            async |connection: &mut _| databases::mark_pooled(connection, &name, &comment).await;
+        session.run(mark).await?;
         faults.hit(FAULT_POINTS[2]).await?;
         let is_ours = db
             .run(async |connection| rows::mark_ready(connection, id).await)
@@ -338,11 +334,18 @@ impl<'a> Builder<'a> {
     /// Drops a database of the pool, if it is one and there.
     async fn drop_database(&mut self, database: &str) -> Result<(), StepError> {
         let name = Ident::new(database).map_err(tenant_db::Error::from)?;
-        let there = databases::list_pooled(&mut self.session, self.cluster).await?;
-        if there.iter().any(|there| there == database) {
-            databases::drop_database(&mut self.session, &name).await?;
+        if self.list().await?.iter().any(|there| there == database) {
+            let drop = async |connection: &mut _| databases::drop_database(connection, &name).await;
+            self.session.run(drop).await?;
         }
         Ok(())
+    }
+
+    /// The databases of the pool.
+    async fn list(&mut self) -> Result<Vec<String>, StepError> {
+        let cluster = self.cluster;
+        let list = async |connection: &mut _| databases::list_pooled(connection, cluster).await;
+        Ok(self.session.run(list).await?)
     }
 
     /// Waits while tenants wait for a worker; while some are only being made, a moment.
@@ -363,10 +366,7 @@ impl<'a> Builder<'a> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(tenant_db::IDLE_LIMIT / 4)).await;
-            self.session
-                .ping()
-                .await
-                .map_err(tenant_db::Error::sql("holding the pool's lock"))?;
+            self.session.ping().await?;
             if Instant::now() >= until {
                 return Ok(());
             }
