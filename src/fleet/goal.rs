@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Run;
 use crate::{
-    blueprint::{Blueprint, SqlFile},
+    blueprint::{self, Blueprint, SqlFile},
     provisioning::{
         Provisioner, StepError,
         template::{self, TemplateRecord},
@@ -25,8 +25,12 @@ impl Goal {
     /// The blueprint of the run; `None` where this replica has another one.
     pub(super) fn load(provisioner: &Provisioner, run: &Run) -> Result<Option<Self>, StepError> {
         match Self::try_load(provisioner, run) {
-            // whoever began the run had a blueprint that loads, and has the version
-            Err(_) if run.blueprint_hash.is_some() => Ok(None),
+            // whoever began the run has the version: this replica is the one that is behind
+            Err(StepError::Blueprint(blueprint::Error::VersionUnknown { .. }))
+                if run.blueprint_hash.is_some() =>
+            {
+                Ok(None)
+            }
             loaded => loaded,
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     causes::chain,
     provisioning::{
         StepError,
-        migrators::{Migration, find_version, migrate as migrate_database},
+        migrators::{Migration, is_begun, migrate as migrate_database},
     },
     queue::backoff,
     tenant_db::{
@@ -92,14 +92,16 @@ fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
 }
 
 /// Migrates the target's database; an error is one of this place, not of the target.
+///
+/// `None` where nothing was begun and nothing is wanted any more.
 pub(super) async fn migrate(
     place: &Place<'_>,
     aim: &Aim<'_>,
     held: &Held,
     subject: Option<Subject>,
-) -> Result<Record, StepError> {
+) -> Result<Option<Record>, StepError> {
     let Some(subject) = subject else {
-        return Ok(skipped(held, "gone", "the tenant's row is gone"));
+        return Ok(Some(skipped(held, "gone", "the tenant's row is gone")));
     };
     match subject.tenant.state {
         TenantState::Ready | TenantState::Suspended => {}
@@ -107,7 +109,7 @@ pub(super) async fn migrate(
         TenantState::Archived if held.is_taken_over => {}
         state => {
             let why = format!("the tenant is {} now", state.name());
-            return Ok(skipped(held, "not_kept_up", &why));
+            return Ok(Some(skipped(held, "not_kept_up", &why)));
         }
     }
     if !place.lease.is_held() {
@@ -117,7 +119,7 @@ pub(super) async fn migrate(
     let done = migrate_subject(place, aim, held, &subject).await;
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
     match done {
-        Ok(None) => Ok(blank(held, "pending")),
+        Ok(None) => Ok(None),
         Ok(Some(applied)) => {
             tracing::debug!(
                 fleet_run.id = %place.run,
@@ -126,20 +128,21 @@ pub(super) async fn migrate(
                 applied,
                 "a tenant's database is migrated"
             );
-            Ok(Record {
+            Ok(Some(Record {
                 to_version: Some(aim.version.to_owned()),
                 applied: Some(applied),
                 duration_ms,
                 ..blank(held, "done")
-            })
+            }))
         }
         Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
             Err(error)
         }
         Err(error) if error.code() == "database_gone" && !is_kept_up(place, held).await? => {
-            Ok(skipped(held, "gone", "the tenant was given up meanwhile"))
+            let why = "the tenant was given up meanwhile";
+            Ok(Some(skipped(held, "gone", why)))
         }
-        Err(error) => Ok(failed(place, held, &error, duration_ms)),
+        Err(error) => Ok(Some(failed(place, held, &error, duration_ms))),
     }
 }
 
@@ -191,7 +194,7 @@ async fn migrate_subject(
         expected: template.map(|template| template.fingerprint.as_str()),
         is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
     };
-    if !held.is_wanted && find_version(&migration).await? == held.from_version {
+    if !held.is_wanted && !is_begun(&migration, &held.from_version).await? {
         return Ok(None);
     }
     Ok(Some(migrate_database(&migration).await?.applied))

@@ -199,7 +199,10 @@ impl Place<'_> {
             }
             let subject = subjects.remove(&held.tenant.0);
             let began = Instant::now();
-            let record = one::migrate(self, aim, &held, subject).await?;
+            let Some(record) = one::migrate(self, aim, &held, subject).await? else {
+                self.give_back(&[held.tenant]).await?;
+                continue;
+            };
             let is_failure = matches!(record.state, "failed" | "pending");
             ended.push(record);
             // the next one may take as long

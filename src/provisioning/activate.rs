@@ -7,7 +7,7 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use sqlx::PgConnection;
 
-use super::{FAULT_POINTS, Step, StepContext, StepError, steps, template};
+use super::{FAULT_POINTS, Step, StepContext, StepError, seed, steps, template};
 use crate::{
     members,
     queue::{self, NewJob},
@@ -20,6 +20,9 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let hash = tenant.blueprint_hash.clone().unwrap_or_default();
     let cluster = cx.cluster().await?;
     cx.check_lease()?;
+    let owner = cluster.owner.to_string();
+    cx.in_tenant(async |connection| seed::note_opening(connection, &owner).await)
+        .await?;
     let is_ready = cx
         .provisioner
         .db

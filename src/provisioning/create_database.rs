@@ -246,12 +246,9 @@ async fn ours(
 ) -> Result<Option<Mark>, StepError> {
     let tenant = cx.id().await;
     match facts.mark(&cx.cluster().await?.owner) {
-        Some(mark)
-            if mark.tenant == tenant.0 && facts.usable && mark.template == cx.blueprint.hash() =>
-        {
+        Some(mark) if mark.tenant == tenant.0 && facts.usable && !cx.is_outdated(&mark).await? => {
             Ok(Some(mark))
         }
-        // unusable, or of a blueprint that is not the one any more
         Some(mark) if mark.tenant == tenant.0 => {
             drop_database(cx, name).await?;
             Ok(None)

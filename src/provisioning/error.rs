@@ -93,9 +93,11 @@ pub enum StepError {
     #[error("the claim on the job was lost")]
     LostClaim,
     /// Processes die with it.
-    #[error("{times} processes that were at it ended before they were done")]
+    #[error(
+        "it was tried {times} times, and the process that was at it last ended before it was done"
+    )]
     WorkersLost {
-        /// How many.
+        /// How often.
         times: i32,
     },
     /// A test's fault.

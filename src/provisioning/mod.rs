@@ -36,6 +36,7 @@ use std::{
 };
 
 use secrecy::SecretString;
+use sqlx::Connection;
 use steps::Advanced;
 use tokio::sync::{Mutex, OnceCell};
 use undo::UndoContext;
@@ -56,7 +57,10 @@ use crate::{
     queue::{Claim, worker::Lease},
     secrets::Keyring,
     shutdown::Tasks,
-    tenant_db::{self, Cluster, Clusters, Ident, Tag, databases::Facts},
+    tenant_db::{
+        self, Cluster, Clusters, Ident, Tag,
+        databases::{Facts, Mark},
+    },
     tenants::{self, Tenant, TenantId},
 };
 
@@ -447,8 +451,9 @@ impl StepContext<'_> {
         let cluster = self.cluster().await?;
         let found = cluster.find_database(&tenant.database).await?;
         let is_ours = |facts: &Facts| facts.usable && is_marked(facts, cluster, &tenant);
-        if let Some(facts) = found.filter(is_ours) {
-            if !self.is_outdated(&facts, cluster).await? {
+        let found = found.filter(is_ours);
+        if let Some(mark) = found.and_then(|facts| facts.mark(&cluster.owner)) {
+            if !self.is_outdated(&mark).await? {
                 return Ok(done);
             }
             let name = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
@@ -465,19 +470,16 @@ impl StepContext<'_> {
         Ok(vec![Step::Place.name().to_owned()])
     }
 
-    /// Whether the database was made of another blueprint, or seeded with other files, than there are now.
-    async fn is_outdated(&self, facts: &Facts, cluster: &Cluster) -> Result<bool, StepError> {
-        let hash = self.blueprint.hash();
-        if facts
-            .mark(&cluster.owner)
-            .is_some_and(|mark| mark.template != hash)
-        {
-            return Ok(true);
-        }
-        self.in_tenant(async |connection| {
-            seed::is_of_other_files(connection, &self.blueprint).await
-        })
-        .await
+    /// Whether the tenant's database is of another blueprint, or seeded with other files, than there are now, and
+    /// was never opened, as it says itself: then nothing is lost when it is made once more.
+    async fn is_outdated(&self, mark: &Mark) -> Result<bool, StepError> {
+        // not the session of later steps: it would end with the database
+        let mut connection = self.connect().await?;
+        let notes = seed::read_notes(&mut connection, &self.blueprint).await;
+        let _ = connection.close().await;
+        let notes = notes?;
+        let is_of_other = mark.template != self.blueprint.hash();
+        Ok(!notes.maybe_opened && (is_of_other || notes.is_of_other_files))
     }
 
     /// Fails when the tenant's database was exchanged for somebody else's: nothing may be written there.

@@ -64,19 +64,54 @@ fn note_of(blueprint: &Blueprint) -> String {
     format!("tenant {}", blueprint.tenant_seed_hash())
 }
 
-/// Whether the database was seeded with other files than these.
-pub(super) async fn is_of_other_files(
+/// The note that somebody may have used the database: it is never made once more.
+const OPENED: &str = "opened";
+
+/// What the notes say of a database.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub(super) struct Notes {
+    /// It may have been opened to its users: it was, or an older version of tenantry seeded it.
+    pub(super) maybe_opened: bool,
+    /// It was seeded with other files than these.
+    pub(super) is_of_other_files: bool,
+}
+
+pub(super) async fn read_notes(
     connection: &mut PgConnection,
     blueprint: &Blueprint,
-) -> Result<bool, StepError> {
-    // a database that an older version of tenantry seeded has no such note
-    sqlx::query_scalar(
-        "select exists (select from tenantry.seeds where starts_with(name, 'tenant ') and name <> $1)",
+) -> Result<Notes, StepError> {
+    sqlx::query_as(
+        "select coalesce(bool_or(name = $2), false)
+                or (coalesce(bool_or(name = 'tenant'), false)
+                    and not coalesce(bool_or(starts_with(name, 'tenant ')), false)) as maybe_opened,
+                coalesce(bool_or(starts_with(name, 'tenant ') and name <> $1), false) as is_of_other_files
+         from tenantry.seeds",
     )
     .bind(note_of(blueprint))
+    .bind(OPENED)
     .fetch_one(connection)
     .await
     .map_err(note_failed)
+}
+
+/// Notes that the database is about to be opened.
+///
+/// The database says it, and not only the control database: that may be restored from a moment before.
+pub(super) async fn note_opening(
+    connection: &mut PgConnection,
+    quoted_owner: &str,
+) -> Result<(), StepError> {
+    // a crash of the server that loses it loses what was written after it as well
+    let begin = "begin; set local synchronous_commit = off";
+    let note = format!(
+        "{begin}; set local role {quoted_owner};
+         insert into tenantry.seeds (name) values ('{OPENED}') on conflict do nothing; commit"
+    );
+    sqlx::raw_sql(AssertSqlSafe(note))
+        .execute(connection)
+        .await
+        .map_err(note_failed)?;
+    Ok(())
 }
 
 async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError> {

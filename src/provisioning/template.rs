@@ -12,6 +12,7 @@ use sqlx::{Connection, FromRow, PgConnection, types::Json};
 use super::{
     Provisioner, StepError,
     migrators::{Migration, grant, migrate, prepare},
+    pool,
 };
 use crate::{
     blueprint::Blueprint,
@@ -215,6 +216,9 @@ async fn build(
 ) -> Result<(), StepError> {
     let started = Instant::now();
     let name = &template.database;
+    let of = (cluster.name.as_str(), template.hash.as_str());
+    let discard = async |connection: &mut _| pool::discard(connection, of).await;
+    provisioner.db.run(discard).await?;
     // what a lost builder left; the name is ours by its owner, and it is not sealed
     let drop = async |connection: &mut _| databases::drop_database(connection, name).await;
     session.run(drop).await?;

@@ -387,3 +387,50 @@ async fn while_our_own_password_is_changed_nobody_is_given_up() {
     app.is_idle().await;
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_ever_opened_is_kept_whatever_the_control_database_says() {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "1");
+    let app = App::of(
+        deployment.with_fault("verify.before=error"),
+        blueprint.source(),
+    )
+    .await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.tenant(&org).fails().await;
+    // a dump of the control database from this moment is restored later
+    let rows = ["tenants", "provisioning_steps", "jobs"];
+    for table in rows {
+        let keep = format!("create table kept_{table} as select * from {table}");
+        execute(&app.deployment.control_url, &keep).await;
+    }
+    app.tenant(&org).retry().await;
+    let tenant = app.tenant(&org).is_ready().await;
+    app.is_idle().await;
+    let url = app.deployment.url(&tenant.database);
+    execute(&url, "insert into notes (body) values ('of a customer')").await;
+    execute(
+        &app.deployment.control_url,
+        "delete from provisioning_steps;
+         delete from jobs;
+         update tenants set state = kept.state, initialize = kept.initialize, failure = kept.failure
+         from kept_tenants kept
+         where tenants.id = kept.id;
+         insert into provisioning_steps select * from kept_provisioning_steps;
+         insert into jobs overriding system value select * from kept_jobs",
+    )
+    .await;
+    blueprint.write("migrations/0002_more.sql", "create table more (id int)");
+    blueprint.write(SEED, "insert into notes (body) values ('another')");
+    blueprint.remove(VERIFY);
+
+    app.tenant(&org).retry().await;
+    app.is_idle().await;
+
+    let kept = "select count(*) from notes where body = 'of a customer'";
+    assert_eq!(ask::<i64>(&url, kept).await, 1);
+    app.stop().await;
+}

@@ -63,7 +63,7 @@ pub(super) async fn migrate(
 }
 
 /// The version; empty where the database has none.
-pub(super) fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
+fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
     match state.versions.as_slice() {
         [] => Ok(String::new()),
         [version] if version.chars().count() > LONGEST_VERSION => Err(Error::VersionUnreadable {

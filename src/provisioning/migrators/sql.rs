@@ -61,10 +61,18 @@ pub(super) async fn seed(
 }
 
 /// The version of the last applied migration.
-pub(super) fn version(blueprint: &Blueprint, state: &State) -> String {
+fn version(blueprint: &Blueprint, state: &State) -> String {
     let is_applied = |file: &&SqlFile| state.ledger.iter().any(|(name, _)| *name == file.name);
     let last = blueprint.migrations.iter().rfind(is_applied);
     last.map_or_else(String::new, |file| file.version().to_owned())
+}
+
+/// Whether something was applied since the database was at this version, in whole or, where a file is no
+/// transaction, in part.
+pub(super) fn is_begun(blueprint: &Blueprint, state: &State, from: &str) -> bool {
+    let mut files = blueprint.migrations.iter().chain(&blueprint.shared_seed);
+    let next = files.find(|file| !state.has(file));
+    version(blueprint, state) != from || next.is_none_or(|file| file.statements.is_some())
 }
 
 async fn apply(

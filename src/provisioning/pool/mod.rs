@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 
 pub use build::{FAULT_POINTS, Filled, drain, fill};
 pub use rows::{StateCount, count, count_by_state};
-pub(super) use rows::{Taken, claim, find_claimed, forget_claim};
+pub(super) use rows::{Taken, claim, discard, find_claimed, forget_claim};
 
 use super::{Provisioner, StepError, template};
 use crate::{causes::chain, config, shutdown::Tasks, tenant_db::Cluster};

@@ -204,6 +204,26 @@ pub(super) async fn take_lost(
     .await
 }
 
+/// The ready databases of a blueprint are of no use any more: their template is built anew. Whoever has the pool's
+/// lock next drops them.
+pub(in crate::provisioning) async fn discard(
+    connection: &mut PgConnection,
+    (cluster, hash): (&str, &str),
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update pool_databases
+         set state = 'dropping'
+         where cluster = $1
+           and hash = $2
+           and state = 'ready'",
+    )
+    .bind(cluster)
+    .bind(hash)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The moment, by the clock by which rows are ready.
 pub(super) async fn now(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar("select now()")
