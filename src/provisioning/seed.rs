@@ -101,8 +101,8 @@ pub(super) async fn note_opening(
     connection: &mut PgConnection,
     quoted_owner: &str,
 ) -> Result<(), StepError> {
-    // a crash of the server that loses it loses what was written after it as well
-    let begin = "begin; set local synchronous_commit = off";
+    // verify may have left its transaction; a crash of the server that loses the note loses what follows as well
+    let begin = "rollback; begin; set local synchronous_commit = off";
     let note = format!(
         "{begin}; set local role {quoted_owner};
          insert into tenantry.seeds (name) values ('{OPENED}') on conflict do nothing; commit"
