@@ -1,8 +1,8 @@
 //! One target: looked at, migrated, and what became of it.
 //!
 //! Guarantees: a database that does not carry the tenant's mark is not touched; what passes by itself is
-//! tried again later, a few times, with nothing held meanwhile; of a run that goes on no more only what was
-//! begun is brought to its end; a database with which process after process dies is left alone.
+//! tried again later, a few times, with nothing held meanwhile; of a run that goes on no more only what may
+//! have been begun is brought to its end; a database with which process after process dies is left alone.
 
 use std::{cmp::max, collections::BTreeMap, time::Instant};
 
