@@ -31,17 +31,13 @@ pub struct Browser {
     _profile: TempDir,
 }
 
-impl Browser {
-    /// Starts one; none where it is not installed, unless `TENANTRY_TEST_BROWSER` says `required`.
-    pub async fn start() -> Option<Self> {
-        let required = std::env::var_os("TENANTRY_TEST_BROWSER").is_some_and(|it| it == "required");
-        let (Some(driver), Some(chromium)) = (find("chromedriver"), find("chromium")) else {
-            let missing = "Chromium is not installed: apt-get install --no-install-recommends chromium chromium-driver";
-            assert!(!required, "{missing}");
-            println!("skipped: {missing}");
-            return None;
-        };
-        let mut driver = Command::new(driver)
+/// Starts chromedriver; it and its port.
+///
+/// It takes any free port of IPv4 and then the same one of IPv6, and ends where that is in use: another one is
+/// asked for then.
+async fn start_driver(program: &Path) -> (Child, u16) {
+    for _ in 0..5 {
+        let mut driver = Command::new(program)
             .arg("--port=0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -60,7 +56,25 @@ impl Browser {
             std::thread::spawn(move || said.for_each(drop));
             port
         });
-        let port = port.await.unwrap().expect("chromedriver listens");
+        if let Some(port) = port.await.unwrap() {
+            return (driver, port);
+        }
+        driver.wait().unwrap();
+    }
+    panic!("chromedriver found no port five times");
+}
+
+impl Browser {
+    /// Starts one; none where it is not installed, unless `TENANTRY_TEST_BROWSER` says `required`.
+    pub async fn start() -> Option<Self> {
+        let required = std::env::var_os("TENANTRY_TEST_BROWSER").is_some_and(|it| it == "required");
+        let (Some(driver), Some(chromium)) = (find("chromedriver"), find("chromium")) else {
+            let missing = "Chromium is not installed: apt-get install --no-install-recommends chromium chromium-driver";
+            assert!(!required, "{missing}");
+            println!("skipped: {missing}");
+            return None;
+        };
+        let (driver, port) = start_driver(&driver).await;
         let profile = tempfile::tempdir().unwrap();
         let in_profile = format!("--user-data-dir={}", profile.path().display());
         let mut this = Self {
