@@ -6,12 +6,9 @@ use aws_lc_rs::digest;
 
 use super::load::RawFile;
 use super::scan::{self, Flaw, Statement};
-use super::{Blueprint, Error, Project, Settings, SqlFile, SyncScripts, sync};
+use super::{Blueprint, Error, LONGEST_VERSION, Project, Settings, SqlFile, SyncScripts, sync};
 
 const MIGRATIONS: &str = "migrations/";
-
-/// Applications read the version from a `varchar(50)`.
-const LONGEST_VERSION: usize = 50;
 
 /// Reads `blueprint.toml`.
 pub(super) fn settings(file: &RawFile) -> Result<Settings, Error> {

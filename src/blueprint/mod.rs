@@ -41,6 +41,9 @@ pub use self::scan::concurrent_index;
 pub use self::settings::{Members, Migrator, Settings};
 pub use self::sync::SyncScripts;
 
+/// Characters of a version that are kept with each tenant: applications read it from a `varchar(50)`.
+pub const LONGEST_VERSION: usize = 50;
+
 /// Everything a tenant is made of, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blueprint {

@@ -6,16 +6,13 @@
 
 use std::path::PathBuf;
 
-use super::{Error, Migrator, Settings};
+use super::{Error, LONGEST_VERSION, Migrator, Settings};
 
 /// The largest number of files; a project of migrations has some hundred.
 pub(super) const MOST_FILES: usize = 10_000;
 
 /// The most that all of them may have together.
 pub(super) const MOST_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Longer than any revision; applications read it from a `varchar(50)`.
-const LONGEST_VERSION: usize = 50;
 
 /// What a migrator of its own needs of the blueprint.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! the migration that is under way.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -122,7 +122,7 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
             0 => settle::settle(place, &goal).await?,
             count => {
                 let began = Instant::now();
-                let next = place.migrate_all(&at, taken).await?;
+                let next = place.migrate_all(&at, &taken).await?;
                 fewest = held::fewest(began.elapsed() / count);
                 next
             }
@@ -169,37 +169,34 @@ impl Place<'_> {
     async fn migrate_all(
         &self,
         aim: &Aim<'_>,
-        taken: Vec<Held>,
+        taken: &[Held],
     ) -> Result<Option<Outcome>, StepError> {
-        let mut subjects = one::find_subjects(self, &taken).await?;
+        let mut subjects = one::find_subjects(self, taken).await?;
         let mut ended = Vec::new();
         let (mut recorded_at, mut looked_at) = (Instant::now(), Instant::now());
         let mut found_at = Instant::now();
-        let mut waiting = VecDeque::from(taken);
         let mut is_going_on = true;
-        while let Some(held) = waiting.pop_front() {
+        for (at, held) in taken.iter().enumerate() {
+            let rest = &taken[at..];
             if is_going_on && looked_at.elapsed() >= LOOK_AFTER {
                 is_going_on = self.is_going_on().await?;
                 looked_at = Instant::now();
             }
             let is_stopping = self.tasks.is_draining() || !is_going_on;
             if is_stopping && !held.is_taken_over {
-                waiting.push_front(held);
-                let rest: Vec<TenantId> = waiting.iter().map(|held| held.tenant).collect();
+                let rest: Vec<TenantId> = rest.iter().map(|held| held.tenant).collect();
                 self.record(aim, &mut ended).await?;
                 self.give_back(&rest).await?;
                 break;
             }
             if found_at.elapsed() >= TRUE_FOR {
                 // somebody may have archived one of them meanwhile
-                waiting.push_front(held.clone());
-                subjects = one::find_subjects(self, waiting.make_contiguous()).await?;
-                waiting.pop_front();
+                subjects = one::find_subjects(self, rest).await?;
                 found_at = Instant::now();
             }
             let subject = subjects.remove(&held.tenant.0);
             let began = Instant::now();
-            let Some(record) = one::migrate(self, aim, &held, subject).await? else {
+            let Some(record) = one::migrate(self, aim, held, subject).await? else {
                 self.give_back(&[held.tenant]).await?;
                 continue;
             };

@@ -442,7 +442,7 @@ impl StepContext<'_> {
     }
 
     /// The records of steps that still hold: a tenant begins again where it was placed without its database,
-    /// and where the blueprint was repaired since. Nobody has used what was never ready.
+    /// and where the blueprint was repaired since. Nobody has used what was never opened.
     async fn still_done(&self, done: Vec<String>) -> Result<Vec<String>, StepError> {
         if !done.iter().any(|name| name == Step::CreateDatabase.name()) {
             return Ok(done);

@@ -7,7 +7,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StepContext, StepError};
-use crate::{blueprint::Blueprint, identity, tenants::Tenant};
+use crate::{blueprint::Blueprint, identity, tenant_db, tenants::Tenant};
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
@@ -91,7 +91,7 @@ pub(super) async fn read_notes(
     .bind(OPENED)
     .fetch_one(connection)
     .await
-    .map_err(note_failed)
+    .map_err(|error| tenant_db::Error::sql("reading the notes of its seeds")(error).into())
 }
 
 /// Notes that the database is about to be opened.
@@ -110,7 +110,7 @@ pub(super) async fn note_opening(
     sqlx::raw_sql(AssertSqlSafe(note))
         .execute(connection)
         .await
-        .map_err(note_failed)?;
+        .map_err(tenant_db::Error::sql("noting that it is opened"))?;
     Ok(())
 }
 

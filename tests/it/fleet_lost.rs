@@ -99,6 +99,47 @@ async fn what_was_migrated_when_its_replica_died_is_on_record_also_of_an_aborted
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_transaction_may_be_half_applied_and_is_brought_to_its_end() {
+    let fleet = Fleet::of(1).await;
+    let sql = "-- tenantry: no transaction\ncreate index concurrently notes_body on notes (body)";
+    fleet.blueprint.write("migrations/0002_index.sql", sql);
+    let run = taken_and_not_begun(&fleet).await;
+    abort(&fleet, &run).await;
+    let _next = Process::with_roles(&fleet.deployment, "worker").await;
+    nothing_is_under_way(&fleet, &run).await;
+    assert_eq!(fleet.find(&run).await.counts.done, 1);
+    let tenant = fleet.tenant(&fleet.orgs[0]).await;
+    assert_eq!(tenant.alembic_version, "0002_index");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_drifted_is_compared_again_until_it_is_repaired() {
+    let fleet = Fleet::of(2).await;
+    fleet.grow("0002_more");
+    let url = fleet.url(&fleet.orgs[0]).await;
+    execute(&url, "alter table notes add column by_hand int").await;
+    let run = fleet.begin(&[]).await;
+    let _replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
+    for _ in 0..2 {
+        let over = fleet.is_over(&run).await;
+        assert_eq!((over.state, over.counts.failed), (RunState::Failed, 1));
+        let (_, code) = fleet.target(&run, &fleet.orgs[0]).await;
+        assert_eq!(code, "drifted");
+        fleet.app.replica.db.transaction(retry).await.unwrap();
+    }
+    fleet.is_over(&run).await;
+
+    execute(&url, "alter table notes drop column by_hand").await;
+    fleet.app.replica.db.transaction(retry).await.unwrap();
+    let over = fleet.is_over(&run).await;
+    assert_eq!((over.state, over.counts.done), (RunState::Done, 2));
+    fleet.is_migrated_once(&over, &fleet.orgs[0]).await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_with_which_replica_after_replica_dies_is_left_alone() {
     let mut fleet = Fleet::of(1).await;
     fleet.deployment.set("TENANTRY__FLEET__MAX_ATTEMPTS", "1");

@@ -16,7 +16,7 @@ use super::{
     state::State,
 };
 use crate::{
-    blueprint::{Migrator, Project},
+    blueprint::{LONGEST_VERSION, Migrator, Project},
     config::Environment,
     provisioning::StepError,
     tenant_db::{self, roles, sessions, shape},
@@ -30,9 +30,6 @@ const TRY_AGAIN: i32 = 75;
 
 /// The exit codes of whoever was ended by a signal; 255 is one that programs choose.
 const BY_SIGNAL: std::ops::RangeInclusive<i32> = 129..=192;
-
-/// So many characters of a version are kept with each tenant.
-const LONGEST_VERSION: usize = 50;
 
 /// So many lines of what it said are told.
 const TOLD_LINES: usize = 20;
