@@ -434,3 +434,31 @@ async fn a_database_that_was_ever_opened_is_kept_whatever_the_control_database_s
     assert_eq!(ask::<i64>(&url, kept).await, 1);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_is_built_anew_takes_the_pool_with_it() {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__POOL__SIZE", "1");
+    let app = App::of(deployment, blueprint.source()).await;
+    let ready = "select coalesce(max(database), '') from pool_databases where state = 'ready'";
+    wait_until("the pool is filled", async || {
+        !app.ask::<String>(ready).await.is_empty()
+    })
+    .await;
+    let before: String = app.ask(ready).await;
+    let template: String = app.ask("select database from templates").await;
+    let unsealed = format!("alter database {template} is_template false");
+    execute(&app.deployment.control_url, &unsealed).await;
+
+    app.replica.build_templates().await.unwrap();
+
+    wait_until("the pool is filled anew", async || {
+        let now = app.ask::<String>(ready).await;
+        !now.is_empty() && now != before
+    })
+    .await;
+    let left = format!("select count(*) from pg_database where datname = '{before}'");
+    assert_eq!(app.ask::<i64>(&left).await, 0);
+    app.stop().await;
+}
