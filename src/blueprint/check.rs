@@ -15,7 +15,7 @@ pub(super) fn settings(file: &RawFile) -> Result<Settings, Error> {
     let settings = Settings::parse(text(file)?)?;
     if let Some(command) = &settings.command {
         match scan::statements(&command.version_query).as_deref() {
-            Ok([one]) if !ends_transaction(one) => {}
+            Ok([one]) if !ends_transaction(one) && !changes_role(one) => {}
             _ => return Err(Error::VersionQueryInvalid),
         }
     }
@@ -147,11 +147,21 @@ fn check_statements(name: &str, sql: &str) -> Result<Option<Vec<String>>, Error>
     if statements.is_empty() {
         return Err(Error::NoStatement { file });
     }
+    let begins = |found: &Statement| found.words[..found.words.len().min(4)].join(" ");
     if let Some(found) = statements.iter().find(|found| ends_transaction(found)) {
+        let (line, statement) = (line(found.at), begins(found));
         return Err(Error::TransactionControl {
             file,
-            line: line(found.at),
-            statement: found.words[..found.words.len().min(4)].join(" "),
+            line,
+            statement,
+        });
+    }
+    if let Some(found) = statements.iter().find(|found| changes_role(found)) {
+        let (line, statement) = (line(found.at), begins(found));
+        return Err(Error::RoleChanged {
+            file,
+            line,
+            statement,
         });
     }
     match statements.get(1) {
@@ -176,6 +186,22 @@ fn ends_transaction(statement: &Statement) -> bool {
             true
         }
         ["rollback", rest @ ..] => !rest.contains(&"to"),
+        _ => false,
+    }
+}
+
+/// Whether a statement takes the role off under which a file runs: beneath it is our own.
+fn changes_role(statement: &Statement) -> bool {
+    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["set", "local" | "session", what, ..] | ["set" | "reset", what, ..]
+            if matches!(*what, "role" | "\"role\"" | "session_authorization") =>
+        {
+            true
+        }
+        ["set", "local" | "session", "session", "authorization", ..]
+        | ["set" | "reset", "session", "authorization", ..]
+        | ["discard", "all", ..] => true,
         _ => false,
     }
 }
@@ -234,6 +260,35 @@ mod tests {
             "select 1 -- ; commit",
         ] {
             assert!(!ends(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_role_is_told_from_look_alikes() {
+        let changes = |sql| scan::statements(sql).unwrap().iter().any(changes_role);
+        for sql in [
+            "reset role",
+            "SET ROLE none",
+            "set local role app",
+            "set session role = app",
+            "set \"role\" to app",
+            "select 1; set session authorization default",
+            "set local session authorization app",
+            "reset session authorization",
+            "set session_authorization = app",
+            "discard all",
+        ] {
+            assert!(changes(sql), "{sql}");
+        }
+        for sql in [
+            "set local work_mem = '64MB'",
+            "set session characteristics as transaction read only",
+            "reset all",
+            "alter role current_user set search_path = public",
+            "update users set role = 'admin'",
+            "select 'reset role'",
+        ] {
+            assert!(!changes(sql), "{sql}");
         }
     }
 }

@@ -165,6 +165,16 @@ pub enum Error {
         /// How the statement begins.
         statement: String,
     },
+    /// A statement that would give the file other rights than it is to have.
+    #[error("{file} line {line} changes the role that the file runs as: {statement}")]
+    RoleChanged {
+        /// Path inside the blueprint.
+        file: String,
+        /// The line of the statement.
+        line: usize,
+        /// How the statement begins.
+        statement: String,
+    },
     /// A second statement in a verify file, or in `sync/roles.sql`.
     #[error("{file} line {line} begins a second query")]
     ManyQueries {
@@ -267,6 +277,7 @@ impl Error {
             Self::Unterminated { .. } => "blueprint_unterminated",
             Self::PsqlCommand { .. } => "blueprint_psql_command",
             Self::TransactionControl { .. } => "blueprint_transaction_control",
+            Self::RoleChanged { .. } => "blueprint_role_changed",
             Self::ManyQueries { .. } => "blueprint_many_queries",
             Self::MarkMisplaced { .. } => "blueprint_mark_misplaced",
             Self::VersionUnknown { .. } => "blueprint_version_unknown",
@@ -338,6 +349,9 @@ impl Error {
             }
             Self::TransactionControl { .. } => {
                 "take the statement out: tenantry runs the file in a transaction of its own"
+            }
+            Self::RoleChanged { .. } => {
+                "take the statement out: every file runs with the rights that docs/blueprint.md names"
             }
             Self::ManyQueries { .. } => {
                 "join the two with union all, or move the second into a file of its own"

@@ -129,7 +129,8 @@ type Tried = Result<(Migrated, Duration), StepError>;
 async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tried, StepError> {
     let cluster = place.provisioner.clusters.get(start.cluster)?;
     let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
-    cluster.end_stale_sessions(&tag).await?;
+    let is_held = || place.lease.is_held();
+    cluster.end_stale_sessions(&tag, is_held).await?;
     let templates = goal.templates(place.provisioner).await?;
     let of = rehearsal::Rehearsal {
         cluster,
@@ -137,6 +138,7 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
         blueprint: &goal.cut,
         template: templates.get(&cluster.name),
         tag: &tag,
+        lease: place.lease,
     };
     match rehearsal::rehearse(place.provisioner, &of).await {
         Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {

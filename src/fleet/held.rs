@@ -9,11 +9,11 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::{RunId, runs::Progress};
+use super::{RunId, runs::Progress, work::Aim};
 use crate::{
     causes::chain,
     queue::{self, Claim, JobId},
-    tenants::TenantId,
+    tenants::{Brought, TenantId},
 };
 
 /// The most targets that a job takes at once.
@@ -67,6 +67,15 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// What the tenant's row is to say of its database now; `None` where that is as before.
+    pub(super) fn brought<'a>(&'a self, aim: &'a Aim<'_>) -> Option<Brought<'a>> {
+        Some(Brought {
+            tenant: self.tenant,
+            version: self.to_version.as_deref()?,
+            blueprint_hash: (self.state == "done").then_some(&*aim.goal.hash),
+        })
+    }
+
     /// The control database does not take it as it is.
     pub(super) fn refused(&mut self, error: &sqlx::Error, run: RunId) {
         *self = Self {

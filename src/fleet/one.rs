@@ -16,7 +16,7 @@ use crate::{
     causes::chain,
     provisioning::{
         StepError,
-        migrators::{Migration, is_begun, migrate as migrate_database},
+        migrators::{Migration, find_version, is_begun, migrate as migrate_database},
     },
     queue::backoff,
     tenant_db::{
@@ -142,7 +142,37 @@ pub(super) async fn migrate(
             let why = "the tenant was given up meanwhile";
             Ok(Some(skipped(held, "gone", why)))
         }
-        Err(error) => Ok(Some(failed(place, held, &error, duration_ms))),
+        Err(error) => {
+            let reached = version_reached(place, aim, held, &subject, &error).await;
+            let to_version = reached.filter(|version| *version != held.from_version);
+            Ok(Some(Record {
+                to_version,
+                ..failed(place, held, &error, duration_ms)
+            }))
+        }
+    }
+}
+
+/// What the database is on after a failure: a file or a revision that went through before it stays.
+async fn version_reached(
+    place: &Place<'_>,
+    aim: &Aim<'_>,
+    held: &Held,
+    subject: &Subject,
+    error: &StepError,
+) -> Option<String> {
+    if !matches!(error, StepError::File { .. } | StepError::Migration(_)) {
+        // nothing was begun, or there is nobody to ask
+        return None;
+    }
+    let work = Work::new(place, held, subject).ok()?;
+    match find_version(&work.migration(place, aim, subject)).await {
+        Ok(version) => version,
+        Err(unknown) => {
+            let tenant = held.tenant;
+            tracing::debug!(tenant.id = %tenant, error = chain(&unknown), "the version is unknown");
+            None
+        }
     }
 }
 
@@ -166,38 +196,63 @@ async fn migrate_subject(
     held: &Held,
     subject: &Subject,
 ) -> Result<Option<u32>, StepError> {
-    let provisioner = place.provisioner;
-    let tenant = &subject.tenant;
-    let name = tenant.cluster.as_deref().ok_or(StepError::NotPlaced)?;
-    let cluster = provisioner.clusters.get(name)?;
-    refuse_foreign(cluster, subject).await?;
-    let database = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
-    // named by the target, not by the tenant: jobs of the tenant end the sessions of their own kind only
-    let tag = Tag::new(held.id, place.claim.id.0, place.claim.attempt);
+    let work = Work::new(place, held, subject)?;
+    refuse_foreign(work.cluster, subject).await?;
     if held.is_taken_over {
-        cluster.end_stale_sessions(&tag).await?;
+        let is_held = || place.lease.is_held();
+        work.cluster.end_stale_sessions(&work.tag, is_held).await?;
         let times = held.attempt - 1;
         if times.unsigned_abs() >= max(place.max_attempts, MOST_LOST) {
             return Err(StepError::WorkersLost { times });
         }
     }
-    let template = aim.templates.get(name);
-    let migration = Migration {
-        db: &provisioner.db,
-        cluster,
-        keyring: &provisioner.keyring,
-        blueprint: &aim.goal.cut,
-        database: &database,
-        tenant: Some((tenant.id, &tenant.name)),
-        tag: Some(&tag),
-        head: template.map(|template| template.version.as_str()),
-        expected: template.map(|template| template.fingerprint.as_str()),
-        is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
-    };
+    let migration = work.migration(place, aim, subject);
     if !held.is_wanted && !is_begun(&migration, &held.from_version).await? {
         return Ok(None);
     }
     Ok(Some(migrate_database(&migration).await?.applied))
+}
+
+/// Where a target is migrated, and in whose name.
+struct Work<'a> {
+    cluster: &'a Cluster,
+    database: Ident,
+    tag: Tag,
+}
+
+impl<'a> Work<'a> {
+    fn new(place: &Place<'a>, held: &Held, subject: &Subject) -> Result<Self, StepError> {
+        let tenant = &subject.tenant;
+        let name = tenant.cluster.as_deref().ok_or(StepError::NotPlaced)?;
+        Ok(Self {
+            cluster: place.provisioner.clusters.get(name)?,
+            database: Ident::new(&tenant.database).map_err(tenant_db::Error::from)?,
+            // named by the target, not by the tenant: jobs of the tenant end the sessions of their own kind only
+            tag: Tag::new(held.id, place.claim.id.0, place.claim.attempt),
+        })
+    }
+
+    fn migration<'m>(
+        &'m self,
+        place: &Place<'m>,
+        aim: &'m Aim<'m>,
+        subject: &'m Subject,
+    ) -> Migration<'m> {
+        let tenant = &subject.tenant;
+        let template = aim.templates.get(&self.cluster.name);
+        Migration {
+            db: &place.provisioner.db,
+            cluster: self.cluster,
+            keyring: &place.provisioner.keyring,
+            blueprint: &aim.goal.cut,
+            database: &self.database,
+            tenant: Some((tenant.id, &tenant.name)),
+            attempt: Some((&self.tag, place.lease)),
+            head: template.map(|template| template.version.as_str()),
+            expected: template.map(|template| template.fingerprint.as_str()),
+            is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
+        }
+    }
 }
 
 /// Fails where somebody else's database has the tenant's name.

@@ -161,7 +161,9 @@ impl Place<'_> {
                 }
             })
             .await?;
-        self.provisioner.faults.hit(super::FAULT_POINTS[1]).await?;
+        if !taken.is_empty() {
+            self.provisioner.faults.hit(super::FAULT_POINTS[1]).await?;
+        }
         Ok(taken)
     }
 
@@ -274,9 +276,8 @@ impl Place<'_> {
         aim: &Aim<'_>,
         records: &[held::Record],
     ) -> Result<Option<Progress>, StepError> {
-        let is_done = |record: &&held::Record| record.state == "done";
-        let done = records.iter().filter(is_done);
-        let done: Vec<TenantId> = done.map(|record| record.tenant).collect();
+        let brought = records.iter().filter_map(|record| record.brought(aim));
+        let brought: Vec<_> = brought.collect();
         self.provisioner
             .db
             .transaction(async |tx| {
@@ -285,7 +286,7 @@ impl Place<'_> {
                 if recorded != records.len() as u64 {
                     return Err(StepError::LostClaim);
                 }
-                tenants::mark_migrated(tx, &done, (aim.version, &aim.goal.hash)).await?;
+                tenants::mark_migrated(tx, &brought).await?;
                 let progress = runs::find_progress(tx, self.run).await?;
                 if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
                     // one that was to be tried again

@@ -256,7 +256,7 @@ pub async fn provision(
         cx.cluster()
             .await
             .map_err(first)?
-            .end_stale_sessions(&cx.tag)
+            .end_stale_sessions(&cx.tag, || cx.lease.is_held())
             .await
             .map_err(|error| first(error.into()))?;
     }

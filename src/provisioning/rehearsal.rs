@@ -16,6 +16,7 @@ use super::{
 use crate::{
     blueprint::Blueprint,
     causes::chain,
+    queue::worker::Lease,
     tenant_db::{self, Cluster, Ident, MaintenanceSession, Tag, databases, sessions},
     tenants::Tenant,
 };
@@ -45,6 +46,8 @@ pub struct Rehearsal<'a> {
     pub template: Option<&'a TemplateRecord>,
     /// Whose attempt it is.
     pub tag: &'a Tag,
+    /// The proof that its claim is still held.
+    pub lease: &'a Lease,
 }
 
 /// Clones, migrates and drops; what was done to the clone, and how long that took.
@@ -111,7 +114,7 @@ async fn on_clone(
         database: &name,
         // a program that is told whose database it is might reach for what else the tenant has
         tenant: None,
-        tag: Some(rehearsal.tag),
+        attempt: Some((rehearsal.tag, rehearsal.lease)),
         head: rehearsal.template.map(|record| record.version.as_str()),
         expected: rehearsal.template.map(|record| record.fingerprint.as_str()),
         is_on_record: false,

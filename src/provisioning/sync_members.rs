@@ -98,7 +98,9 @@ pub async fn sync_members(
     while !settle(&cx, &hash, &failed).await? {
         if !prepared {
             cx.refuse_foreign_database().await?;
-            cx.cluster().await?.end_stale_sessions(&cx.tag).await?;
+            let is_held = || cx.lease.is_held();
+            let cluster = cx.cluster().await?;
+            cluster.end_stale_sessions(&cx.tag, is_held).await?;
             prepared = true;
         }
         failed = tell_all(&cx, &hash, || tasks.is_draining()).await?;

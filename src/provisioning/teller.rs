@@ -8,6 +8,7 @@
 
 use std::{collections::HashSet, time::Instant};
 
+use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::{StepContext, StepError, seed, sync_members::Failed};
@@ -39,7 +40,7 @@ impl Teller<'_> {
         until: Instant,
     ) -> Result<(Vec<Told<'m>>, Vec<Failed>), StepError> {
         let known = match &self.scripts.roles {
-            Some(file) => Some(self.known_roles(connection, file).await?),
+            Some(file) => Some(self.known_roles(connection, file, page).await?),
             None => None,
         };
         let (mut told, mut failed) = (Vec::new(), Vec::new());
@@ -119,28 +120,29 @@ impl Teller<'_> {
         Ok(Err(without_email(cause, member)))
     }
 
-    /// The slugs that the database knows.
+    /// The slugs of these members that the database knows. Only those are kept: the tenant's own role may write
+    /// any number of others.
     async fn known_roles(
         &self,
         connection: &mut PgConnection,
         file: &SqlFile,
+        page: &[Unsynced],
     ) -> Result<HashSet<String>, StepError> {
         let failed = |source| StepError::file("roles_query_failed", file, source);
         self.begin(connection, "begin read only").await?;
-        let rows = sqlx::query(AssertSqlSafe(file.sql.clone()))
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(failed)?;
-        let slugs = rows.iter().map(|row| row.try_get::<Option<String>, _>(0));
-        let slugs: HashSet<String> = slugs
-            .filter_map(Result::transpose)
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
+        let asked: HashSet<&str> = page.iter().filter_map(|it| it.role.as_deref()).collect();
+        let mut known = HashSet::new();
+        let mut rows = sqlx::query(AssertSqlSafe(file.sql.clone())).fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let slug: Option<String> = row.try_get(0).map_err(failed)?;
+            known.extend(slug.filter(|slug| asked.contains(slug.as_str())));
+        }
+        drop(rows);
         sqlx::query("rollback")
             .execute(connection)
             .await
             .map_err(failed)?;
-        Ok(slugs)
+        Ok(known)
     }
 
     /// A transaction with the rights of the application and the tenant's values.

@@ -298,7 +298,7 @@ async fn fill(
         blueprint,
         database,
         tenant: None,
-        tag: None,
+        attempt: None,
         head: None,
         expected: None,
         is_on_record: false,

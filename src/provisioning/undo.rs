@@ -152,7 +152,8 @@ impl UndoContext<'_> {
 
     async fn end_stale_sessions(&self) -> Result<(), StepError> {
         if let Some(cluster) = self.cluster()? {
-            cluster.end_stale_sessions(&self.tag).await?;
+            let is_held = || self.lease.is_held();
+            cluster.end_stale_sessions(&self.tag, is_held).await?;
         }
         Ok(())
     }

@@ -96,7 +96,9 @@ pub async fn rescue(connection: &mut PgConnection) -> Result<u64, Error> {
              update jobs
              set state = 'available',
                  lease_expires_at = null,
-                 run_at = now()
+                 run_at = now(),
+                 -- roused meanwhile, it begins anew: the attempt that was lost may have been the last
+                 max_attempts = greatest(max_attempts, jobs.attempt + coalesce(roused_with, 0))
              from expired
              where jobs.id = expired.id
              returning jobs.id, jobs.attempt

@@ -259,8 +259,11 @@ async fn find_migrator(
 
 /// The comment on the login role of a tenant.
 pub(super) fn mark(tenant: Uuid) -> String {
-    format!("tenantry tenant={tenant}")
+    format!("{MARK}{tenant}")
 }
+
+/// How the comment of every tenant's role begins.
+pub(super) const MARK: &str = "tenantry tenant=";
 
 /// The login role of a tenant.
 #[derive(Debug)]

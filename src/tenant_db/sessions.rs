@@ -3,8 +3,9 @@
 //! Guarantees: when [`Cluster::end_stale_sessions`] returns, no session of another attempt on the
 //! tenant is left: not a stopped process's, and not the server's end of a `create database` whose
 //! client was killed, which would otherwise finish seconds later. When [`Cluster::end_own_sessions`]
-//! returns, the same is true of this attempt. Neither ends sessions of the tenant's own role: an attempt
-//! only looks with them, and only a superuser may.
+//! returns, the same is true of this attempt. Neither ends sessions of a tenant's role: an attempt only
+//! looks with them, and whoever logs in so may call the session as they like. Sessions of others are ended
+//! by whoever holds the claim, and by nobody who was stopped and has lost it.
 
 use std::time::{Duration, Instant};
 
@@ -32,22 +33,32 @@ enum Whose {
 
 impl Cluster {
     /// Ends every session of other attempts on the tag's tenant, and waits until they are gone.
-    pub async fn end_stale_sessions(&self, tag: &Tag) -> Result<(), Error> {
-        self.end_sessions(tag, Whose::OtherAttempts).await
+    ///
+    /// Other ones than ours may be newer: only if `is_held` still.
+    pub async fn end_stale_sessions(
+        &self,
+        tag: &Tag,
+        is_held: impl Fn() -> bool + Copy,
+    ) -> Result<(), Error> {
+        self.end_sessions(tag, Whose::OtherAttempts, is_held).await
     }
 
     /// Ends every session that carries the tag, and waits until they are gone: the server may be busy
     /// still with what its client was cut off from.
     pub async fn end_own_sessions(&self, tag: &Tag) -> Result<(), Error> {
-        self.end_sessions(tag, Whose::ThisAttempt).await
+        self.end_sessions(tag, Whose::ThisAttempt, || true).await
     }
 
-    async fn end_sessions(&self, tag: &Tag, whose: Whose) -> Result<(), Error> {
+    async fn end_sessions(
+        &self,
+        tag: &Tag,
+        whose: Whose,
+        is_held: impl Fn() -> bool + Copy,
+    ) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let left = self
-                .run(async |connection| terminate(connection, tag, whose).await)
-                .await?;
+            let end = async |connection: &mut _| terminate(connection, tag, whose).await;
+            let left = self.run_as(tag, is_held, end).await?;
             if left == 0 {
                 return Ok(());
             }
@@ -69,14 +80,14 @@ async fn terminate(connection: &mut PgConnection, tag: &Tag, whose: Whose) -> Re
          where starts_with(application_name, $1)
            and (application_name = $2) = $4
            and pid <> pg_backend_pid()
-           -- the tenant's own role only looks (verify)
-           and shobj_description(usesysid, 'pg_authid') is distinct from $3
-           -- anybody may call a session so: one of a role that we may not end is no attempt's
+           -- anybody may call a session so: a tenant's role only looks (verify), or is somebody who logs in
+           and not starts_with(coalesce(shobj_description(usesysid, 'pg_authid'), ''), $3)
+           -- and one of a role that we may not end is no attempt's
            and pg_has_role(usesysid, 'usage')",
     )
     .bind(format!("tenantry {} ", tag.tenant))
     .bind(&tag.text)
-    .bind(super::roles::mark(tag.tenant))
+    .bind(super::roles::MARK)
     .bind(whose == Whose::ThisAttempt)
     .fetch_one(connection)
     .await

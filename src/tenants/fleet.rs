@@ -49,35 +49,45 @@ pub async fn find_all(
         .await
 }
 
-/// The databases of these tenants are on this version of this blueprint now.
-///
-/// Of a tenant in any state: the row says what its database is.
-pub async fn mark_migrated(
-    tx: &mut PgConnection,
-    ids: &[TenantId],
-    (version, blueprint_hash): (&str, &str),
-) -> sqlx::Result<()> {
+/// What a tenant's database was brought to.
+#[derive(Debug, Clone, Copy)]
+pub struct Brought<'a> {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Schema version.
+    pub version: &'a str,
+    /// Hash of the blueprint that it is like now; `None` where a failure left it on the way.
+    pub blueprint_hash: Option<&'a str>,
+}
+
+/// The tenants' rows say what their databases are on, of a tenant in any state.
+pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sqlx::Result<()> {
+    let ids: Vec<TenantId> = brought.iter().map(|brought| brought.tenant).collect();
+    let versions: Vec<&str> = brought.iter().map(|brought| brought.version).collect();
+    let hashes: Vec<Option<&str>> = brought.iter().map(|it| it.blueprint_hash).collect();
     sqlx::query(
         "with changed as (
-             select id
+             select tenants.id, brought.version, coalesce(brought.hash, blueprint_hash) as hash
              from tenants
-             where id = any($1)
-               -- what is so already costs no row
-               and (alembic_version, blueprint_hash) is distinct from ($2, $3)
+             join unnest($1::uuid[], $2::text[], $3::text[]) as brought (id, version, hash)
+                 on brought.id = tenants.id
+             -- what is so already costs no row
+             where (alembic_version, blueprint_hash)
+                   is distinct from (brought.version, coalesce(brought.hash, blueprint_hash))
              -- as a batch of events locks the tenants of several organizations
              order by source collate \"C\", org_id collate \"C\"
-             for update
+             for update of tenants
          )
          update tenants
-         set alembic_version = $2,
-             blueprint_hash = $3,
+         set alembic_version = changed.version,
+             blueprint_hash = changed.hash,
              updated_at = now()
          from changed
          where tenants.id = changed.id",
     )
     .bind(ids)
-    .bind(version)
-    .bind(blueprint_hash)
+    .bind(versions)
+    .bind(hashes)
     .execute(tx)
     .await?;
     Ok(())

@@ -372,6 +372,18 @@ fn transaction_control_is_refused_with_its_line() {
     }
 }
 
+#[test]
+fn a_change_of_role_is_refused_with_its_line() {
+    for name in ["migrations/0002_roles.sql", "seed/tenant/01_users.sql"] {
+        let sample = Sample::new();
+        sample.put(name, "select 1;\nRESET role;\ncreate table t ();\n");
+        let (code, message) = sample.refusal();
+        assert_eq!(code, "blueprint_role_changed");
+        let expected = format!("{name} line 2 changes the role that the file runs as: reset role");
+        assert_eq!(message, expected);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn links_are_followed_inside_and_refused_outside() {

@@ -301,6 +301,35 @@ async fn one_that_fails_holds_up_no_other_and_only_it_is_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_fails_on_the_way_is_on_record_where_it_stands() {
+    let fleet = Fleet::of(2).await;
+    let third = "create table public.labels (name text primary key);";
+    fleet.blueprint.write("migrations/0003_labels.sql", third);
+    let broken = &fleet.orgs[1];
+    fleet
+        .sql(broken, "create table public.labels (by_hand int)")
+        .await;
+    let run = fleet.migrate(&all()).await;
+    assert_eq!((run.counts.done, run.counts.failed), (1, 1));
+    let target = fleet.target(&run, broken).await;
+    assert_eq!(target.to_version.as_deref(), Some("0002_tags"));
+    let tenant = fleet.tenant(broken).await;
+    assert_eq!(tenant.alembic_version, "0002_tags");
+    assert_ne!(
+        tenant.blueprint_hash,
+        fleet.tenant(&fleet.orgs[0]).await.blueprint_hash,
+        "it is not what the blueprint makes"
+    );
+
+    fleet.sql(broken, "drop table public.labels").await;
+    fleet.retry(&run).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 2));
+    assert_eq!(fleet.tenant(broken).await.alembic_version, "0003_labels");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_many_failures_stop_the_run() {
     let mut deployment = Deployment::new().await;
     deployment.set("TENANTRY__FLEET__CONCURRENCY", "1");

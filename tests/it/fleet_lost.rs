@@ -127,6 +127,8 @@ async fn a_database_that_drifted_is_compared_again_until_it_is_repaired() {
         assert_eq!((over.state, over.counts.failed), (RunState::Failed, 1));
         let (_, code) = fleet.target(&run, &fleet.orgs[0]).await;
         assert_eq!(code, "drifted");
+        let tenant = fleet.tenant(&fleet.orgs[0]).await;
+        assert_eq!(tenant.alembic_version, "0002_more", "it was migrated");
         fleet.app.replica.db.transaction(retry).await.unwrap();
     }
     fleet.is_over(&run).await;

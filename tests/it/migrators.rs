@@ -253,6 +253,26 @@ async fn a_lock_that_was_not_had_names_who_holds_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_the_comparison_does_not_get_names_who_holds_it() {
+    let (blueprint, acme) = story().await;
+    blueprint.write("blueprint.toml", "lock_timeout_ms = 400");
+    blueprint.write(SECOND, "create table more (id int)");
+    // for what differs every table is opened
+    acme.execute("alter table notes add column by_hand int")
+        .await;
+    let url = format!("{}?application_name=nightly%20report", acme.url().await);
+    let mut holder = hold(&url, "lock table notes in access exclusive mode").await;
+    let error = acme.follow_the_template().await.unwrap_err();
+    assert_eq!(error.code(), "lock_timeout", "{error}");
+    let blocker = error.blocker().expect("somebody was seen");
+    assert_eq!(blocker.application, "nightly report");
+    holder.release().await;
+    let error = acme.follow_the_template().await.unwrap_err();
+    assert_eq!(error.code(), "drifted");
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_migrators_in_one_database_one_waits_and_finds_it_done() {
     let (blueprint, acme) = story().await;
     blueprint.write(SECOND, "create table more (id int); select pg_sleep(0.4)");

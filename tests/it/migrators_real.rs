@@ -157,13 +157,17 @@ async fn what_alembic_cannot_do_has_a_code_of_its_own() {
     let error = acme.migrate().await.unwrap_err();
     assert_eq!(error.code(), "alembic_revision_unknown");
     assert!(error.to_string().contains("from_elsewhere"), "{error}");
-    acme.execute("insert into alembic_version values ('0008_comments')")
+    // the tenant's own role may write there, any number of rows
+    acme.execute(
+        "insert into alembic_version select md5(i::text) from generate_series(1, 20000) i",
+    )
+    .await;
+    let error = acme.migrate().await.unwrap_err();
+    assert_eq!(error.code(), "alembic_several_heads");
+    assert!(error.to_string().len() < 300, "{error}");
+    acme.execute("update alembic_version set version_num = '0008_comments' where version_num = 'from_elsewhere'")
         .await;
-    assert_eq!(
-        acme.migrate().await.unwrap_err().code(),
-        "alembic_several_heads"
-    );
-    acme.execute("delete from alembic_version where version_num = 'from_elsewhere'")
+    acme.execute("delete from alembic_version where version_num <> '0008_comments'")
         .await;
 
     // not in a transaction: the first half stays

@@ -497,6 +497,31 @@ async fn a_job_that_is_roused_while_it_runs_and_then_fails_begins_anew_at_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_roused_while_its_last_worker_is_lost_begins_anew() {
+    let queue = Queue::new().await;
+    let job = new_job(None, Some("sync:1"), 1);
+    let rouse = async || {
+        let roused = queue
+            .db
+            .transaction(async |tx| queue::rouse(tx, &job).await);
+        roused.await.unwrap();
+    };
+    rouse().await;
+    let claim = queue.claim_one().await;
+    rouse().await;
+    queue.expire(claim.id).await;
+    assert_eq!(queue.rescue().await, 1);
+    let claim = queue.claim_one().await;
+    assert!(!claim.is_exhausted(), "asked for again, so not dead");
+    queue.expire(claim.id).await;
+    assert_eq!(queue.rescue().await, 1);
+    assert!(
+        queue.claim_one().await.is_exhausted(),
+        "nobody asked any more"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_postponed_attempt_does_not_count() {
     let queue = Queue::new().await;
     let id = queue.enqueue(None, 1).await;

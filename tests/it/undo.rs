@@ -560,30 +560,43 @@ async fn nobody_holds_a_tenant_up_by_the_name_of_a_session() {
     let failed = Failed::at("verify.before=error").await;
     let app = &failed.app;
     let tenant = app.tenant(&failed.org).find().await.unwrap();
-    let role = format!("{}stranger", app.deployment.prefix);
-    failed
-        .execute(&format!(
-            "create role {role} login password 'pw'; grant connect on database postgres to {role}"
-        ))
-        .await;
-    let mut url = url::Url::parse(&app.deployment.url("postgres")).unwrap();
-    url.set_username(&role).unwrap();
-    url.set_password(Some("pw")).unwrap();
-    let mut stranger = PgConnection::connect(url.as_str()).await.unwrap();
-    let named = format!("set application_name = 'tenantry {} 1.1'", tenant.id);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(named))
-        .execute(&mut stranger)
-        .await
-        .unwrap();
+    let ours = url::Url::parse(&app.deployment.operator_url("postgres")).unwrap();
+    let [stranger, other] =
+        ["stranger", "other"].map(|it| format!("{}{it}", app.deployment.prefix));
+    // one whose sessions we may not end, and the role of another tenant, whose we may where we are a superuser
+    let rights = format!(
+        "comment on role {other} is 'tenantry tenant={}'; grant {other} to {}",
+        uuid::Uuid::now_v7(),
+        ours.username(),
+    );
+    let mut sessions = Vec::new();
+    for (role, rights) in [(&stranger, ""), (&other, &rights)] {
+        let connect = format!("grant connect on database postgres to {role}; {rights}");
+        failed
+            .execute(&format!(
+                "create role {role} login password 'pw'; {connect}"
+            ))
+            .await;
+        let mut url = url::Url::parse(&app.deployment.url("postgres")).unwrap();
+        url.set_username(role).unwrap();
+        url.set_password(Some("pw")).unwrap();
+        let named = format!("set application_name = 'tenantry {} 1.1'", tenant.id);
+        sessions.push(hold(url.as_str(), &named).await);
+    }
 
     app.tenant(&failed.org).retry().await;
 
     app.tenant(&failed.org).is_ready().await;
-    stranger.ping().await.unwrap();
-    stranger.close().await.unwrap();
-    failed
-        .execute(&format!("drop owned by {role}; drop role {role}"))
-        .await;
+    for session in &mut sessions {
+        // nobody ended it
+        session.commit().await;
+    }
+    drop(sessions);
+    for role in [stranger, other] {
+        failed
+            .execute(&format!("drop owned by {role}; drop role {role}"))
+            .await;
+    }
     failed.app.stop().await;
 }
 

@@ -11,10 +11,10 @@ pub(super) fn argv(settings: &Alembic, project: &Project) -> Vec<String> {
     settings.python.iter().cloned().chain(ours).collect()
 }
 
-/// The query of the current revisions. The names are letters, digits and `_` only.
+/// The query of the current revisions, a few at most. The names are letters, digits and `_` only.
 pub(super) fn version_sql(settings: &Alembic) -> String {
     format!(
-        "select version_num from \"{}\".\"{}\"",
+        "select version_num from \"{}\".\"{}\" limit 3",
         settings.version_schema, settings.version_table
     )
 }

@@ -194,14 +194,13 @@ impl<'a> Watch<'a> {
     /// Ends our own session and those of a program, and waits until they are gone.
     pub(super) async fn end_sessions(&self) -> Result<(), tenant_db::Error> {
         let pid = self.pid.load(Ordering::Relaxed);
-        let database = self.migration.database;
-        self.migration
-            .cluster
-            .run(async |connection| {
-                sessions::end(connection, database, pid).await?;
-                let migrator = &self.migration.cluster.migrator;
-                sessions::end_of_role(connection, database, migrator).await
-            })
-            .await
+        let Migration {
+            cluster, database, ..
+        } = self.migration;
+        let end = async |connection: &mut _| {
+            sessions::end(connection, database, pid).await?;
+            sessions::end_of_role(connection, database, &cluster.migrator).await
+        };
+        self.migration.run_on_cluster(end).await
     }
 }

@@ -33,7 +33,8 @@ use super::StepError;
 use crate::{
     blueprint::Blueprint,
     causes::chain,
-    db::Db,
+    db::{self, Db},
+    queue::worker::Lease,
     secrets::Keyring,
     tenant_db::{self, Cluster, Ident, Tag},
     tenants::TenantId,
@@ -54,8 +55,8 @@ pub struct Migration<'a> {
     pub database: &'a Ident,
     /// Id and organization's name; `None` for a template.
     pub tenant: Option<(TenantId, &'a str)>,
-    /// Whose attempt it is.
-    pub tag: Option<&'a Tag>,
+    /// Whose attempt it is, and the proof that its claim is still held; `None` for a template.
+    pub attempt: Option<(&'a Tag, &'a Lease)>,
     /// Version of the sealed template of this blueprint: a database that is there needs nothing.
     pub head: Option<&'a str>,
     /// Fingerprint of that template, which the database must have afterwards.
@@ -73,6 +74,31 @@ pub struct Migrated {
     pub to: String,
     /// How many migrations were applied, as far as that is known; 0 where nothing was to do.
     pub applied: u32,
+}
+
+impl Migration<'_> {
+    fn tag(&self) -> Option<&Tag> {
+        self.attempt.map(|(tag, _)| tag)
+    }
+
+    /// Fails when this process was stopped for longer than its lease: somebody else may be at the database.
+    fn check_lease(&self) -> Result<(), StepError> {
+        match self.attempt {
+            Some((_, lease)) if !lease.is_held() => Err(StepError::LostClaim),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work` on the maintenance database, if the claim is held still.
+    async fn run_on_cluster<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, tenant_db::Error>,
+    ) -> Result<T, tenant_db::Error> {
+        match self.attempt {
+            Some((tag, lease)) => self.cluster.run_as(tag, || lease.is_held(), work).await,
+            None => self.cluster.run(work).await,
+        }
+    }
 }
 
 /// Brings the database to the blueprint's version. Once: nothing is tried again.
@@ -111,14 +137,17 @@ async fn connect(migration: &Migration<'_>) -> Result<PgConnection, StepError> {
     let timeouts = migration.blueprint.settings.session_timeouts();
     let connected = migration
         .cluster
-        .connect_with(migration.database, migration.tag, &timeouts);
-    match connected.await {
+        .connect_with(migration.database, migration.tag(), &timeouts);
+    let connection = match connected.await {
         Err(error) if error.sqlstate().as_deref() == Some("3D000") => {
             let database = migration.database.as_str().to_owned();
-            Err(Error::DatabaseGone { database }.into())
+            return Err(Error::DatabaseGone { database }.into());
         }
-        connected => Ok(connected?),
-    }
+        connected => connected?,
+    };
+    // the session has its tag by now: a later attempt ends it, or this one finds its lease run out
+    migration.check_lease()?;
+    Ok(connection)
 }
 
 /// Whether a migration of the database that was at this version may have been begun. Nothing is changed.
@@ -133,6 +162,19 @@ pub async fn is_begun(migration: &Migration<'_>, from: &str) -> Result<bool, Ste
     Ok(sql::is_begun(migration.blueprint, &state?, from))
 }
 
+/// The version that the database is on; `None` where it has none, or several. Nothing is changed.
+pub async fn find_version(migration: &Migration<'_>) -> Result<Option<String>, StepError> {
+    let mut connection = connect(migration).await?;
+    let state = state::State::read(&mut connection, migration).await;
+    let _ = connection.close().await;
+    let state = state?;
+    let version = match &migration.blueprint.project {
+        None => sql::version(migration.blueprint, &state),
+        Some(_) => program::one_version(migration, &state).unwrap_or_default(),
+    };
+    Ok(Some(version).filter(|version| !version.is_empty()))
+}
+
 async fn run(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
@@ -144,9 +186,31 @@ async fn run(
     };
     // also where an earlier attempt applied it all: it may not have come to the comparison, or failed by it
     if done.changed || !migration.is_on_record {
-        compare::with_template(connection, migration).await?;
+        let compared = compare::with_template(connection, migration).await;
+        compared.map_err(|error| name_blocker(error, watch))?;
     }
     Ok(done.migrated)
+}
+
+/// An error by a lock that somebody else had for too long names who that was.
+fn name_blocker(error: StepError, watch: &Watch<'_>) -> StepError {
+    let (doing, source) = match error {
+        StepError::File { file, source, .. } if is_lock_timeout(&source) => (file, source),
+        StepError::Cluster(tenant_db::Error::Sql { doing, source }) if is_lock_timeout(&source) => {
+            (doing, source)
+        }
+        error => return error,
+    };
+    Error::LockTimeout {
+        doing,
+        blocker: watch.seen(),
+        source: Some(source),
+    }
+    .into()
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    db::sqlstate(error).as_deref() == Some("55P03")
 }
 
 /// What a migrator did to the database.

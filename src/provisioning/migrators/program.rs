@@ -60,7 +60,7 @@ pub(super) async fn migrate(
 }
 
 /// The version; empty where the database has none.
-fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
+pub(super) fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
     match state.versions.as_slice() {
         [] => Ok(String::new()),
         [version] if version.chars().count() > LONGEST_VERSION => Err(Error::VersionUnreadable {
@@ -72,14 +72,14 @@ fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error
         several if migration.blueprint.settings.migrator == Migrator::Alembic => {
             Err(Error::SeveralHeads {
                 what: format!(
-                    "database {} is on several revisions ({})",
+                    "database {} is on several revisions, such as {}",
                     migration.database.as_str(),
                     several.join(", ")
                 ),
             })
         }
-        several => Err(Error::VersionUnreadable {
-            what: format!("command.version_query returned {} rows", several.len()),
+        _ => Err(Error::VersionUnreadable {
+            what: "command.version_query returned several rows".to_owned(),
         }),
     }
 }
@@ -100,13 +100,13 @@ async fn run(
         cluster.name, cluster.prefix
     ))?;
     let limits = (settings.lock_timeout_ms, settings.statement_timeout_ms);
-    cluster
-        .run(async |connection| {
-            roles::ensure_migrator(connection, cluster, &password, limits).await?;
-            sessions::end_of_role(connection, database, &cluster.migrator).await
-        })
-        .await?;
+    let prepare = async |connection: &mut PgConnection| {
+        roles::ensure_migrator(connection, cluster, &password, limits).await?;
+        sessions::end_of_role(connection, database, &cluster.migrator).await
+    };
+    migration.run_on_cluster(prepare).await?;
     let before = shape::of(connection).await?;
+    migration.check_lease()?;
     let ended = child::run(Program {
         argv: match settings.migrator {
             Migrator::Alembic => alembic::argv(&settings.alembic, project),
@@ -166,7 +166,7 @@ fn environment(
         (
             "PGAPPNAME",
             migration
-                .tag
+                .tag()
                 .map_or("tenantry migrator", tenant_db::Tag::as_str),
         ),
         ("TENANTRY_DIRECTION", "up"),

@@ -8,10 +8,9 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{Done, Error, Migrated, Migration, blocker::Watch, failed, state::State};
+use super::{Done, Migrated, Migration, blocker::Watch, failed, name_blocker, state::State};
 use crate::{
     blueprint::{Blueprint, SqlFile},
-    db,
     provisioning::StepError,
 };
 
@@ -61,7 +60,7 @@ pub(super) async fn seed(
 }
 
 /// The version of the last applied migration.
-fn version(blueprint: &Blueprint, state: &State) -> String {
+pub(super) fn version(blueprint: &Blueprint, state: &State) -> String {
     let is_applied = |file: &&SqlFile| state.ledger.iter().any(|(name, _)| *name == file.name);
     let last = blueprint.migrations.iter().rfind(is_applied);
     last.map_or_else(String::new, |file| file.version().to_owned())
@@ -81,23 +80,12 @@ async fn apply(
     watch: &Watch<'_>,
     file: &SqlFile,
 ) -> Result<(), StepError> {
+    migration.check_lease()?;
     let done = match &file.statements {
         None => in_transaction(connection, migration, file).await,
         Some(statements) => one_by_one(connection, migration, file, statements).await,
     };
-    done.map_err(|error| match error {
-        StepError::File { file, source, .. }
-            if db::sqlstate(&source).as_deref() == Some("55P03") =>
-        {
-            Error::LockTimeout {
-                doing: file,
-                blocker: watch.seen(),
-                source: Some(source),
-            }
-            .into()
-        }
-        error => error,
-    })
+    done.map_err(|error| name_blocker(error, watch))
 }
 
 fn code_of(file: &SqlFile) -> &'static str {

@@ -21,6 +21,9 @@ const LOCK: i64 = 0x7465_6e61_6e74_7279;
 /// How long until the lock is asked for again.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// One version is right, and an error names a few: the tenant's own role may write where they stand.
+const MOST_VERSIONS: usize = 3;
+
 /// What a database is on.
 #[derive(Debug)]
 pub(super) struct State {
@@ -154,6 +157,9 @@ async fn batch(connection: &mut PgConnection, sql: String) -> (Vec<Vec<PgRow>>, 
     loop {
         match answers.try_next().await {
             Ok(Some(Either::Left(_))) => sets.push(Vec::new()),
+            // read to its end, as the next statement's rows come after these
+            Ok(Some(Either::Right(_)))
+                if sets.len() > VERSIONS && sets[VERSIONS].len() == MOST_VERSIONS => {}
             Ok(Some(Either::Right(row))) => sets.last_mut().expect("begins with one").push(row),
             Ok(None) => return (sets, Ok(())),
             Err(error) => return (sets, Err(error)),

@@ -108,7 +108,7 @@ impl Migrations {
             blueprint,
             database: &Ident::new(&tenant.database).unwrap(),
             tenant: Some((tenant.id, "Acme \"& Sons\"")),
-            tag: None,
+            attempt: None,
             head: wanted.map(|wanted| wanted.version.as_str()),
             expected: wanted.map(|wanted| wanted.fingerprint.as_str()),
         })
