@@ -2,12 +2,15 @@
 
 use futures_util::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
-use tenantry::provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN, Step};
+use tenantry::{
+    provisioning::{FAULT_POINTS, INNER_FAULT_POINTS, PLAN, Step},
+    tenant_db::{self, Tag},
+};
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::{is_delivered, new_org, wait_until},
-    cluster::{ask, execute},
+    cluster::{ask, execute, hold},
     events,
 };
 
@@ -381,6 +384,27 @@ async fn a_session_of_an_earlier_job_is_ended_before_a_retry_begins() {
         write.execute(&mut stale).await.is_err(),
         "the stale session is alive"
     );
+    failed.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_lost_the_claim_ends_nobodys_session() {
+    let failed = Failed::at("seed.before").await;
+    let tenant = failed.app.tenant(&failed.org).find().await.unwrap();
+    let url = failed.app.deployment.operator_url(&tenant.database);
+    let newer = format!("{url}?application_name=tenantry%20{}%202.1", tenant.id);
+    let mut newer = hold(&newer, "insert into notes (body) values ('in time')").await;
+
+    let older = Tag::new(tenant.id.0, 1, 1);
+    for cluster in failed.app.replica.provisioner.clusters.iter() {
+        let ended = cluster.end_stale_sessions(&older, || false).await;
+        assert!(
+            matches!(ended, Err(tenant_db::Error::LostClaim)),
+            "{ended:?}"
+        );
+    }
+
+    newer.commit().await;
     failed.app.stop().await;
 }
 
