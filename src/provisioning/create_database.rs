@@ -302,6 +302,8 @@ pub(super) async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<
 
 /// The tenant's row says from now on what its database was made from.
 async fn record_template(cx: &StepContext<'_>, hash: &str) -> Result<(), StepError> {
+    // it has its own name by now
+    cx.ask_for_session();
     let id = cx.id().await;
     cx.provisioner
         .db

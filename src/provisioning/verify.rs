@@ -20,7 +20,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     let outside = async {
         check_rights(cx, &tenant).await?;
-        check_login(cx, &tenant).await
+        check_login(cx).await
     };
     // at once: either takes about as long, and neither sees the other
     let (inside, outside) = tokio::join!(inside, outside);
@@ -124,12 +124,9 @@ async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepE
     }
 }
 
-async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
-    let password = cx.password().await?;
+async fn check_login(cx: &StepContext<'_>) -> Result<(), StepError> {
     let cluster = cx.cluster().await?;
-    let mut session = cluster
-        .connect_as_tenant(&tenant.database, &tenant.username, password, &cx.tag)
-        .await?;
+    let mut session = cx.log_in().await?;
     let doing = "checking the rights of the tenant's role";
     let excess = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
     let problem = match excess.map_err(tenant_db::Error::sql(doing))? {
