@@ -197,11 +197,7 @@ fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failur
 pub(super) fn failed(error: &StepError) -> Failure {
     Failure::failed(
         format!("{} [{}]", chain(error), error.code()),
-        // of what is said to tenants, the part that is not about one
-        error
-            .fix()
-            .replace("; then: tenantry tenants retry <tenant>", "")
-            .replace(", then: tenantry tenants retry <tenant>", ""),
+        error.fix_without_tenant(),
     )
 }
 

@@ -38,9 +38,7 @@ pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outco
                 cause: chain(&error),
                 fix: format!(
                     "{}; then: tenantry fleet resume",
-                    error
-                        .fix()
-                        .replace("; then: tenantry tenants retry <tenant>", "")
+                    error.fix_without_tenant()
                 ),
             };
             end(place, RunState::Failed, Some(&failure)).await.map(Some)

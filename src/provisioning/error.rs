@@ -214,6 +214,15 @@ impl StepError {
         }
     }
 
+    /// What to do where what failed was not about a tenant: none is there to be tried again.
+    pub fn fix_without_tenant(&self) -> String {
+        let fix = self.fix();
+        match fix.strip_suffix("then: tenantry tenants retry <tenant>") {
+            Some(rest) => rest.trim_end_matches([' ', ',', ';']).to_owned(),
+            None => fix,
+        }
+    }
+
     fn fixed_text(&self) -> &'static str {
         match self.code() {
             "control_database_unavailable"

@@ -221,6 +221,12 @@ async fn a_blueprint_that_does_not_build_touches_no_tenant() {
         (RunState::Failed, 0, "migration_failed")
     );
     assert!(failure.cause.contains("division by zero"), "{failure:?}");
+    // no tenant is what is to be tried again
+    assert!(
+        failure.fix.ends_with("; then: tenantry fleet resume"),
+        "{failure:?}"
+    );
+    assert!(!failure.fix.contains("<tenant>"), "{failure:?}");
     fleet.every_row_is_true().await;
 
     fleet.blueprint.write(NEXT, ADDITIVE);
