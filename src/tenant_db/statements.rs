@@ -24,7 +24,7 @@ pub enum Access {
 /// What statements gave.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
-    /// Names of the columns of the last statement that has some.
+    /// Names of the columns of the last statement; none where it gave no rows.
     pub columns: Vec<String>,
     /// Its rows.
     pub rows: Vec<Vec<Value>>,
@@ -93,37 +93,30 @@ async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), Error
 }
 
 async fn fetch(connection: &mut PgConnection, sql: &str, most_rows: usize) -> sqlx::Result<Given> {
-    let mut given = Given::default();
     // the simple protocol: several statements, and every value as text
     let mut results = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_many(connection);
-    let mut is_over = true;
+    // of several statements the last one counts, also where it gives no rows
+    let (mut last, mut current) = (Given::default(), Given::default());
     while let Some(result) = results.next().await {
         match result? {
             Either::Left(done) => {
-                given.affected = done.rows_affected();
-                is_over = true;
+                last = std::mem::take(&mut current);
+                last.affected = done.rows_affected();
             }
             Either::Right(row) => {
-                if is_over {
-                    // of several statements the last one with rows counts
-                    given.columns = row
-                        .columns()
-                        .iter()
-                        .map(|it| it.name().to_owned())
-                        .collect();
-                    given.rows.clear();
-                    given.is_cut = false;
-                    is_over = false;
+                if current.columns.is_empty() {
+                    let columns = row.columns().iter();
+                    current.columns = columns.map(|it| it.name().to_owned()).collect();
                 }
-                if given.rows.len() < most_rows {
-                    given.rows.push(read(&row)?);
+                if current.rows.len() < most_rows {
+                    current.rows.push(read(&row)?);
                 } else {
-                    given.is_cut = true;
+                    current.is_cut = true;
                 }
             }
         }
     }
-    Ok(given)
+    Ok(last)
 }
 
 fn read(row: &PgRow) -> sqlx::Result<Vec<Value>> {

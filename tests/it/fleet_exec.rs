@@ -205,6 +205,47 @@ async fn a_statement_has_its_time_and_a_tenant_its_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_statement_counts_and_who_has_no_rows_is_counted() {
+    let (app, orgs, _blueprint) = three_tenants().await;
+    let exec = async |more: &[&str]| {
+        let (code, stdout, stderr) = run(&app, &[&["fleet", "exec"], more].concat()).await;
+        assert_eq!(code, 0, "{stderr}");
+        (stdout, stderr)
+    };
+    let nobody = "select body from notes where false";
+    let (stdout, stderr) = exec(&["--sql", nobody]).await;
+    assert_eq!(stdout, "");
+    assert!(stderr.contains("3 tenants gave no rows\n"), "{stderr}");
+    assert!(stderr.contains("done for 3 of 3 tenants"), "{stderr}");
+    let one = "select body from notes where body = 'House 1'";
+    let (stdout, stderr) = exec(&["--sql", one]).await;
+    assert_eq!(stdout.lines().count(), 2, "a header and a row: {stdout}");
+    assert!(stderr.contains("2 tenants gave no rows\n"), "{stderr}");
+
+    let earlier = "select 'an earlier one' as which; ";
+    for last in [nobody, "set time zone 'UTC'"] {
+        let sql = format!("{earlier}{last}");
+        let (stdout, _) = exec(&["--json", "--sql", &sql]).await;
+        let rows = lines(&stdout, &orgs)[0]["rows"].clone();
+        assert_eq!(rows, serde_json::json!([]), "{last}");
+    }
+    let change = format!("{earlier}update notes set body = body");
+    let (stdout, stderr) = exec(&["--write", "--yes", "--sql", &change]).await;
+    assert!(!stdout.contains("an earlier one"), "{stdout}");
+    let header = stdout.lines().next().unwrap();
+    assert!(header.ends_with("rows changed"), "{stdout}");
+    assert!(!stderr.contains("gave no rows"), "{stderr}");
+
+    let alike = "select 1 as id, 2 as id, 3 as id_2, 4 as id, 5 as other";
+    let (stdout, _) = exec(&["--json", "--sql", alike]).await;
+    assert_eq!(
+        lines(&stdout, &orgs)[0]["rows"],
+        serde_json::json!([{ "id": 1, "id_3": 2, "id_2": 3, "id_4": 4, "other": 5 }])
+    );
+    app.deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_started_for_each_tenant_with_its_url_in_the_environment() {
     let (app, orgs, _blueprint) = three_tenants().await;
     let all = [

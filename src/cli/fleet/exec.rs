@@ -1,7 +1,7 @@
 //! `tenantry fleet exec`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, IsTerminal, Write},
     path::PathBuf,
     time::Duration,
@@ -93,7 +93,7 @@ pub(super) async fn run(
         actor: &actor,
     };
     let mut progress = Progress::of(globals.printer, tenants.len());
-    let mut tables = Tables::default();
+    let mut tables = Tables::of(statements.access);
     let summary = exec::run(&reach, &tenants, statements, |tenant, given| {
         progress.beside(|| tell(globals.printer, tenant, given, options.json));
         if let (Ok(given), false) = (given, options.json) {
@@ -160,23 +160,40 @@ fn tell(printer: Printer, tenant: &Tenant, given: &Result<Given, Unreached>, as_
 }
 
 /// The rows of all tenants, a table for each kind of columns.
-#[derive(Default)]
-struct Tables(BTreeMap<Vec<String>, Vec<Vec<String>>>);
+struct Tables {
+    access: statements::Access,
+    of_columns: BTreeMap<Vec<String>, Vec<Vec<String>>>,
+    /// So many only looked, and there was nothing to see.
+    without_rows: usize,
+}
 
 impl Tables {
+    const fn of(access: statements::Access) -> Self {
+        Self {
+            access,
+            of_columns: BTreeMap::new(),
+            without_rows: 0,
+        }
+    }
+
     fn take(&mut self, tenant: &Tenant, given: &Given) {
         let show = |value: &Value| match value {
             Value::Null => "null".to_owned(),
             Value::Json(text) | Value::Text(text) => text.clone(),
         };
-        // of a statement without columns, how many rows it changed
-        let (columns, rows) = if given.columns.is_empty() {
-            let changed = vec![Value::Json(given.affected.to_string())];
-            (vec!["rows changed".to_owned()], vec![changed])
-        } else {
-            (given.columns.clone(), given.rows.clone())
+        let has_rows = !given.columns.is_empty() || !given.rows.is_empty();
+        let (columns, rows) = match self.access {
+            _ if has_rows => (given.columns.clone(), given.rows.clone()),
+            statements::Access::Read => {
+                self.without_rows += 1;
+                return;
+            }
+            statements::Access::Write => {
+                let changed = vec![Value::Json(given.affected.to_string())];
+                (vec!["rows changed".to_owned()], vec![changed])
+            }
         };
-        let of_columns = self.0.entry(columns).or_default();
+        let of_columns = self.of_columns.entry(columns).or_default();
         of_columns.extend(rows.iter().map(|row| {
             let values = row.iter().map(show);
             std::iter::once(tenant.url.clone()).chain(values).collect()
@@ -184,11 +201,14 @@ impl Tables {
     }
 
     fn print(self, printer: Printer) {
-        for (columns, rows) in self.0 {
+        for (columns, rows) in self.of_columns {
             let header: Vec<&str> = std::iter::once("TENANT")
                 .chain(columns.iter().map(String::as_str))
                 .collect();
             printer.table(&header, rows);
+        }
+        if self.without_rows > 0 {
+            printer.talk(format!("{} tenants gave no rows", self.without_rows));
         }
     }
 }
@@ -202,8 +222,9 @@ fn line(tenant: &Tenant, given: &Given) -> Json {
         }
         Value::Text(text) => Json::String(text.clone()),
     };
+    let names = field_names(&given.columns);
     let row = |row: &Vec<Value>| -> Json {
-        let fields = given.columns.iter().cloned().zip(row.iter().map(value));
+        let fields = names.iter().cloned().zip(row.iter().map(value));
         Json::Object(fields.collect())
     };
     json!({
@@ -212,6 +233,23 @@ fn line(tenant: &Tenant, given: &Given) -> Json {
         "affected": given.affected,
         "is_cut": given.is_cut,
     })
+}
+
+/// The columns as fields of one object: of those that are named alike the later ones get a number.
+fn field_names(columns: &[String]) -> Vec<String> {
+    let mut taken: BTreeSet<String> = columns.iter().cloned().collect();
+    let mut met = BTreeSet::new();
+    let mut fields = Vec::new();
+    for column in columns {
+        let mut names = (2_u32..).map(|number| format!("{column}_{number}"));
+        let field = if met.insert(column) {
+            Some(column.clone())
+        } else {
+            names.find(|name| taken.insert(name.clone()))
+        };
+        fields.extend(field);
+    }
+    fields
 }
 
 pub(super) fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure> {
