@@ -11,6 +11,8 @@ pub struct Standing {
     pub id: TenantId,
     /// Postgres cluster.
     pub cluster: String,
+    /// Host.
+    pub url: String,
     /// Hash of its blueprint.
     pub blueprint_hash: Option<String>,
     /// Schema version.
@@ -23,7 +25,7 @@ pub async fn list_migratable(
     selection: &Selection,
 ) -> sqlx::Result<Vec<Standing>> {
     sqlx::query_as(
-        "select id, cluster, blueprint_hash, alembic_version as version
+        "select id, cluster, url, blueprint_hash, alembic_version as version
          from tenants
          where state in ('ready', 'suspended')
            and initialize

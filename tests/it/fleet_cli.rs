@@ -104,14 +104,7 @@ async fn a_command_calls_the_workers() {
 async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     let (app, blueprint) = empty().await;
     let tenants = three_behind(&app, &blueprint).await;
-    let (_, plan) = json(&app, &["plan"]).await;
-    assert_eq!(plan["version"], "0002_tags");
-    let start = &plan["starts"][0];
-    let behind = serde_json::json!({
-        "cluster": start["cluster"], "version": "0001_notes", "tenants": 3, "migrations": ["0002_tags"]
-    });
-    assert_eq!((start, &plan["estimated_s"]), (&behind, &Value::Null));
-    Box::pin(how_long_it_takes_is_measured(&app, start)).await;
+    Box::pin(what_would_run_is_planned(&app)).await;
     let (code, tried) = json(&app, &["migrate", "--dry-run"]).await;
     assert_eq!((code, &tried["rehearsals"][0]["applied"]), (0, &1.into()));
     let (_, stdout, stderr) = fleet(&app, &["plan"]).await;
@@ -176,6 +169,58 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     is_refused(&app, &["resume"], "fleet_run_wrong_state").await;
     Box::pin(what_is_aborted_stays_so(&app, &blueprint)).await;
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
+    let (app, blueprint) = empty().await;
+    let (behind, further) = (new_org(), new_org());
+    app.accepts(&[&events::created(&behind, "Behind")]).await;
+    let behind = app.tenant(&behind).is_ready().await;
+    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
+    blueprint.write("migrations/0003_colours.sql", "create table colours ()");
+    app.accepts(&[&events::created(&further, "Further")]).await;
+    let further = app.tenant(&further).is_ready().await;
+    let (_, plan) = json(&app, &["plan", "--to", "2"]).await;
+    let start = |at: usize| {
+        let start = &plan["starts"][at];
+        let which = &start["which"][0];
+        (
+            start["version"].as_str().unwrap(),
+            (&start["is_ahead"], &start["migrations"]),
+            (&which["id"], &which["url"]),
+        )
+    };
+    let what = (&Value::from(false), &serde_json::json!(["0002_tags"]));
+    let who = (&behind.id.to_string().into(), &behind.url.clone().into());
+    assert_eq!(start(0), ("0001_notes", what, who), "{plan}");
+    let what = (&Value::from(true), &serde_json::json!([]));
+    let who = (&further.id.to_string().into(), &further.url.clone().into());
+    assert_eq!(start(1), ("0003_colours", what, who), "{plan}");
+    let (_, stdout, stderr) = fleet(&app, &["plan", "--to", "2"]).await;
+    let said = "1 tenants to bring to 0002_tags, 1 are ahead and skipped; ";
+    assert!(stderr.contains(said), "{stderr}");
+    let line = |url: &str| stdout.lines().find(|line| line.ends_with(url)).unwrap();
+    assert!(line(&behind.url).contains("0002_tags"), "{stdout}");
+    assert!(
+        line(&further.url).contains("nothing: ahead, skipped"),
+        "{stdout}"
+    );
+    app.stop().await;
+}
+
+async fn what_would_run_is_planned(app: &App) {
+    let (_, plan) = json(app, &["plan"]).await;
+    assert_eq!(plan["version"], "0002_tags");
+    let start = &plan["starts"][0];
+    assert_eq!(start["version"], "0001_notes");
+    assert_eq!(start["migrations"], serde_json::json!(["0002_tags"]));
+    assert_eq!(
+        (&start["tenants"], &start["is_ahead"]),
+        (&3.into(), &false.into())
+    );
+    assert_eq!(plan["estimated_s"], Value::Null);
+    Box::pin(how_long_it_takes_is_measured(app, start)).await;
 }
 
 async fn how_long_it_takes_is_measured(app: &App, start: &Value) {

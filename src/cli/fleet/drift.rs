@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     progress::Progress,
     select::{self, InStates, Select},
+    which,
 };
 use crate::{
     cli::{Failure, Globals, access::Access},
@@ -16,9 +17,6 @@ use crate::{
 
 /// So long a look at one database may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// So many tenants of a group are named in the table; `--json` names all.
-const MOST_NAMED: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Options {
@@ -91,16 +89,11 @@ fn row(group: &Group) -> Vec<String> {
         0 | 1 => String::new(),
         count => format!(" (and {} more)", count - 1),
     };
-    let named = group.tenants.iter().take(MOST_NAMED);
-    let mut which: Vec<&str> = named.map(|tenant| tenant.url.as_str()).collect();
-    if group.tenants.len() > MOST_NAMED {
-        which.push("…");
-    }
     vec![
         group.tenants.len().to_string(),
         group.version.clone(),
         format!("{first}{more}"),
-        which.join(", "),
+        which(group.tenants.iter().map(|tenant| tenant.url.as_str())),
     ]
 }
 

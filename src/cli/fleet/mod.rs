@@ -13,6 +13,9 @@ use runs::Change;
 
 use super::{Failure, Globals, access};
 
+/// So many tenants of a group are named in a table; `--json` names all.
+const MOST_NAMED: usize = 5;
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Show what each tenant is on, and what would run
@@ -57,4 +60,11 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Drift(options) => drift::run(globals, &access, options).await,
         Command::Exec(options) => exec::run(globals, &access, options).await,
     }
+}
+
+/// The first few tenants of a group, for a table.
+fn which<'a>(urls: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = (urls.len() > MOST_NAMED).then_some("…");
+    let named: Vec<&str> = urls.take(MOST_NAMED).chain(more).collect();
+    named.join(", ")
 }

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{runs, select::Select};
+use super::{runs, select::Select, which};
 use crate::{
     blueprint::{Blueprint, SqlFile},
     cli::{Failure, Globals, access::Access, pool},
     fleet::{self, Rehearsal, Run},
     page::Asked,
-    tenants::{self, Standing},
+    tenants::{self, Standing, TenantId},
 };
 
 #[derive(Debug, clap::Args)]
@@ -51,8 +51,25 @@ struct Start {
     cluster: String,
     version: String,
     tenants: u32,
+    which: Vec<Who>,
+    /// Whether they are further than what is planned: a run skips them.
+    is_ahead: bool,
     /// What would run, where that can be told before it runs.
     migrations: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Who {
+    id: TenantId,
+    url: String,
+}
+
+impl Start {
+    fn is_waiting(&self) -> bool {
+        self.migrations
+            .as_ref()
+            .is_none_or(|names| !names.is_empty())
+    }
 }
 
 pub(super) async fn run(
@@ -67,11 +84,11 @@ pub(super) async fn run(
     }
     let source = pool::blueprint_source(globals, access);
     let whole = source.load().map_err(|error| pool::failed(&error))?;
-    let blueprint = match &options.to {
+    let cut = match &options.to {
         Some(version) => whole
             .up_to(version)
             .map_err(|error| pool::failed(&error.into()))?,
-        None => whole,
+        None => whole.clone(),
     };
     let asked = Asked::first(50);
     let find = async |connection: &mut _| {
@@ -80,23 +97,14 @@ pub(super) async fn run(
         Ok::<_, crate::page::Error>((fleet, runs.data))
     };
     let (fleet, runs) = access.db.run(find).await?;
-    let hash = blueprint.hash();
-    let starts = starts(fleet, &blueprint, &hash);
-    let waiting: u32 = starts
-        .iter()
-        .filter(|start| {
-            start
-                .migrations
-                .as_ref()
-                .is_none_or(|names| !names.is_empty())
-        })
-        .map(|start| start.tenants)
-        .sum();
+    let hash = cut.hash();
+    let starts = starts(fleet, (&whole, &cut));
+    let waiting = count(&starts, Start::is_waiting);
     let sample_ms = sample(&runs, &hash);
     #[expect(clippy::cast_precision_loss, reason = "a number of places")]
     let places = access.config.fleet.concurrency as f64;
     let plan = Plan {
-        version: blueprint.version(),
+        version: cut.version(),
         blueprint_hash: hash,
         estimated_s: sample_ms.map(|ms| f64::from(waiting) * ms / 1000.0 / places),
         starts,
@@ -105,37 +113,58 @@ pub(super) async fn run(
     if options.json {
         return globals.printer.json(&plan);
     }
-    print(globals, plan, waiting);
+    print(globals, &plan, waiting);
     Ok(())
 }
 
+/// How many tenants these are.
+fn count(starts: &[Start], of: impl Fn(&Start) -> bool) -> u32 {
+    let counted = starts.iter().filter(|start| of(start));
+    counted.map(|start| start.tenants).sum()
+}
+
 /// The tenants of each cluster by what they are on.
-fn starts(fleet: Vec<Standing>, blueprint: &Blueprint, hash: &str) -> Vec<Start> {
-    let mut starts: BTreeMap<(String, String), (u32, bool)> = BTreeMap::new();
+fn starts(fleet: Vec<Standing>, (whole, cut): (&Blueprint, &Blueprint)) -> Vec<Start> {
+    let hash = cut.hash();
+    let mut starts: BTreeMap<(String, String), (bool, Vec<Who>)> = BTreeMap::new();
     for tenant in fleet {
-        let is_there = tenant.blueprint_hash.as_deref() == Some(hash);
-        let start = starts
+        let (are_there, which) = starts
             .entry((tenant.cluster, tenant.version))
-            .or_insert((0, is_there));
-        start.0 += 1;
+            .or_insert((true, Vec::new()));
+        *are_there &= tenant.blueprint_hash.as_ref() == Some(&hash);
+        which.push(Who {
+            id: tenant.id,
+            url: tenant.url,
+        });
     }
-    let missing = |version: &str, is_there: bool| {
-        if is_there {
-            return Some(Vec::new());
-        }
-        let mut names = blueprint.migrations.iter().map(SqlFile::version);
-        names.position(|name| name == version)?;
-        Some(names.map(str::to_owned).collect())
-    };
-    starts
-        .into_iter()
-        .map(|((cluster, version), (tenants, is_there))| Start {
-            migrations: missing(&version, is_there),
+    let starts = starts.into_iter();
+    let starts = starts.map(|((cluster, version), (are_there, which))| {
+        let (is_ahead, migrations) = if are_there {
+            (false, Some(Vec::new()))
+        } else {
+            missing(&version, (whole, cut))
+        };
+        Start {
             cluster,
             version,
-            tenants,
-        })
-        .collect()
+            tenants: u32::try_from(which.len()).unwrap_or(u32::MAX),
+            which,
+            is_ahead,
+            migrations,
+        }
+    });
+    starts.collect()
+}
+
+/// Whether the version is further than the blueprint that was cut off, and what would run, where that is known.
+fn missing(version: &str, (whole, cut): (&Blueprint, &Blueprint)) -> (bool, Option<Vec<String>>) {
+    let mut names = whole.migrations.iter().map(SqlFile::version);
+    let Some(at) = names.position(|name| name == version) else {
+        return (false, None);
+    };
+    let rest = cut.migrations.get(at + 1..);
+    let names = rest.unwrap_or_default().iter().map(SqlFile::version);
+    (rest.is_none(), Some(names.map(str::to_owned).collect()))
 }
 
 /// The mean of the newest dry run to the same version that measured anything.
@@ -160,24 +189,24 @@ fn mean(rehearsals: &[&Rehearsal]) -> Option<f64> {
     Some(total / f64::from(count))
 }
 
-fn print(globals: &Globals, plan: Plan, waiting: u32) {
-    let row = |start: Start| {
-        let what = match start.migrations {
+fn print(globals: &Globals, plan: &Plan, waiting: u32) {
+    let row = |start: &Start| {
+        let what = match &start.migrations {
+            _ if start.is_ahead => "nothing: ahead, skipped".to_owned(),
             Some(names) if names.is_empty() => "nothing".to_owned(),
             Some(names) => names.join(", "),
             None => "what the migrator finds missing".to_owned(),
         };
         vec![
-            start.cluster,
-            start.version,
+            start.cluster.clone(),
+            start.version.clone(),
             start.tenants.to_string(),
             what,
+            which(start.which.iter().map(|who| who.url.as_str())),
         ]
     };
-    let header = ["CLUSTER", "VERSION", "TENANTS", "WOULD RUN"];
-    globals
-        .printer
-        .table(&header, plan.starts.into_iter().map(row));
+    let header = ["CLUSTER", "VERSION", "TENANTS", "WOULD RUN", "WHICH"];
+    globals.printer.table(&header, plan.starts.iter().map(row));
     let version = plan.version.as_deref().unwrap_or("the newest version");
     let time = match (plan.sample_ms, plan.estimated_s) {
         (Some(ms), Some(seconds)) => format!(
@@ -187,7 +216,11 @@ fn print(globals: &Globals, plan: Plan, waiting: u32) {
             "how long that takes is not known; measure it: tenantry fleet plan --measure".to_owned()
         }
     };
-    globals
-        .printer
-        .talk(format!("{waiting} tenants to bring to {version}; {time}"));
+    let ahead = match count(&plan.starts, |start| start.is_ahead) {
+        0 => String::new(),
+        ahead => format!(", {ahead} are ahead and skipped"),
+    };
+    globals.printer.talk(format!(
+        "{waiting} tenants to bring to {version}{ahead}; {time}"
+    ));
 }
