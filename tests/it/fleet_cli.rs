@@ -141,7 +141,8 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     is_refused(&app, &["first", last], "fleet_run_wrong_state").await;
     assert_eq!(fleet(&app, &["resume"]).await.0, 0);
     is_refused(&app, &["migrate"], "fleet_run_active").await;
-    assert_eq!(fleet(&app, &["first", last]).await.0, 0);
+    let (code, run) = json(&app, &["first", last]).await;
+    assert_eq!((code, &run["id"]), (0, &stopped["id"]));
     let (code, stdout, stderr) = fleet(&app, &["pause"]).await;
     assert_eq!(
         (code, stdout.as_str()),
@@ -152,7 +153,8 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     assert_eq!((code, &paused["state"]), (1, &"paused".into()));
     execute(&tenants[0].1, "drop table public.tags").await;
     assert_eq!(fleet(&app, &["retry"]).await.0, 64, "what is not said");
-    assert_eq!(fleet(&app, &["retry", "--failed"]).await.0, 0);
+    let (code, run) = json(&app, &["retry", "--failed"]).await;
+    assert_eq!((code, &run["counts"]["pending"]), (0, &3.into()));
     let (_, waiting) = json(&app, &["targets", "--state", "pending"]).await;
     let first = waiting.as_array().unwrap().iter();
     let first = first
@@ -206,6 +208,32 @@ async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
         line(&further.url).contains("nothing: ahead, skipped"),
         "{stdout}"
     );
+    app.stop().await;
+}
+
+/// Nobody is there who would do anything about the run.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_a_run_is_printed_and_where_it_stands_has_a_hint() {
+    let (app, blueprint) = empty().await;
+    let deployment = app.deployment.clone();
+    app.stop().await;
+    let app = App::listening(deployment, blueprint.source()).await;
+    let (code, id, stderr) = fleet(&app, &["migrate", "--no-wait"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let waits = ["status", &id, "--wait"];
+    let (code, paused) = json(&app, &["pause"]).await;
+    assert_eq!((code, &paused["state"]), (0, &"paused".into()));
+    assert_eq!(paused["id"], id.as_str());
+    let (code, _, stderr) = fleet(&app, &waits).await;
+    let hint = format!("hint: let it go on: tenantry fleet resume {id}");
+    assert!(code == 1 && stderr.contains(&hint), "{stderr}");
+    let (code, resumed) = json(&app, &["resume"]).await;
+    assert_eq!((code, &resumed["state"]), (0, &"preparing".into()));
+    let (code, aborted) = json(&app, &["abort"]).await;
+    assert_eq!((code, &aborted["state"]), (0, &"aborted".into()));
+    let (code, _, stderr) = fleet(&app, &waits).await;
+    let hint = "hint: begin another: tenantry fleet migrate";
+    assert!(code == 1 && stderr.contains(hint), "{stderr}");
     app.stop().await;
 }
 

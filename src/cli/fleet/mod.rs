@@ -29,13 +29,13 @@ pub(super) enum Command {
     /// List what became of each tenant in a run
     Targets(runs::Targets),
     /// Begin nothing new in a run; what is under way ends
-    Pause(runs::One),
+    Pause(runs::Act),
     /// Let a run go on that was paused, or stopped by failures
-    Resume(runs::One),
+    Resume(runs::Act),
     /// Try the failed tenants of a run again, and no others
     Retry(runs::Retry),
     /// End a run; what waits is skipped
-    Abort(runs::One),
+    Abort(runs::Act),
     /// Let a tenant that waits in a run go before all others
     First(runs::First),
     /// Find tenants whose database is not what their blueprint makes, and what is different
@@ -52,10 +52,10 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Status(options) => runs::status(globals, &access, options).await,
         Command::Runs(options) => runs::list(globals, &access, &options).await,
         Command::Targets(options) => runs::targets(globals, &access, &options).await,
-        Command::Pause(one) => runs::change(globals, &access, &one, Change::Pause).await,
-        Command::Resume(one) => runs::change(globals, &access, &one, Change::Resume).await,
+        Command::Pause(act) => runs::change(globals, &access, &act, Change::Pause).await,
+        Command::Resume(act) => runs::change(globals, &access, &act, Change::Resume).await,
         Command::Retry(options) => runs::retry(globals, &access, &options).await,
-        Command::Abort(one) => runs::change(globals, &access, &one, Change::Abort).await,
+        Command::Abort(act) => runs::change(globals, &access, &act, Change::Abort).await,
         Command::First(options) => runs::first(globals, &access, &options).await,
         Command::Drift(options) => drift::run(globals, &access, options).await,
         Command::Exec(options) => exec::run(globals, &access, options).await,

@@ -5,7 +5,7 @@
 
 use super::{select::Select, watch};
 use crate::{
-    cli::{Exit, Failure, Globals, access::Access, pool, tenants},
+    cli::{Failure, Globals, access::Access, pool, tenants},
     fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
     page::Asked,
     tenants::Selection,
@@ -45,6 +45,16 @@ pub(in crate::cli) struct Migrate {
 pub(in crate::cli) struct One {
     /// The run [default: the one that was begun last]
     run: Option<uuid::Uuid>,
+}
+
+/// What is done to a run.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Act {
+    #[command(flatten)]
+    one: One,
+    /// The run after it, as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,7 +97,7 @@ pub(in crate::cli) struct Targets {
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Retry {
     #[command(flatten)]
-    one: One,
+    act: Act,
     /// Those that failed; there is nothing else to try again
     #[arg(long, required = true)]
     failed: bool,
@@ -98,10 +108,10 @@ pub(in crate::cli) struct First {
     /// The tenant: id, organization id, host or database
     tenant: String,
     #[command(flatten)]
-    one: One,
+    act: Act,
 }
 
-/// What is done to a run.
+/// How a run is changed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
     Pause,
@@ -284,10 +294,10 @@ pub(super) async fn targets(
 pub(super) async fn change(
     globals: &Globals,
     access: &Access,
-    one: &One,
+    act: &Act,
     change: Change,
 ) -> Result<(), Failure> {
-    let (id, actor) = (one.find(access).await?.id, globals.operator());
+    let (id, actor) = (act.one.find(access).await?.id, globals.operator());
     let change = async |tx: &mut _| match change {
         Change::Pause => fleet::pause(tx, id, &actor).await,
         Change::Resume => fleet::resume(tx, id, &actor).await,
@@ -295,7 +305,11 @@ pub(super) async fn change(
         Change::Abort => fleet::abort(tx, id, &actor).await,
     };
     let run = access.change(change).await?;
-    globals.printer.data(run.id.to_string());
+    if act.json {
+        globals.printer.json(&run)?;
+    } else {
+        globals.printer.data(run.id.to_string());
+    }
     let more = match run.counts.running {
         0 => String::new(),
         running => format!("; {running} databases are under way and end by themselves"),
@@ -313,7 +327,7 @@ pub(super) async fn retry(
     access: &Access,
     options: &Retry,
 ) -> Result<(), Failure> {
-    change(globals, access, &options.one, Change::Retry).await
+    change(globals, access, &options.act, Change::Retry).await
 }
 
 pub(super) async fn first(
@@ -321,16 +335,23 @@ pub(super) async fn first(
     access: &Access,
     options: &First,
 ) -> Result<(), Failure> {
-    let run = options.one.find(access).await?;
-    let tenant = tenants::find(access, &options.tenant).await?;
+    let id = options.act.one.find(access).await?.id;
+    let tenant = tenants::find(access, &options.tenant).await?.id;
     let actor = globals.operator();
-    let put = async |tx: &mut _| fleet::put_first(tx, run.id, tenant.id, &actor).await;
-    access.change(put).await?;
-    globals.printer.data(tenant.id.to_string());
-    globals.printer.talk(format!(
-        "tenant {} is next in fleet run {}",
-        tenant.id, run.id
-    ));
+    let put = async |tx: &mut _| {
+        fleet::put_first(&mut *tx, id, tenant, &actor).await?;
+        let run = fleet::find(tx, id).await?;
+        run.ok_or(fleet::Error::Unknown(id))
+    };
+    let run = access.change(put).await?;
+    if options.act.json {
+        globals.printer.json(&run)?;
+    } else {
+        globals.printer.data(tenant.to_string());
+    }
+    globals
+        .printer
+        .talk(format!("tenant {tenant} is next in fleet run {id}"));
     Ok(())
 }
 
@@ -420,16 +441,18 @@ fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
 
 /// The exit code of whoever waited for the end.
 fn verdict(run: &Run) -> Result<(), Failure> {
+    let is = format!("fleet run {} is {}", run.id, run.state.name());
     match (run.state, &run.failure) {
         (RunState::Done, _) => Ok(()),
+        // also where failures had stopped it before: nothing more comes of it
+        (RunState::Aborted, _) => Err(Failure::failed(is, "begin another: tenantry fleet migrate")),
         (_, Some(failure)) => Err(Failure::failed(
             format!("{} [{}]", failure.cause, failure.code),
             failure.fix.clone(),
         )),
-        (state, None) => Err(Failure::new(
-            Exit::Failed,
-            format!("fleet run {} is {}", run.id, state.name()),
-            "",
+        (_, None) => Err(Failure::failed(
+            is,
+            format!("let it go on: tenantry fleet resume {}", run.id),
         )),
     }
 }
