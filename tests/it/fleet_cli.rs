@@ -1,12 +1,18 @@
 //! `tenantry fleet plan|migrate|status|targets|runs|pause|resume|first|retry|abort`, as an operator types them.
 
+use std::time::Duration;
+
 use chrono::DateTime;
 use serde_json::Value;
 
 use crate::{
     cli_operator::run,
     support::{
-        App, Deployment, TinyBlueprint, app::new_org, app::wait_until, cluster::execute, events,
+        App, Deployment, TinyBlueprint,
+        app::new_org,
+        app::wait_until,
+        cluster::{execute, hold},
+        events,
         process::Process,
     },
 };
@@ -234,6 +240,49 @@ async fn what_is_done_to_a_run_is_printed_and_where_it_stands_has_a_hint() {
     let (code, _, stderr) = fleet(&app, &waits).await;
     let hint = "hint: begin another: tenantry fleet migrate";
     assert!(code == 1 && stderr.contains(hint), "{stderr}");
+    app.stop().await;
+}
+
+/// The only replica dies in the middle, and another one comes after whoever watches has heard of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_hears_that_nothing_changes_in_what_is_under_way() {
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await;
+    let directory = blueprint.path().to_str().unwrap().to_owned();
+    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
+    deployment.set("TENANTRY__QUEUE__LEASE_MS", "2000");
+    let app = App::of(deployment.clone(), blueprint.source()).await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let tenant = app.tenant(&org).is_ready().await;
+    app.is_idle().await;
+    app.stop().await;
+    blueprint.write(
+        "migrations/0002_tags.sql",
+        "alter table notes add tags text",
+    );
+    let app = App::listening(deployment, blueprint.source()).await;
+    let url = app.deployment.url(&tenant.database);
+    let mut holder = hold(&url, "lock table notes").await;
+    let mut replica = Process::with_roles(&app.deployment, "worker").await;
+    let (code, id, stderr) = fleet(&app, &["migrate", "--no-wait"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    wait_until("it is under way", async || {
+        let running = "select count(*) from fleet_targets where state = 'running'";
+        app.ask::<i64>(running).await == 1
+    })
+    .await;
+    replica.kill();
+    let waits = ["status", &id, "--wait"];
+    let another = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        holder.release().await;
+        Process::with_roles(&app.deployment, "worker").await
+    };
+    let ((code, _, stderr), _replica) = tokio::join!(fleet(&app, &waits), another);
+    assert_eq!(code, 0, "{stderr}");
+    let said = "1 databases are under way and nothing has changed for ";
+    assert!(stderr.contains(said), "{stderr}");
     app.stop().await;
 }
 

@@ -23,6 +23,10 @@ const LINE_PAUSE: Duration = Duration::from_secs(5);
 /// So long nothing needs to happen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// So many leases, if that is longer, where something is under way: another replica has it by then if the one that
+/// had it is lost.
+const LEASES: u32 = 2;
+
 /// Waits until the run is over; one that is paused is not waited for.
 pub(super) async fn watch(globals: &Globals, access: &Access, id: RunId) -> Result<Run, Failure> {
     let bar = ProgressBar::new(0);
@@ -50,7 +54,7 @@ async fn follow(
 ) -> Result<Run, Failure> {
     let is_terminal = std::io::stderr().is_terminal();
     let began = Instant::now();
-    let (mut told_at, mut seen, mut seen_at) = (began, String::new(), began);
+    let (mut told_at, mut seen, mut seen_at, mut idle_at) = (began, String::new(), began, began);
     loop {
         let find = async |connection: &mut _| fleet::find(connection, id).await;
         let run = access
@@ -79,19 +83,28 @@ async fn follow(
             ));
         }
         let now = format!("{:?} {counts:?}", run.state);
+        let patience = match counts.running {
+            0 => PATIENCE,
+            _ => PATIENCE.max(access.config.queue.lease() * LEASES),
+        };
         if now != seen {
-            (seen, seen_at) = (now, Instant::now());
-        } else if seen_at.elapsed() >= PATIENCE && counts.running == 0 {
-            seen_at = Instant::now();
-            bar.suspend(|| globals.printer.talk(idle(&run)));
+            (seen, seen_at, idle_at) = (now, Instant::now(), Instant::now());
+        } else if idle_at.elapsed() >= patience {
+            idle_at = Instant::now();
+            bar.suspend(|| globals.printer.talk(idle(&run, seen_at.elapsed())));
         }
         tokio::time::sleep((began.elapsed() / 10).clamp(LOOKS.0, LOOKS.1)).await;
     }
 }
 
 /// What may be the matter when nothing happens.
-fn idle(run: &Run) -> String {
+fn idle(run: &Run, since: Duration) -> String {
     match run.state {
+        _ if run.counts.running > 0 => format!(
+            "{} databases are under way and nothing has changed for {} s: a migration may take long; or whoever had them is gone, and no `tenantry serve` with this blueprint runs",
+            run.counts.running,
+            since.as_secs()
+        ),
         RunState::Preparing => format!(
             "fleet run {} is still being prepared: a template may take long; or no `tenantry serve` with this blueprint runs",
             run.id
