@@ -1,8 +1,16 @@
 //! How many of a number of tenants: a count, or a share.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+
+/// What [`Portion`] reads: up to 4294967295, and up to 100%.
+const PATTERN: &str = concat!(
+    "^0*(?:[0-9]{1,9}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}|",
+    "42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5]|",
+    "(?:100|[0-9]{1,2})%)$"
+);
 
 /// A count such as `5`, or a share such as `10%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +79,22 @@ impl TryFrom<String> for Portion {
 impl From<Portion> for String {
     fn from(portion: Portion) -> Self {
         portion.to_string()
+    }
+}
+
+impl utoipa::PartialSchema for Portion {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A count such as `5`, or a share such as `10%`."))
+            .pattern(Some(PATTERN))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Portion {
+    fn name() -> Cow<'static, str> {
+        "FleetPortion".into()
     }
 }
 

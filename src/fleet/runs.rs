@@ -102,9 +102,9 @@ pub struct Counts {
     pub pending: u32,
     /// They are migrated just now.
     pub running: u32,
-    /// Their databases are on the run's version.
+    /// Their databases are on the run's version; also of those that were on it before, with nothing applied.
     pub done: u32,
-    /// They needed nothing, or may not be migrated any more.
+    /// They are further than the run's version or not kept up any more, or the run was aborted before their turn came.
     pub skipped: u32,
     /// They could not be migrated.
     pub failed: u32,
@@ -175,14 +175,12 @@ pub struct Run {
     pub is_dry: bool,
     /// How far each wave goes.
     #[sqlx(json)]
-    #[schema(value_type = Vec<String>)]
     pub waves: Vec<Portion>,
     /// The wave it is in, counted from 1.
     pub current_wave: i32,
     /// At most so many databases at once, over all replicas.
     pub concurrency: i32,
     /// More failures than this stop the run.
-    #[schema(value_type = Option<String>)]
     #[sqlx(json(nullable))]
     pub max_failures: Option<Portion>,
     /// Failures that were known when the run was resumed.

@@ -38,18 +38,21 @@ const MOST_CLONES: usize = 100;
 #[schema(as = NewFleetRun)]
 pub(super) struct Wanted {
     /// The version to stop at; if not given, the newest of the blueprint.
-    #[schema(max_length = 255, pattern = r"^[^\u0000]*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     to: Option<String>,
     /// Which tenants; if not given, all that are ready or suspended.
     selection: Selection,
     /// How far each wave goes, a count such as `"1"` or a share such as `"10%"`; the last one goes to the end.
-    #[schema(value_type = Vec<String>, max_items = 100)]
+    #[schema(max_items = 100)]
     waves: Vec<Portion>,
     /// At most so many databases at once, over all replicas.
     #[schema(minimum = 1, maximum = 256)]
     concurrency: u32,
     /// More failures than this, a count or a share of all targets, stop the run; if not given, none does.
-    #[schema(value_type = Option<String>)]
     max_failures: Option<Portion>,
     /// Only throw-away clones are migrated.
     dry_run: bool,
@@ -76,7 +79,7 @@ impl Default for Wanted {
 impl Wanted {
     fn read(&self) -> Result<NewRun, Problem> {
         if let Some(to) = &self.to
-            && (to.is_empty() || to.len() > 255 || to.chars().any(char::is_control))
+            && (!(1..=255).contains(&to.chars().count()) || to.chars().any(char::is_control))
         {
             return Err(Problem::invalid("to is no version"));
         }

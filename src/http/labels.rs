@@ -1,10 +1,17 @@
 //! `/v1/tenants/{id}/labels`: what operators tell a tenant apart by.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{SchemaType, Type},
+    },
+};
 use uuid::Uuid;
 
 use super::{
@@ -15,20 +22,47 @@ use super::{
 };
 use crate::{
     jobs::{self, Relabel},
-    tenants::{Labels, Tenant},
+    tenants::{self, Labels, Tenant},
 };
 
-/// Labels by key, such as `{"tier": "free"}`: a key is 1 to 63 of `a-z 0-9 _ . -`, a value at most 255 characters.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+/// All the labels of a tenant.
+#[derive(Debug, Deserialize)]
 #[serde(transparent)]
-#[schema(as = Labels)]
 pub(super) struct All(Labels);
 
 /// Labels by key; null takes one away, what is not named stays.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(transparent)]
-#[schema(as = LabelChanges)]
 pub(super) struct Changes(BTreeMap<String, Option<String>>);
+
+impl PartialSchema for All {
+    fn schema() -> RefOr<Schema> {
+        let labels = tenants::labels_schema(
+            "Labels by key, such as `{\"tier\": \"free\"}`: a key is 1 to 63 of `a-z 0-9 _ . -`, a value at most 255 characters.",
+        );
+        labels.into()
+    }
+}
+
+impl ToSchema for All {
+    fn name() -> Cow<'static, str> {
+        "Labels".into()
+    }
+}
+
+impl PartialSchema for Changes {
+    fn schema() -> RefOr<Schema> {
+        let value = SchemaType::from_iter([Type::String, Type::Null]);
+        let text = "Labels by key; null takes one away, what is not named stays.";
+        tenants::labels_schema_of(value, text).into()
+    }
+}
+
+impl ToSchema for Changes {
+    fn name() -> Cow<'static, str> {
+        "LabelChanges".into()
+    }
+}
 
 async fn label(
     state: &AppState,

@@ -9,6 +9,10 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
+use utoipa::openapi::{
+    Object, ObjectBuilder,
+    schema::{SchemaType, Type},
+};
 
 use super::TenantId;
 
@@ -95,6 +99,29 @@ pub fn check_all(labels: &Labels) -> Result<(), LabelInvalid> {
         return Err(LabelInvalid::TooMany(labels.len()));
     }
     Ok(())
+}
+
+/// All the labels of a tenant, as the API is described.
+pub fn schema(description: &str) -> Object {
+    let mut schema = schema_of(Type::String, description);
+    schema.max_properties = Some(MOST);
+    schema
+}
+
+/// Any number of labels with values of this type, as the API is described.
+pub fn schema_of(value: impl Into<SchemaType>, description: &str) -> Object {
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^[a-z0-9_.-]{1,63}$"));
+    let value = ObjectBuilder::new()
+        .schema_type(value)
+        .max_length(Some(255))
+        .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
+    ObjectBuilder::new()
+        .description(Some(description))
+        .property_names(Some(key))
+        .additional_properties(Some(value))
+        .build()
 }
 
 /// The tenant has these labels now, and no others; the caller has locked it. What is so already changes nothing.

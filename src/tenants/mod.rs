@@ -47,7 +47,10 @@ pub use fleet::{
 pub use hosts::{
     Host, HostError, add_host, find_by_host, find_taken, list_hosts, normalize_host, remove_host,
 };
-pub use labels::{Label, LabelInvalid, Labels, check_all, check_key, set_labels};
+pub use labels::{
+    Label, LabelInvalid, Labels, check_all, check_key, schema as labels_schema,
+    schema_of as labels_schema_of, set_labels,
+};
 pub use look::{TenantFilter, list_page};
 pub use selection::{Selection, list_selected};
 pub use transitions::{

@@ -4,18 +4,26 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
+use utoipa::openapi::Object;
 
-use super::{Tenant, TenantId, TenantState};
+use super::{Tenant, TenantId, TenantState, labels};
 
 /// Which tenants are meant; every one where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// Labels that a tenant has, all of them.
+    #[schema(schema_with = labels_schema)]
     pub labels: BTreeMap<String, String>,
     /// Only these tenants; empty for any.
     #[schema(value_type = Vec<uuid::Uuid>)]
     pub tenants: Vec<TenantId>,
+}
+
+fn labels_schema() -> Object {
+    let mut schema = labels::schema("Labels that a tenant has, all of them.");
+    schema.default = Some(serde_json::json!({}));
+    schema
 }
 
 /// Every selected tenant in one of these states that has a database which was complete once, in the

@@ -1,5 +1,6 @@
 //! `/v1/fleet-runs`: a run as a client with an API key begins, follows and stops it.
 
+use regex::Regex;
 use serde_json::{Value, json};
 use tenantry::{api_keys::Scope, tenants::Tenant};
 
@@ -423,4 +424,64 @@ async fn what_is_no_run_is_refused_and_nobody_begins_one_without_the_scope() {
     let late = fleet.api().post(&format!("{path}/abort"), &json!({})).await;
     assert_eq!(late.refusal(), (409, "fleet_run_wrong_state"));
     fleet.app.stop().await;
+}
+
+/// Whether a text may be there, as the description says it.
+fn described(part: &str) -> impl Fn(&str) -> bool + use<> {
+    let document = serde_json::to_value(tenantry::http::document()).unwrap();
+    let pointer = format!("/components/schemas/{part}");
+    let mut schema = document.pointer(&pointer).unwrap();
+    while let Some(reference) = schema["$ref"].as_str() {
+        schema = document.pointer(&reference[1..]).unwrap();
+    }
+    let pattern = Regex::new(schema["pattern"].as_str().unwrap_or_default()).unwrap();
+    let bound = |name: &str, otherwise| schema[name].as_u64().unwrap_or(otherwise);
+    let lengths = bound("minLength", 0)..=bound("maxLength", u64::MAX);
+    move |text| pattern.is_match(text) && lengths.contains(&(text.chars().count() as u64))
+}
+
+fn labelled(key: &str, value: &str) -> Value {
+    json!({ "selection": { "labels": { "nobody": "has this", (key): value } } })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_refused_where_its_description_says_so_and_nowhere_else() {
+    let fleet = Fleet::new().await;
+    let portions = "|%|0|5|007|10%|0%|00%|100%|0100%|101%|999%|1000%|-1|+1| 1|1 |1 %|1%%|1.5|1\n|٣|999999999|3999999999|4199999999|\
+        4289999999|4294967295|00004294967295|4294967296|4294967300|4294968000|4295000000|4300000000|5000000000|10000000000";
+    let portions: Vec<String> = portions.split('|').map(str::to_owned).collect();
+    let texts = ["", "8", " ", "0008_a", "a\0", "a\n", "a\u{7f}", "a\u{85}"];
+    let long = [255, 256].map(|count| "ä".repeat(count));
+    let texts = [&texts.map(str::to_owned)[..], &long].concat();
+    let keys = ["", "k", "K", "a_b.c-9", "ä", "a b", "k\n"];
+    let long = [63, 64].map(|count| "a".repeat(count));
+    let keys = [&keys.map(str::to_owned)[..], &long].concat();
+    is_true(
+        "NewFleetRun/properties/to",
+        &fleet,
+        &texts,
+        |to| json!({ "to": to }),
+    )
+    .await;
+    let waves = "NewFleetRun/properties/waves/items";
+    is_true(waves, &fleet, &portions, |wave| json!({ "waves": [wave] })).await;
+    let most = "NewFleetRun/properties/max_failures/oneOf/0";
+    let body = |most: &str| json!({ "max_failures": most });
+    is_true(most, &fleet, &portions, body).await;
+    let key = "Selection/properties/labels/propertyNames";
+    is_true(key, &fleet, &keys, |key| labelled(key, "")).await;
+    let value = "Selection/properties/labels/additionalProperties";
+    is_true(value, &fleet, &texts, |value| labelled("k", value)).await;
+    fleet.app.stop().await;
+}
+
+/// A run with one of these texts is refused if and only if this part of the description says so.
+async fn is_true(part: &str, fleet: &Fleet, texts: &[String], body: impl Fn(&str) -> Value) {
+    let is_described = described(part);
+    for text in texts {
+        // one that is taken may be refused for the one before, which has not ended
+        let answer = fleet.api().post("/v1/fleet-runs", &body(text)).await;
+        let is_taken = answer.status != 400;
+        assert_eq!(is_described(text), is_taken, "{part}: {text:?}");
+    }
 }
