@@ -275,7 +275,8 @@ async fn who_watches_hears_that_nothing_changes_in_what_is_under_way() {
     replica.kill();
     let waits = ["status", &id, "--wait"];
     let another = async {
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        // twice as long as nothing has to happen before it is said: the command starts first
+        tokio::time::sleep(Duration::from_secs(10)).await;
         holder.release().await;
         Process::with_roles(&app.deployment, "worker").await
     };
