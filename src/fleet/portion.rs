@@ -5,12 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 
-/// What [`Portion`] reads: up to 4294967295, and up to 100%.
-const PATTERN: &str = concat!(
-    "^0*(?:[0-9]{1,9}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}|",
-    "42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5]|",
-    "(?:100|[0-9]{1,2})%)$"
-);
+/// What [`Portion`] reads.
+const PATTERN: &str = "^(?:[0-9]{1,9}|(?:100|0?[0-9]{1,2})%)$";
 
 /// A count such as `5`, or a share such as `10%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +41,10 @@ impl FromStr for Portion {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || PortionInvalid(text.to_owned());
-        // no sign, no space: what parse() allows and a check in the database does not
-        if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        let number = text.strip_suffix('%').unwrap_or(text);
+        // no sign and no space, which parse() or a check in the database allow; and as many as its pattern says
+        let longest = if number.len() < text.len() { 3 } else { 9 };
+        if number.len() > longest || !number.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(invalid());
         }
         match text.strip_suffix('%') {
