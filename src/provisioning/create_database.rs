@@ -60,12 +60,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         } else {
             Origin::Clone
         };
-        let (from, hash) = match origin {
-            Origin::Pool(database, hash) => (database, hash),
+        let (from, hash, is_compared) = match origin {
+            Origin::Pool(pooled) => (pooled.database, pooled.hash, pooled.is_compared),
             Origin::LookAgain => continue,
             // another session's, of whatever template: look again
             Origin::Clone => match clone(cx, cluster, &unnamed).await? {
-                Some(hash) => (unnamed.clone(), hash),
+                Some(hash) => (unnamed.clone(), hash, false),
                 None => continue,
             },
         };
@@ -73,6 +73,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         match hand_over(cx, &from, &name, hash).await? {
             HandedOver::Recorded => {
                 note_origin(cx, is_pooled);
+                cx.is_as_template.store(is_compared, Ordering::Relaxed);
                 return Ok(());
             }
             // the pool's database is gone: its row goes, and this tenant's is cloned
@@ -131,12 +132,21 @@ async fn hand_over(
 
 /// What becomes the tenant's database.
 enum Origin {
-    /// One of the pool, of the blueprint with this hash.
-    Pool(Ident, String),
+    /// One of the pool.
+    Pool(Pooled),
     /// None that fits any more: look again.
     LookAgain,
     /// There is none: it is cloned.
     Clone,
+}
+
+/// A database of the pool that is to be handed over.
+struct Pooled {
+    database: Ident,
+    /// Of the blueprint.
+    hash: String,
+    /// Whether its structure is known to be its template's.
+    is_compared: bool,
 }
 
 /// Claims a database of the pool, or finds the one that an earlier attempt claimed.
@@ -147,14 +157,18 @@ async fn take_pooled(cx: &StepContext<'_>, cluster: &Cluster) -> Result<Origin, 
         pool::claim(connection, cx.claim, id, (&cluster.name, &hash)).await
     };
     let taken = provisioner.db.run(claim).await?;
-    if let Taken::Claimed(_) | Taken::Empty = taken {
+    if let Taken::Claimed { .. } | Taken::Empty = taken {
         // whoever fills it begins when this tenant is made
         provisioner.pool.call(&cluster.name);
     }
     Ok(match taken {
-        Taken::Claimed(pooled) => {
+        Taken::Claimed { id, is_compared } => {
             provisioner.faults.hit(pool::CLAIMED).await?;
-            Origin::Pool(databases::pooled(&cluster.prefix, pooled)?, hash)
+            Origin::Pool(Pooled {
+                database: databases::pooled(&cluster.prefix, id)?,
+                hash,
+                is_compared,
+            })
         }
         Taken::GivenBack => Origin::LookAgain,
         Taken::Empty => Origin::Clone,

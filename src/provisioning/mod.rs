@@ -205,6 +205,8 @@ pub struct StepContext<'a> {
     tenant: Mutex<Tenant>,
     /// Whether this attempt took the tenant's database from the pool.
     from_pool: AtomicBool,
+    /// Whether its structure is known to be its template's: compared in the pool, and changed by nobody since.
+    is_as_template: AtomicBool,
     /// What the plan's steps ask for, once an attempt: its password, and its organization's name in full.
     password: OnceCell<SecretString>,
     organization_name: OnceCell<String>,
@@ -410,6 +412,7 @@ impl<'a> StepContext<'a> {
             blueprint: provisioner.blueprint.load()?,
             tenant: Mutex::new(tenant),
             from_pool: AtomicBool::new(false),
+            is_as_template: AtomicBool::new(false),
             password: OnceCell::new(),
             organization_name: OnceCell::new(),
             sessions: Sessions::default(),

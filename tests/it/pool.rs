@@ -640,3 +640,75 @@ async fn an_operator_fills_and_drains_the_pool() {
     app.stop().await;
     deployment.discard().await;
 }
+
+/// Somebody with all rights changes the structure of a database that is closed.
+async fn change_by_hand(deployment: &Deployment, database: &str) {
+    let open = |is_open: bool| format!("alter database {database} allow_connections {is_open}");
+    execute(&deployment.url("postgres"), &open(true)).await;
+    execute(
+        &deployment.url(database),
+        "create table public.by_hand (id int)",
+    )
+    .await;
+    execute(&deployment.url("postgres"), &open(false)).await;
+}
+
+async fn is_refused_for_its_structure(app: &App) {
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    let failure = app.tenant(&org).is_in("failed").await.failure.unwrap();
+    assert_eq!(failure.code, "not_verified");
+    assert!(failure.cause.contains("by_hand"), "{}", failure.cause);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_own_rows_come_with_a_change_of_the_structure_is_refused() {
+    let blueprint = TinyBlueprint::new();
+    let sql = "create table public.by_hand (id int)";
+    blueprint.write("seed/tenant/02_more.sql", sql);
+    let app = App::of(with_pool(1).await, blueprint.source()).await;
+    let deployment = app.deployment.clone();
+    deployment.pool_is(1, "at first").await;
+    is_refused_for_its_structure(&app).await;
+    assert_eq!(metric(&app, "tenantry_pool_hits_total").await, "1");
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_compared_when_it_was_made_is_compared_when_it_is_claimed() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(with_pool(1).await, blueprint.source()).await;
+    let deployment = app.deployment.clone();
+    deployment.pool_is(1, "at first").await;
+    let [pooled] = deployment.pool_databases().await.try_into().unwrap();
+    change_by_hand(&deployment, &pooled).await;
+    // as an older version of tenantry leaves it
+    let made = "update pool_databases set is_compared = false";
+    execute(&deployment.control_url, made).await;
+    is_refused_for_its_structure(&app).await;
+    app.stop().await;
+    deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_of_a_template_that_was_changed_is_nobodys() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(with_pool(1).await, blueprint.source()).await;
+    let deployment = app.deployment.clone();
+    deployment.pool_is(1, "at first").await;
+    let template: String = app.ask("select database from templates").await;
+    change_by_hand(&deployment, &template).await;
+
+    let provisioner = &app.replica.provisioner;
+    let cluster = provisioner.clusters.iter().next().unwrap();
+    let source = blueprint.source().load().unwrap();
+    pool::drain(provisioner, cluster, |_| {}).await.unwrap();
+    let filled = pool::fill(provisioner, cluster, &source, || true, |_| {}).await;
+    let error = filled.unwrap_err();
+    assert_eq!(error.code(), "not_verified", "{error}");
+    let ready = "select count(*) from pool_databases where state = 'ready'";
+    assert_eq!(app.ask::<i64>(ready).await, 0);
+    app.stop().await;
+    deployment.discard().await;
+}

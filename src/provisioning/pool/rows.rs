@@ -19,7 +19,12 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::provisioning) enum Taken {
     /// This one is the tenant's.
-    Claimed(Uuid),
+    Claimed {
+        /// Its id in the pool.
+        id: Uuid,
+        /// Whether its structure is known to be its template's.
+        is_compared: bool,
+    },
     /// An earlier attempt had claimed one that does not fit any more; it was given back.
     GivenBack,
     /// There is none.
@@ -36,7 +41,8 @@ pub(in crate::provisioning) async fn claim(
     tenant: TenantId,
     (cluster, hash): (&str, &str),
 ) -> Result<Taken, queue::Error> {
-    let (is_held, claimed, was_given_back): (bool, Option<Uuid>, bool) = sqlx::query_as(
+    type Row = (bool, Option<Uuid>, Option<bool>, bool);
+    let (is_held, claimed, is_compared, was_given_back): Row = sqlx::query_as(
         "with held as (
              select
              from set_config('synchronous_commit', 'off', true), jobs
@@ -47,7 +53,7 @@ pub(in crate::provisioning) async fn claim(
              for update of jobs
          ),
          own as (
-             select pool.id, pool.cluster = $4 and pool.hash = $5 as fits
+             select pool.id, pool.is_compared, pool.cluster = $4 and pool.hash = $5 as fits
              from pool_databases pool, held
              where pool.tenant_id = $3
          ),
@@ -79,10 +85,16 @@ pub(in crate::provisioning) async fn claim(
                  claimed_at = now()
              from next
              where pool.id = next.id
-             returning pool.id
+             returning pool.id, pool.is_compared
+         ),
+         taken as (
+             select id, is_compared from own where fits
+             union all
+             select id, is_compared from claimed
          )
          select exists (select from held),
-                (select id from own where fits union all select id from claimed),
+                (select id from taken),
+                (select is_compared from taken),
                 exists (select from given_back)",
     )
     .bind(claim.id)
@@ -99,7 +111,10 @@ pub(in crate::provisioning) async fn claim(
         });
     }
     Ok(match claimed {
-        Some(id) => Taken::Claimed(id),
+        Some(id) => Taken::Claimed {
+            id,
+            is_compared: is_compared.unwrap_or_default(),
+        },
         None if was_given_back => Taken::GivenBack,
         None => Taken::Empty,
     })
@@ -145,11 +160,12 @@ pub(super) async fn begin(
     Ok(())
 }
 
-/// building → ready. False when somebody else took it for lost meanwhile.
+/// building → ready, compared with its template. False when somebody else took it for lost meanwhile.
 pub(super) async fn mark_ready(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update pool_databases
          set state = 'ready',
+             is_compared = true,
              ready_at = now()
          where id = $1
            and state = 'building'",
