@@ -18,10 +18,10 @@ const NEXT: &str = "migrations/0002_tags.sql";
 const ADDITIVE: &str = "create table tags (id int)";
 
 /// Some ready tenants whose blueprint has a migration that they have not.
-struct Fleet {
-    app: App,
-    blueprint: TinyBlueprint,
-    orgs: Vec<String>,
+pub struct Fleet {
+    pub app: App,
+    pub blueprint: TinyBlueprint,
+    pub orgs: Vec<String>,
 }
 
 impl Fleet {
@@ -32,7 +32,16 @@ impl Fleet {
     }
 
     async fn on(deployment: Deployment, tenants: usize) -> Self {
-        let blueprint = TinyBlueprint::new();
+        let fleet = Self::made_from(TinyBlueprint::new(), deployment, tenants).await;
+        fleet.blueprint.write(NEXT, ADDITIVE);
+        fleet
+    }
+
+    pub async fn made_from(
+        blueprint: TinyBlueprint,
+        deployment: Deployment,
+        tenants: usize,
+    ) -> Self {
         let app = App::of(deployment, blueprint.source()).await;
         let mut orgs = Vec::new();
         for _ in 0..tenants {
@@ -44,7 +53,6 @@ impl Fleet {
             app.tenant(org).is_ready().await;
         }
         app.is_idle().await;
-        blueprint.write(NEXT, ADDITIVE);
         Self {
             app,
             blueprint,
@@ -52,7 +60,7 @@ impl Fleet {
         }
     }
 
-    async fn begin(&self, new: &NewRun) -> Result<Run, fleet::Error> {
+    pub async fn begin(&self, new: &NewRun) -> Result<Run, fleet::Error> {
         let create = async |tx: &mut _| fleet::create(tx, new, &operator()).await;
         let run = self.app.replica.db.transaction(create).await;
         self.app.replica.waker.wake();
@@ -60,17 +68,17 @@ impl Fleet {
     }
 
     /// Begins a run and waits until it is over.
-    async fn migrate(&self, new: &NewRun) -> Run {
+    pub async fn migrate(&self, new: &NewRun) -> Run {
         let run = self.begin(new).await.unwrap();
         self.is_over(&run).await
     }
 
-    async fn find(&self, run: &Run) -> Run {
+    pub async fn find(&self, run: &Run) -> Run {
         let find = async |connection: &mut _| fleet::find(connection, run.id).await;
         self.app.replica.db.run(find).await.unwrap().unwrap()
     }
 
-    async fn is_over(&self, run: &Run) -> Run {
+    pub async fn is_over(&self, run: &Run) -> Run {
         wait_for("the run is over", async || {
             let run = self.find(run).await;
             (run.state.is_over() && run.counts.running == 0).then_some(run)
@@ -87,7 +95,7 @@ impl Fleet {
         run
     }
 
-    async fn retry(&self, run: &Run) -> Run {
+    pub async fn retry(&self, run: &Run) -> Run {
         let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
         self.change(retry).await.unwrap()
     }
@@ -105,13 +113,13 @@ impl Fleet {
         self.app.replica.db.run(list).await.unwrap().data
     }
 
-    async fn target(&self, run: &Run, org: &str) -> Target {
+    pub async fn target(&self, run: &Run, org: &str) -> Target {
         let tenant = self.tenant(org).await;
         let mut targets = self.targets(run).await.into_iter();
         targets.find(|target| target.tenant == tenant.id).unwrap()
     }
 
-    async fn tenant(&self, org: &str) -> Tenant {
+    pub async fn tenant(&self, org: &str) -> Tenant {
         self.app.tenant(org).find().await.unwrap()
     }
 
@@ -139,14 +147,14 @@ impl Fleet {
         }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.app.is_idle().await;
         self.app.stop().await;
     }
 }
 
 /// All tenants, in one wave, whatever fails.
-fn all() -> NewRun {
+pub fn all() -> NewRun {
     NewRun {
         blueprint_hash: None,
         wanted_version: None,

@@ -40,6 +40,7 @@ mod fleet_exec;
 mod fleet_lost;
 mod fleet_runs_http;
 mod fleet_storm;
+mod fleet_to;
 mod form_keys;
 mod forward_auth;
 mod idempotency;

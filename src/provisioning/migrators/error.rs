@@ -81,6 +81,18 @@ pub enum Error {
         /// What was found.
         what: String,
     },
+    /// The program did not stop at the version that it was to stop at, or did not come to it.
+    #[error(
+        "the migrator ended well, and database {database} is at version {version:?} instead of {target:?}, which TENANTRY_TARGET says"
+    )]
+    TargetMissed {
+        /// The database.
+        database: String,
+        /// The version that it is at.
+        version: String,
+        /// The version that was asked for.
+        target: String,
+    },
     /// It took too long and was cut off.
     #[error("the migration of database {database} did not end within {} s", limit.as_secs_f64())]
     TimedOut {
@@ -108,6 +120,7 @@ impl Error {
             Self::SeveralHeads { .. } => "alembic_several_heads",
             Self::RevisionUnknown { .. } => "alembic_revision_unknown",
             Self::VersionUnreadable { .. } => "migrator_version_unreadable",
+            Self::TargetMissed { .. } => "migrator_target_missed",
         }
     }
 
@@ -134,6 +147,9 @@ impl Error {
             Self::VersionUnreadable { .. } => {
                 "correct version_query in blueprint.toml: it must return the version as one row with one column"
             }
+            Self::TargetMissed { .. } => {
+                "let the program stop at the version in TENANTRY_TARGET, written as version_query returns it; one that cannot stop migrates without --to only"
+            }
             Self::TimedOut { .. } => {
                 "raise migrate_timeout_ms in blueprint.toml, or find out what the migration waits for"
             }
@@ -151,7 +167,8 @@ impl Error {
             | Self::HalfApplied { .. }
             | Self::SeveralHeads { .. }
             | Self::RevisionUnknown { .. }
-            | Self::VersionUnreadable { .. } => false,
+            | Self::VersionUnreadable { .. }
+            | Self::TargetMissed { .. } => false,
         }
     }
 

@@ -130,15 +130,32 @@ async fn run(
         return Err(explain(migration, watch, &ended, (from, changed)).into());
     }
     let to = one_version(migration, &after)?;
-    let wanted = migration.head.unwrap_or(&to);
+    check_reached(migration, project, &to)?;
+    Ok(to)
+}
+
+/// Refuses a version that is not the one that was asked for, or not the template's.
+fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Result<(), Error> {
+    let database = migration.database.as_str();
+    let is_command = migration.blueprint.settings.migrator == Migrator::Command;
+    // Alembic goes to a target that it is given, and knows more names of a revision than one
+    if let Some(target) = project.target.as_deref().filter(|_| is_command)
+        && to != target
+    {
+        return Err(Error::TargetMissed {
+            database: database.to_owned(),
+            version: to.to_owned(),
+            target: target.to_owned(),
+        });
+    }
+    let wanted = migration.head.unwrap_or(to);
     if to.is_empty() || to != wanted {
         let what = format!(
-            "the migrator ended well, and database {} is at version {to:?} instead of {wanted:?}",
-            database.as_str()
+            "the migrator ended well, and database {database} is at version {to:?} instead of {wanted:?}"
         );
-        return Err(Error::VersionUnreadable { what }.into());
+        return Err(Error::VersionUnreadable { what });
     }
-    Ok(to)
+    Ok(())
 }
 
 /// Everything that the program gets to know.
