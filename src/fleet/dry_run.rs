@@ -1,7 +1,7 @@
 //! A dry run: throw-away clones of the templates that tenants were made from, and of the databases of chosen
 //! tenants, are migrated instead of tenants.
 //!
-//! Guarantees: no tenant is touched; one clone that fails, or cannot be made, keeps no other from being
+//! Guarantees: no tenant is touched; what the run itself would skip is not tried; one clone that fails, or cannot be made, keeps no other from being
 //! tried; a chosen tenant that was given up meanwhile is said to be.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -54,8 +54,8 @@ struct Start<'a> {
     tenants: u32,
 }
 
-/// The templates that tenants come from, cluster by cluster, then the chosen tenants.
-fn starts<'a>(fleet: &'a [Standing], clones: &'a [Tenant]) -> Vec<Start<'a>> {
+/// The templates that these tenants come from, cluster by cluster, then the chosen tenants.
+fn starts<'a>(fleet: impl Iterator<Item = &'a Standing>, clones: &'a [Tenant]) -> Vec<Start<'a>> {
     let mut templates: BTreeMap<(&str, &str), (u32, &str)> = BTreeMap::new();
     for tenant in fleet {
         let hash = tenant.blueprint_hash.as_deref().unwrap_or_default();
@@ -87,6 +87,10 @@ pub(super) async fn rehearse(
     (goal, fleet, clones): (&Goal, &[Standing], &[Tenant]),
 ) -> Result<Outcome, StepError> {
     let db = &place.provisioner.db;
+    let version = prepare::version(place, goal).await?;
+    let fleet = fleet
+        .iter()
+        .filter(|tenant| !goal.is_behind(tenant, &version));
     let is_gone = |id: &&TenantId| clones.iter().all(|tenant| tenant.id != **id);
     let gone = run.clones.iter().filter(is_gone);
     let mut rehearsals: Vec<_> = gone.map(|id| Rehearsal::not_tried(*id)).collect();
@@ -104,9 +108,11 @@ pub(super) async fn rehearse(
             return Err(StepError::LostClaim);
         }
         let done = try_one(place, goal, &start).await?;
+        if is_ahead(&start, &done) {
+            continue;
+        }
         rehearsals.push(Rehearsal::of(run, &start, &done));
     }
-    let version = prepare::version(place, goal).await?;
     let failed = rehearsals.iter().find_map(|of| of.failure.clone());
     db.transaction(async |tx| {
         queue::assert_held(tx, place.claim).await?;
@@ -123,6 +129,13 @@ pub(super) async fn rehearse(
 
 /// What was done to a clone, and how long that took.
 type Tried = Result<(Migrated, Duration), StepError>;
+
+/// Whether its tenants are further than the version, as only the migrator could tell. A tenant that was chosen is told of.
+fn is_ahead(start: &Start<'_>, tried: &Tried) -> bool {
+    let error = tried.as_ref().err();
+    matches!(start.source, Source::Template(_))
+        && error.is_some_and(|error| error.code() == "ahead_of_version")
+}
 
 /// Tries one; an error of its own is one for which all are tried again, later. A tenant's database is copied once:
 /// what fails there, even for a reason that passes, is told.

@@ -9,6 +9,7 @@ use crate::{
         Provisioner, StepError,
         template::{self, TemplateRecord},
     },
+    tenants::Standing,
 };
 
 /// The blueprint of a run.
@@ -19,6 +20,7 @@ pub(super) struct Goal {
     /// Cut off at the run's version.
     pub(super) cut: Blueprint,
     pub(super) hash: String,
+    whole_hash: String,
 }
 
 impl Goal {
@@ -37,14 +39,19 @@ impl Goal {
 
     fn try_load(provisioner: &Provisioner, run: &Run) -> Result<Option<Self>, StepError> {
         let whole = provisioner.blueprint.load()?;
-        let newest = |whole: Blueprint| {
-            let (hash, cut) = (whole.hash(), whole.clone());
-            Self { whole, cut, hash }
+        let goal = |whole: Blueprint, cut: Blueprint| {
+            let (hash, whole_hash) = (cut.hash(), whole.hash());
+            Self {
+                whole,
+                cut,
+                hash,
+                whole_hash,
+            }
         };
+        let newest = |whole: Blueprint| goal(whole.clone(), whole);
         let up_to = |whole: Blueprint, version: &str| {
             let cut = whole.up_to(version)?;
-            let hash = cut.hash();
-            Ok::<_, StepError>(Self { whole, cut, hash })
+            Ok::<_, StepError>(goal(whole, cut))
         };
         let goal = match (&run.wanted_version, &run.version) {
             (Some(wanted), _) => up_to(whole, wanted)?,
@@ -67,15 +74,23 @@ impl Goal {
 
     /// Whether it is all of the blueprint: what new tenants are made from.
     pub(super) fn is_whole(&self) -> bool {
-        self.hash == self.whole.hash()
+        self.hash == self.whole_hash
     }
 
-    /// Whether a database of this version is further than the goal.
-    pub(super) fn is_behind(&self, version: &str) -> bool {
+    /// Whether a tenant's database is further than the goal, which is this version, as far as its row can tell.
+    ///
+    /// The order of a program's versions is the program's own affair: there it is what is on record with all of the
+    /// blueprint, and Alembic finds the others out.
+    pub(super) fn is_behind(&self, tenant: &Standing, version: &str) -> bool {
+        if self.whole.project.is_some() {
+            return !self.is_whole()
+                && tenant.blueprint_hash.as_ref() == Some(&self.whole_hash)
+                && tenant.version != version;
+        }
         let beyond = self.whole.migrations.iter().skip(self.cut.migrations.len());
         beyond
             .map(SqlFile::version)
-            .any(|further| further == version)
+            .any(|further| further == tenant.version)
     }
 
     /// The sealed templates of the goal, by cluster.

@@ -138,6 +138,10 @@ pub(super) async fn migrate(
         Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
             Err(error)
         }
+        // only its migrator could tell
+        Err(error) if error.code() == "ahead_of_version" => {
+            Ok(Some(skipped(held, "ahead_of_version", &chain(&error))))
+        }
         Err(error) if error.code() == "database_gone" && !is_kept_up(place, held).await? => {
             let why = "the tenant was given up meanwhile";
             Ok(Some(skipped(held, "gone", why)))

@@ -146,10 +146,11 @@ async fn sweep_or_end(
         !run.is_dry && goal.is_whole() && tenants::is_any_begun_with_other(tx, &goal.hash).await?;
     let known: HashSet<uuid::Uuid> = held::list_tenants(tx, run.id).await?.into_iter().collect();
     let fleet = tenants::list_migratable(tx, &run.selection).await?;
+    let version = run.version.as_deref().unwrap_or_default();
     let is_missing = |tenant: &tenants::Standing| {
         !known.contains(&tenant.id.0)
             && tenant.blueprint_hash.as_deref() != Some(&goal.hash)
-            && !goal.is_behind(&tenant.version)
+            && !goal.is_behind(tenant, version)
     };
     let missing = fleet.into_iter().filter(is_missing);
     let late: Vec<NewTarget> = missing

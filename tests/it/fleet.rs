@@ -123,6 +123,21 @@ impl Fleet {
         self.app.tenant(org).find().await.unwrap()
     }
 
+    /// The tenant is no target when a run begins, and is ready when its first result is recorded.
+    pub async fn is_ready_once_the_run_goes_on(&self, org: &str) {
+        let id = self.tenant(org).await.id;
+        let sql = format!(
+            "update tenants set state = 'suspended', initialize = false where id = '{id}';
+             create function come() returns trigger language plpgsql as $$
+             begin
+                 update tenants set state = 'ready', initialize = true where id = '{id}' and not initialize;
+                 return null;
+             end $$;
+             create trigger come after update on fleet_targets for each statement execute function come()"
+        );
+        execute(&self.app.deployment.control_url, &sql).await;
+    }
+
     /// How often the tenant's database has this migration, as the database itself says.
     async fn applied(&self, org: &str) -> i64 {
         let tenant = self.tenant(org).await;
@@ -571,27 +586,7 @@ async fn a_database_that_is_gone_fails_and_that_of_an_archived_tenant_is_skipped
 #[tokio::test(flavor = "multi_thread")]
 async fn who_becomes_ready_with_the_old_version_meanwhile_is_migrated_as_well() {
     let fleet = Fleet::of(2).await;
-    let late = fleet.tenant(&fleet.orgs[0]).await;
-    let control = &fleet.app.deployment.control_url;
-    // it was no target when the run began, and is ready when the first result is recorded
-    execute(
-        control,
-        &format!(
-            "update tenants set state = 'suspended', initialize = false where id = '{}'",
-            late.id
-        ),
-    )
-    .await;
-    let sql = format!(
-        "create function come() returns trigger language plpgsql as $$
-         begin
-             update tenants set state = 'ready', initialize = true where id = '{}' and not initialize;
-             return null;
-         end $$;
-         create trigger come after update on fleet_targets for each statement execute function come()",
-        late.id
-    );
-    execute(control, &sql).await;
+    fleet.is_ready_once_the_run_goes_on(&fleet.orgs[0]).await;
     let run = fleet.migrate(&all()).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 2));
     fleet.every_row_is_true().await;
@@ -684,6 +679,12 @@ async fn a_run_may_stop_at_an_older_version_and_leaves_who_is_further() {
         wanted_version: Some("0002_tags".to_owned()),
         ..all()
     };
+    let dry = NewRun {
+        is_dry: true,
+        ..new.clone()
+    };
+    let run = fleet.migrate(&dry).await;
+    assert_eq!((run.state, run.rehearsals.len()), (RunState::Done, 1));
     let run = fleet.migrate(&new).await;
     assert_eq!(
         (run.state, run.version.as_deref()),

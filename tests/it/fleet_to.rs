@@ -13,6 +13,13 @@ argv = [\"/bin/sh\", \"db/migrate.sh\"]
 files = [\"db\"]
 version_query = \"select max(version) from public.versions\"";
 
+/// Called as Alembic is: `-m alembic -c <ini> upgrade <target>`.
+const ALEMBIC: &str = "migrator = \"alembic\"
+[alembic]
+python = [\"/bin/sh\", \"db/migrate.sh\"]
+ini = \"db/alembic.ini\"
+directory = \"db\"";
+
 /// A small migrator: a line of `db/versions` is a version and its statement.
 const SCRIPT: &str = r#"
 PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :)
@@ -22,9 +29,15 @@ while read -r version statement; do
     if [ -z "$(run "select version from public.versions where version = '$version'" </dev/null)" ]; then
         run "begin; $statement; insert into public.versions values ('$version'); commit" </dev/null || exit
     fi
-    [ "$version" = "$TENANTRY_TARGET" ] && exit
+    if [ "$version" = "$TENANTRY_TARGET" ]; then break; fi
 done < db/versions
-exit 0
+"#;
+
+/// The same where Alembic's table is looked at.
+const AS_ALEMBIC: &str = r#"
+run 'create table if not exists public.alembic_version (version_num text)
+    ; delete from public.alembic_version
+    ; insert into public.alembic_version select max(version) from public.versions'
 "#;
 
 /// With one version, and the table that the blueprint's seed and verification are about.
@@ -43,6 +56,15 @@ fn versions(count: u32) -> String {
         number => format!("v{number} create table t{number} (id int)\n"),
     };
     (1..=count).map(line).collect()
+}
+
+fn as_alembic() -> TinyBlueprint {
+    let blueprint = scripted();
+    let script = SCRIPT.replace("$TENANTRY_TARGET", "$6");
+    blueprint.write("blueprint.toml", ALEMBIC);
+    blueprint.write("db/alembic.ini", "");
+    blueprint.write("db/migrate.sh", &format!("{script}{AS_ALEMBIC}"));
+    blueprint
 }
 
 fn to(version: &str) -> NewRun {
@@ -79,5 +101,75 @@ async fn a_program_that_does_not_stop_where_it_was_to_touches_no_tenant() {
         run.failure
     );
     assert_eq!(fleet.tenant(org).await.alembic_version, "v2");
+    fleet.stop().await;
+}
+
+/// A tenant that a run is about, alone.
+async fn only(fleet: &Fleet, org: &str, new: NewRun) -> NewRun {
+    let mut new = new;
+    new.selection.tenants = vec![fleet.tenant(org).await.id];
+    new
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_all_of_a_programs_blueprint_is_further_than_a_part_of_it() {
+    let fleet = Fleet::made_from(scripted(), Deployment::new().await, 3).await;
+    fleet.blueprint.write("db/versions", &versions(3));
+    let [ahead, behind, late] = [0, 1, 2].map(|at| &*fleet.orgs[at]);
+    for org in [ahead, late] {
+        let run = fleet.migrate(&only(&fleet, org, all()).await).await;
+        assert_eq!(run.state, RunState::Done, "{:?}", run.failure);
+    }
+    // as one that is made from all of the blueprint while the run goes on
+    fleet.is_ready_once_the_run_goes_on(late).await;
+
+    let dry = NewRun {
+        is_dry: true,
+        ..to("v2")
+    };
+    let run = fleet.migrate(&dry).await;
+    let tried: Vec<&str> = run.rehearsals.iter().map(|of| &*of.from_version).collect();
+    assert_eq!((run.state, tried), (RunState::Done, vec!["v1"]));
+
+    let run = fleet.migrate(&to("v2")).await;
+    let counts = (run.counts.done, run.counts.skipped, run.counts.total());
+    assert_eq!((run.state, counts), (RunState::Done, (1, 1, 2)));
+    let target = fleet.target(&run, ahead).await;
+    assert_eq!(target.error_code.as_deref(), Some("ahead_of_version"));
+    let mut found = Vec::new();
+    for org in [ahead, behind, late] {
+        found.push(fleet.tenant(org).await.alembic_version);
+    }
+    assert_eq!(found, ["v3", "v2", "v3"]);
+
+    // who is at the version is not further than it
+    let run = fleet.migrate(&to("v3")).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 3));
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alembic_tells_who_is_between_the_version_and_the_head() {
+    let fleet = Fleet::made_from(as_alembic(), Deployment::new().await, 2).await;
+    fleet.blueprint.write("db/versions", &versions(4));
+    let [between, behind] = [0, 1].map(|at| &*fleet.orgs[at]);
+    let run = fleet.migrate(&only(&fleet, between, to("v3")).await).await;
+    assert_eq!(run.state, RunState::Done, "{:?}", run.failure);
+
+    let dry = NewRun {
+        is_dry: true,
+        ..to("v2")
+    };
+    let run = fleet.migrate(&dry).await;
+    let tried: Vec<&str> = run.rehearsals.iter().map(|of| &*of.from_version).collect();
+    assert_eq!((run.state, tried), (RunState::Done, vec!["v1"]));
+
+    let run = fleet.migrate(&to("v2")).await;
+    let counts = (run.counts.done, run.counts.skipped);
+    assert_eq!((run.state, counts), (RunState::Done, (1, 1)));
+    let target = fleet.target(&run, between).await;
+    assert_eq!(target.error_code.as_deref(), Some("ahead_of_version"));
+    assert_eq!(fleet.tenant(between).await.alembic_version, "v3");
+    assert_eq!(fleet.tenant(behind).await.alembic_version, "v2");
     fleet.stop().await;
 }

@@ -135,6 +135,10 @@ async fn alembic_goes_to_a_revision_and_from_there_to_the_head() {
         (&*done.from, &*done.to),
         ("0007_email_index", "0008_comments")
     );
+    // that there is nothing to do says that the database is further
+    let error = acme.migrate_to(&cut, Some(&wanted)).await.unwrap_err();
+    assert_eq!(error.code(), "ahead_of_version");
+    assert!(error.to_string().contains("0008_comments"), "{error}");
     acme.app.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Blocker;
+use crate::blueprint::Migrator;
 
 /// Why a database was not migrated.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,20 @@ pub enum Error {
     VersionUnreadable {
         /// What was found.
         what: String,
+        /// Whose version it is.
+        migrator: Migrator,
+    },
+    /// The database is further than the version that was asked for.
+    #[error(
+        "database {database} is at version {version:?} already, which is further than {target:?}"
+    )]
+    Ahead {
+        /// The database.
+        database: String,
+        /// The version that it is at.
+        version: String,
+        /// The version that was asked for.
+        target: String,
     },
     /// The program did not stop at the version that it was to stop at, or did not come to it.
     #[error(
@@ -120,6 +135,7 @@ impl Error {
             Self::SeveralHeads { .. } => "alembic_several_heads",
             Self::RevisionUnknown { .. } => "alembic_revision_unknown",
             Self::VersionUnreadable { .. } => "migrator_version_unreadable",
+            Self::Ahead { .. } => "ahead_of_version",
             Self::TargetMissed { .. } => "migrator_target_missed",
         }
     }
@@ -144,9 +160,16 @@ impl Error {
             Self::RevisionUnknown { .. } => {
                 "bring the blueprint's project up to date, or ask for a revision that it has"
             }
+            Self::VersionUnreadable {
+                migrator: Migrator::Alembic,
+                ..
+            } => {
+                "see with alembic current and alembic history where the revision of that database lies; env.py has to migrate the database in DATABASE_URL to the revision that the template has"
+            }
             Self::VersionUnreadable { .. } => {
                 "correct version_query in blueprint.toml: it must return the version as one row with one column"
             }
+            Self::Ahead { .. } => "nothing; a migration goes forward only",
             Self::TargetMissed { .. } => {
                 "let the program stop at the version in TENANTRY_TARGET, written as version_query returns it; one that cannot stop migrates without --to only"
             }
@@ -168,6 +191,7 @@ impl Error {
             | Self::SeveralHeads { .. }
             | Self::RevisionUnknown { .. }
             | Self::VersionUnreadable { .. }
+            | Self::Ahead { .. }
             | Self::TargetMissed { .. } => false,
         }
     }

@@ -61,25 +61,26 @@ pub(super) async fn migrate(
 
 /// The version; empty where the database has none.
 pub(super) fn one_version(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
+    let migrator = migration.blueprint.settings.migrator;
     match state.versions.as_slice() {
         [] => Ok(String::new()),
         [version] if version.chars().count() > LONGEST_VERSION => Err(Error::VersionUnreadable {
             what: format!(
                 "version {version:?} has more than {LONGEST_VERSION} characters: let command.version_query return fewer, such as left(…, {LONGEST_VERSION})"
             ),
+            migrator,
         }),
         [version] => Ok(version.clone()),
-        several if migration.blueprint.settings.migrator == Migrator::Alembic => {
-            Err(Error::SeveralHeads {
-                what: format!(
-                    "database {} is on several revisions, such as {}",
-                    migration.database.as_str(),
-                    several.join(", ")
-                ),
-            })
-        }
+        several if migrator == Migrator::Alembic => Err(Error::SeveralHeads {
+            what: format!(
+                "database {} is on several revisions, such as {}",
+                migration.database.as_str(),
+                several.join(", ")
+            ),
+        }),
         _ => Err(Error::VersionUnreadable {
             what: "command.version_query returned several rows".to_owned(),
+            migrator,
         }),
     }
 }
@@ -130,14 +131,19 @@ async fn run(
         return Err(explain(migration, watch, &ended, (from, changed)).into());
     }
     let to = one_version(migration, &after)?;
-    check_reached(migration, project, &to)?;
+    check_reached(migration, project, (from, &to))?;
     Ok(to)
 }
 
 /// Refuses a version that is not the one that was asked for, or not the template's.
-fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Result<(), Error> {
+fn check_reached(
+    migration: &Migration<'_>,
+    project: &Project,
+    (from, to): (&str, &str),
+) -> Result<(), Error> {
     let database = migration.database.as_str();
-    let is_command = migration.blueprint.settings.migrator == Migrator::Command;
+    let migrator = migration.blueprint.settings.migrator;
+    let is_command = migrator == Migrator::Command;
     // Alembic goes to a target that it is given, and knows more names of a revision than one
     if let Some(target) = project.target.as_deref().filter(|_| is_command)
         && to != target
@@ -149,11 +155,19 @@ fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Resu
         });
     }
     let wanted = migration.head.unwrap_or(to);
+    // it knows the revision, and found nothing between it and the target
+    if !is_command && project.target.is_some() && !to.is_empty() && to == from && to != wanted {
+        return Err(Error::Ahead {
+            database: database.to_owned(),
+            version: to.to_owned(),
+            target: wanted.to_owned(),
+        });
+    }
     if to.is_empty() || to != wanted {
         let what = format!(
             "the migrator ended well, and database {database} is at version {to:?} instead of {wanted:?}"
         );
-        return Err(Error::VersionUnreadable { what });
+        return Err(Error::VersionUnreadable { what, migrator });
     }
     Ok(())
 }
