@@ -282,6 +282,7 @@ impl Replica {
             registrations: Arc::new(RegistrationDesk::new(config, &self.provisioner.keyring)),
             watcher: self.watcher.clone(),
             clusters: self.clusters.clone(),
+            blueprint: self.provisioner.blueprint.clone(),
             keyring: Arc::clone(&self.provisioner.keyring),
             max_attempts: config.queue.max_attempts,
             faults: config.faults.clone(),

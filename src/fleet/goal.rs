@@ -6,11 +6,22 @@ use super::Run;
 use crate::{
     blueprint::{self, Blueprint, SqlFile},
     provisioning::{
-        Provisioner, StepError,
+        BlueprintSource, Provisioner, StepError,
         template::{self, TemplateRecord},
     },
     tenants::Standing,
 };
+
+/// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
+///
+/// Where there is none here, the replica that comes first decides. Reads files.
+pub fn known_hash(source: &BlueprintSource, to: Option<&str>) -> Option<String> {
+    let whole = source.load().ok()?;
+    match to {
+        Some(version) => whole.up_to(version).ok().map(|cut| cut.hash()),
+        None => Some(whole.hash()),
+    }
+}
 
 /// The blueprint of a run.
 #[derive(Debug)]

@@ -38,6 +38,7 @@ mod targets;
 mod work;
 
 pub use change::{abort, create, pause, put_first, resume, retry};
+pub use goal::known_hash;
 pub use keep::{enqueue_missing, keep_going};
 pub use pace::{Pace, find_pace};
 pub use portion::{Portion, PortionInvalid};

@@ -98,6 +98,7 @@ impl Wanted {
         tenants::check_all(&self.selection.labels)
             .map_err(|invalid| Problem::invalid(invalid.to_string()))?;
         Ok(NewRun {
+            // settled when the run is created
             blueprint_hash: None,
             wanted_version: self.to.clone(),
             selection: self.selection.clone(),
@@ -184,7 +185,11 @@ pub(super) async fn create(
     uri: Uri,
     mutation: Mutation<Wanted>,
 ) -> Result<Response, Problem> {
-    let new = mutation.body.read()?;
+    let mut new = mutation.body.read()?;
+    // reads files: the other requests of this thread go on elsewhere
+    new.blueprint_hash = tokio::task::block_in_place(|| {
+        fleet::known_hash(&state.blueprint, new.wanted_version.as_deref())
+    });
     let act = async |tx: &mut _| Ok(fleet::create(tx, &new, &mutation.actor).await?);
     mutation.create(&state, &uri, act).await
 }

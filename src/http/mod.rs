@@ -59,6 +59,7 @@ use crate::{
     inbox::Inbox,
     jobs::{MemberDesk, RegistrationDesk},
     metrics::Metrics,
+    provisioning::BlueprintSource,
     queue::Waker,
     registrations::Watcher,
     secrets::Keyring,
@@ -128,6 +129,8 @@ pub struct AppState {
     pub watcher: Watcher,
     /// Where tenants live.
     pub clusters: Clusters,
+    /// Where the blueprint is.
+    pub blueprint: BlueprintSource,
     /// Opens tenants' passwords.
     pub keyring: Arc<Keyring>,
     /// Attempts of a job that is enqueued here.

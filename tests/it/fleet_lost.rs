@@ -1,7 +1,11 @@
 //! Fleet runs that lose their replicas, their blueprint, or what they found out: every run ends, and nothing more
 //! is begun than was wanted.
 
-use tenantry::fleet::{self, NewRun, Run, RunState};
+use serde_json::json;
+use tenantry::{
+    api_keys::Scope,
+    fleet::{self, NewRun, Run, RunState},
+};
 
 use crate::{
     fleet_storm::{Fleet, all},
@@ -244,6 +248,37 @@ async fn a_canary_is_one_that_needs_the_migration() {
     assert_eq!(code.as_deref(), Some("fleet_wave_failed"));
     assert_eq!((over.counts.failed, over.counts.pending), (1, 2));
     drop(replica);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_begun_over_http_is_about_the_blueprint_of_the_replica_that_took_it() {
+    let fleet = Fleet::of(1).await;
+    fleet.grow("0002_more");
+    let old = TinyBlueprint::new();
+    let mut outdated = fleet.deployment.clone();
+    let directory = old.path().to_str().unwrap();
+    outdated.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    let key = fleet.app.key(&[Scope::FleetWrite]).await;
+    let api = fleet.app.as_bearer(&key);
+    let answer = api.post("/v1/fleet-runs", &json!({})).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let newest = async |connection: &mut _| fleet::find_newest(connection).await;
+    let run = fleet.app.replica.db.run(newest).await.unwrap().unwrap();
+
+    let behind = Process::with_roles(&outdated, "worker").await;
+    let left =
+        "select exists (select from job_attempts where error_code = 'fleet_blueprint_unknown')";
+    wait_until("it is left to others", async || {
+        fleet.app.ask::<bool>(left).await || fleet.find(&run).await.state.is_over()
+    })
+    .await;
+    assert_eq!(fleet.find(&run).await.state, RunState::Preparing);
+    drop(behind);
+    let _right = Process::with_roles(&fleet.deployment, "worker").await;
+    let over = fleet.is_over(&run).await;
+    assert_eq!(over.state, RunState::Done);
+    fleet.is_migrated_once(&over, &fleet.orgs[0]).await;
     fleet.end().await;
 }
 

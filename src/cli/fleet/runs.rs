@@ -187,15 +187,8 @@ async fn begin(globals: &Globals, access: &Access, new: &NewRun) -> Result<Run, 
     Ok(run)
 }
 
-/// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
-///
-/// Where there is none here, the replica that comes first decides.
 fn known_hash(globals: &Globals, access: &Access, to: Option<&str>) -> Option<String> {
-    let whole = pool::blueprint_source(globals, access).load().ok()?;
-    match to {
-        Some(version) => whole.up_to(version).ok().map(|cut| cut.hash()),
-        None => Some(whole.hash()),
-    }
+    fleet::known_hash(&pool::blueprint_source(globals, access), to)
 }
 
 pub(super) async fn status(
