@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
@@ -321,6 +322,7 @@ pub(super) struct Left {
     pub(super) failed: i64,
     pub(super) targets: i64,
     pub(super) last_wave: i32,
+    pub(super) last_ended_at: Option<DateTime<Utc>>,
 }
 
 /// What is left up to this wave, as of one moment.
@@ -334,7 +336,8 @@ pub(super) async fn find_left(tx: &mut PgConnection, run: RunId, wave: i32) -> s
                 count(*) filter (where wave = $2 and state = 'failed') as failed_of_wave,
                 count(*) filter (where state = 'failed') as failed,
                 count(*) as targets,
-                coalesce(max(wave), 0) as last_wave
+                coalesce(max(wave), 0) as last_wave,
+                max(finished_at) as last_ended_at
          from fleet_targets
          where run = $1",
     )

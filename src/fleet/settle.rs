@@ -6,6 +6,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use sqlx::types::Json;
+
 use super::{
     Run, RunFailure, RunState,
     goal::Goal,
@@ -16,10 +18,10 @@ use super::{
 use crate::{
     provisioning::StepError,
     queue::{
-        self, Failure,
+        self, Failure, Job,
         worker::{Outcome, Settled},
     },
-    tenants,
+    tenants::{self, TenantId},
 };
 
 /// Between two looks while the last tenants of an older template are being made.
@@ -143,7 +145,7 @@ async fn sweep_or_end(
 ) -> Result<Next, StepError> {
     // asked first: who becomes ready after this is in the list that follows, or is waited for
     let is_any_coming =
-        !run.is_dry && goal.is_whole() && tenants::is_any_begun_with_other(tx, &goal.hash).await?;
+        !run.is_dry && goal.is_whole() && is_any_coming(tx, run, left, goal).await?;
     let known: HashSet<uuid::Uuid> = held::list_tenants(tx, run.id).await?.into_iter().collect();
     let fleet = tenants::list_migratable(tx, &run.selection).await?;
     let version = run.version.as_deref().unwrap_or_default();
@@ -174,6 +176,28 @@ async fn sweep_or_end(
     runs::set_state(tx, run.id, RunState::Done, None).await?;
     tracing::info!(fleet_run.id = %run.id, targets = left.targets, "a fleet run is done");
     Ok(Next::Completed)
+}
+
+/// Whether somebody is just being made from another blueprint, and will be ready with that.
+///
+/// An attempt that has no database yet may have read either blueprint. Those that began before the last target
+/// ended are waited for and no others: there may always be one that is just beginning.
+async fn is_any_coming(
+    tx: &mut sqlx::PgConnection,
+    run: &Run,
+    left: &Left,
+    goal: &Goal,
+) -> Result<bool, StepError> {
+    let until = left.last_ended_at.or(run.prepared_at);
+    let (mut being_made, mut blank) = (Vec::new(), Vec::new());
+    for (Json(job), began_at) in queue::list_running(tx, "provision_tenant").await? {
+        if let Job::ProvisionTenant { tenant } = job {
+            being_made.push(TenantId(tenant));
+            blank.extend((Some(began_at) <= until).then_some(TenantId(tenant)));
+        }
+    }
+    let made = (being_made.as_slice(), blank.as_slice());
+    Ok(tenants::is_any_of_other(tx, made, &goal.hash).await?)
 }
 
 /// The run stops here, failed.

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, PgConnection};
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection, types::Json};
 
-use super::{Claim, Error, JobId};
+use super::{Claim, Error, Job, JobId};
 
 /// A claim that is still held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
@@ -17,6 +18,23 @@ pub struct Kept {
     pub id: JobId,
     /// False where somebody has the job's row locked: the lease is as it was.
     pub is_moved: bool,
+}
+
+/// The attempts at jobs of a kind that are being made now, and when each began.
+pub async fn list_running(
+    connection: &mut PgConnection,
+    kind: &str,
+) -> sqlx::Result<Vec<(Json<Job>, DateTime<Utc>)>> {
+    sqlx::query_as(
+        "select jobs.payload, attempts.started_at
+         from jobs
+         join job_attempts attempts on attempts.job_id = jobs.id and attempts.attempt = jobs.attempt
+         where jobs.state = 'running'
+           and jobs.kind = $1",
+    )
+    .bind(kind)
+    .fetch_all(connection)
+    .await
 }
 
 /// Moves the leases of these claims; returns those that are still held.

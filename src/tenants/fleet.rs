@@ -95,22 +95,25 @@ pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sq
     Ok(())
 }
 
-/// Whether a tenant is just being made from another blueprint than this: it will be ready with that.
+/// Whether one of these tenants, which are being made now, will be ready with another blueprint than this.
 ///
-/// One whose making does not come on is not waited for.
-pub async fn is_any_begun_with_other(
+/// Of those that have no database yet only `blank` may be.
+pub async fn is_any_of_other(
     connection: &mut PgConnection,
+    (being_made, blank): (&[TenantId], &[TenantId]),
     blueprint_hash: &str,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select exists (
              select
              from tenants
-             where state = 'provisioning'
-               and blueprint_hash <> $1
-               and updated_at > now() - interval '1 minute'
+             where id = any($1)
+               and state in ('pending', 'provisioning')
+               and (blueprint_hash <> $3 or (blueprint_hash is null and id = any($2)))
          )",
     )
+    .bind(being_made)
+    .bind(blank)
     .bind(blueprint_hash)
     .fetch_one(connection)
     .await

@@ -593,18 +593,21 @@ async fn who_becomes_ready_with_the_old_version_meanwhile_is_migrated_as_well() 
     fleet.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_waits_for_who_is_just_being_made_from_another_blueprint() {
-    let point = "create_database.recorded";
+/// A tenant whose making stands still at a point, where it has read the blueprint without the newest migration.
+async fn half_made(point: &str) -> (Fleet, String) {
     let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
-    let mut fleet = Fleet::on(deployment, 0).await;
+    let fleet = Fleet::on(deployment, 0).await;
     fleet.blueprint.remove(NEXT);
     let org = new_org();
     fleet.app.accepts(&[&events::created(&org, "Acme")]).await;
-    let faults = fleet.app.replica.provisioner.faults.clone();
+    let faults = &fleet.app.replica.provisioner.faults;
     wait_until("it is being made", async || faults.was_hit(point)).await;
     fleet.blueprint.write(NEXT, ADDITIVE);
+    (fleet, org)
+}
 
+/// The run has nothing else to do and does not end; once the making goes on the tenant is one of its targets.
+async fn it_is_waited_for(mut fleet: Fleet, org: String, point: &str) {
     let run = fleet.begin(&all()).await.unwrap();
     let looked =
         "select exists (select from job_attempts where error_code = 'fleet_target_not_due')";
@@ -613,13 +616,54 @@ async fn a_run_waits_for_who_is_just_being_made_from_another_blueprint() {
     })
     .await;
     assert_eq!(fleet.find(&run).await.state, RunState::Running);
-    faults.release(point);
+    fleet.app.replica.provisioner.faults.release(point);
 
     let run = fleet.is_over(&run).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
     assert_eq!(fleet.tenant(&org).await.alembic_version, "0002_tags");
     fleet.orgs.push(org);
     fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_for_who_is_just_being_made_from_another_blueprint_however_long_that_takes() {
+    let point = "create_database.recorded";
+    let (fleet, org) = half_made(point).await;
+    let aged = "update tenants set updated_at = now() - interval '1 hour'";
+    execute(&fleet.app.deployment.control_url, aged).await;
+    it_is_waited_for(fleet, org, point).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_for_who_has_read_another_blueprint_and_has_no_database_yet() {
+    let point = "create_database.before";
+    let (fleet, org) = half_made(point).await;
+    it_is_waited_for(fleet, org, point).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_while_somebody_is_always_just_beginning() {
+    let (taken, beginning) = ("fleet.taken", "create_database.before");
+    let plan = format!("{taken}=hold; {beginning}=hold");
+    let fleet = Fleet::on(Deployment::new().await.with_fault(&plan), 0).await;
+    let faults = fleet.app.replica.provisioner.faults.clone();
+    // in one place, so that nobody else ends it
+    let new = NewRun {
+        concurrency: 1,
+        ..all()
+    };
+    let run = fleet.begin(&new).await.unwrap();
+    wait_until("the run goes on", async || faults.was_hit(taken)).await;
+    let org = new_org();
+    fleet.app.accepts(&[&events::created(&org, "Acme")]).await;
+    wait_until("it is being made", async || faults.was_hit(beginning)).await;
+    assert_eq!(fleet.find(&run).await.state, RunState::Running);
+    faults.release(taken);
+    assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
+    faults.release(beginning);
+    let tenant = fleet.app.tenant(&org).is_ready().await;
+    assert_eq!(tenant.alembic_version, "0002_tags");
     fleet.stop().await;
 }
 
