@@ -89,6 +89,10 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
             pool::fill(provisioner, cluster, &goal.cut, may_go_on, |_| {}).await?;
         }
     }
+    // the last pool may not be full
+    if !may_go_on() {
+        return Ok(Some(Outcome::Released));
+    }
     provisioner.faults.hit(super::FAULT_POINTS[0]).await?;
     if run.is_dry {
         return dry_run::rehearse(place, run, (&goal, &fleet, &clones))

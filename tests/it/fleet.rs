@@ -668,6 +668,45 @@ async fn a_run_ends_while_somebody_is_always_just_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_drains_while_the_pool_is_filled_leaves_the_run_to_be_prepared() {
+    let Fleet {
+        app,
+        blueprint,
+        orgs,
+    } = Fleet::of(1).await;
+    blueprint.remove(NEXT);
+    let mut deployment = app.deployment.clone();
+    app.stop().await;
+    deployment.set("TENANTRY__POOL__SIZE", "2");
+    // somebody else is at the pool
+    let lock = format!(
+        "select pg_advisory_xact_lock(hashtextextended('{}pool', 0))",
+        deployment.prefix
+    );
+    let mut other = hold(&deployment.control_url, &lock).await;
+    let app = App::of(deployment.clone(), blueprint.source()).await;
+    let fleet = Fleet {
+        app,
+        blueprint,
+        orgs,
+    };
+    fleet.blueprint.write(NEXT, ADDITIVE);
+    let run = fleet.begin(&all()).await.unwrap();
+    let built = "select exists (select from templates where version = '0002_tags')";
+    wait_until("the template is there", async || fleet.app.ask(built).await).await;
+    fleet.app.stop().await;
+    let state: String = ask(&deployment.control_url, "select state from fleet_runs").await;
+    assert_eq!(state, "preparing");
+
+    other.release().await;
+    let app = App::of(deployment, fleet.blueprint.source()).await;
+    let fleet = Fleet { app, ..fleet };
+    assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
+    assert_eq!(fleet.app.deployment.pool_databases().await.len(), 2);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_archived_tenant_is_no_target() {
     let fleet = Fleet::of(2).await;
     let archived = fleet.tenant(&fleet.orgs[0]).await.id;
