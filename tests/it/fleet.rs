@@ -149,7 +149,7 @@ impl Fleet {
         .await
     }
 
-    async fn sql(&self, org: &str, sql: &str) {
+    pub async fn sql(&self, org: &str, sql: &str) {
         let tenant = self.tenant(org).await;
         execute(&self.app.deployment.url(&tenant.database), sql).await;
     }

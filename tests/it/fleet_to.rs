@@ -173,3 +173,29 @@ async fn alembic_tells_who_is_between_the_version_and_the_head() {
     assert_eq!(fleet.tenant(behind).await.alembic_version, "v2");
     fleet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_fails_on_its_way_says_how_far_it_came() {
+    let fleet = Fleet::made_from(scripted(), Deployment::new().await, 1).await;
+    // no transaction, and fails where there is a note
+    let half =
+        "v3 commit; create table half (id int); commit; select 1 / (1 - count(*)) from notes";
+    let versions = format!("{}{half}\n", versions(2));
+    fleet.blueprint.write("db/versions", &versions);
+    let run = fleet.migrate(&all()).await;
+    let target = fleet.target(&run, &fleet.orgs[0]).await;
+    assert_eq!(target.error_code.as_deref(), Some("migrator_failed"));
+    let (error, fix) = (target.error.unwrap(), target.fix.unwrap());
+    assert!(error.contains("division by zero"), "{error}");
+    assert!(error.contains("at version \"v2\" now"), "{error}");
+    assert!(error.contains("half applied"), "{error}");
+    assert!(fix.contains("look in the database"), "{fix}");
+
+    // with nothing before it, it is known
+    fleet.sql(&fleet.orgs[0], "drop table half").await;
+    let run = fleet.retry(&run).await;
+    let run = fleet.is_over(&run).await;
+    let target = fleet.target(&run, &fleet.orgs[0]).await;
+    assert_eq!(target.error_code.as_deref(), Some("migration_half_applied"));
+    fleet.stop().await;
+}

@@ -41,10 +41,12 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The program says that it failed.
-    #[error("the migrator ended with exit code {code}: {told}")]
+    #[error("the migrator ended with exit code {code}{}: {told}", left_at(reached.as_deref()))]
     Failed {
         /// Its exit code.
         code: i32,
+        /// The version that the database is at now, where that is another one than before.
+        reached: Option<String>,
         /// The last lines of its standard error.
         told: String,
         /// Whether trying again can help.
@@ -122,6 +124,15 @@ fn held_by(blocker: Option<&Blocker>) -> String {
     blocker.map_or_else(String::new, |blocker| format!(", held by {blocker}"))
 }
 
+fn left_at(reached: Option<&str>) -> String {
+    let say = |version| {
+        format!(
+            " with the database at version {version:?} now, and what follows that half applied if it is no transaction"
+        )
+    };
+    reached.map_or_else(String::new, say)
+}
+
 impl Error {
     /// Stable code; docs/errors.md has an entry for each.
     pub fn code(&self) -> &'static str {
@@ -150,6 +161,11 @@ impl Error {
                 "change back in that database what is named, or put it into a migration"
             }
             Self::DatabaseGone { .. } => "restore the database, or archive the tenant whose it was",
+            Self::Failed {
+                reached: Some(_), ..
+            } => {
+                "repair what the migrator's own words name; if what follows the version that was reached does not run in a transaction, look in the database for what is there of it, and take that back by hand; then try again"
+            }
             Self::NotStarted { .. } | Self::Failed { .. } => {
                 "repair what the migrator's own words name; it runs in the blueprint's directory with the environment that docs/migrators.md lists"
             }

@@ -127,8 +127,14 @@ async fn run(
     );
     let after = State::read(connection, migration).await?;
     if ended.code != 0 {
-        let changed = after.versions == state.versions && shape::of(connection).await? != before;
-        return Err(explain(migration, watch, &ended, (from, changed)).into());
+        let left = if after.versions != state.versions {
+            Left::Further(after.versions.join(", "))
+        } else if shape::of(connection).await? != before {
+            Left::Changed(from.to_owned())
+        } else {
+            Left::AsItWas
+        };
+        return Err(explain(migration, watch, &ended, left).into());
     }
     let to = one_version(migration, &after)?;
     check_reached(migration, project, (from, &to))?;
@@ -218,13 +224,17 @@ fn environment(
         .collect()
 }
 
+/// How a program that failed left its database.
+enum Left {
+    AsItWas,
+    /// At this version still, and with another structure: one that is no transaction was broken off.
+    Changed(String),
+    /// At this version now. Whether the next one was broken off nobody can tell: it has no template.
+    Further(String),
+}
+
 /// What a failure means, as far as that can be known.
-fn explain(
-    migration: &Migration<'_>,
-    watch: &Watch<'_>,
-    ended: &Ended,
-    (from, changed): (&str, bool),
-) -> Error {
+fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: Left) -> Error {
     let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
     // Alembic says on standard output why it gives up
     let said = if is_alembic || ended.errors.trim().is_empty() {
@@ -235,18 +245,28 @@ fn explain(
     let told = last_lines(said);
     let database = migration.database.as_str();
     let waited = ["lock timeout", "LockNotAvailable", "55P03"];
-    if changed {
-        let version = from.to_owned();
-        let database = database.to_owned();
-        return Error::HalfApplied {
-            database,
-            version,
-            told,
-        };
-    }
+    let reached = match left {
+        Left::AsItWas => None,
+        Left::Changed(version) => {
+            let database = database.to_owned();
+            return Error::HalfApplied {
+                database,
+                version,
+                told,
+            };
+        }
+        Left::Further(version) => Some(version),
+    };
     if watch.seen().is_some() && waited.iter().any(|mark| said.contains(mark)) {
         return Error::LockTimeout {
-            doing: format!("the migrator of database {database}"),
+            doing: match reached {
+                None => format!("the migrator of database {database}"),
+                Some(version) => {
+                    format!(
+                        "the migrator of database {database}, which came to version {version:?},"
+                    )
+                }
+            },
             blocker: watch.seen(),
             source: None,
         };
@@ -256,6 +276,7 @@ fn explain(
     }
     Error::Failed {
         code: ended.code,
+        reached,
         told,
         // whoever was killed did not decide to fail
         passing: ended.code == TRY_AGAIN || BY_SIGNAL.contains(&ended.code),
