@@ -107,13 +107,15 @@ impl Keyring {
         Ok(row)
     }
 
-    /// A password that follows from the first key and a label: the same wherever the key is configured.
-    pub fn derive(&self, label: &str) -> Result<SecretString, Error> {
-        let (_, key) = self.keys.first().ok_or(Error::NoKey)?;
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    /// Passwords that follow from a label and each of the keys, in their order: the same wherever a key is configured.
+    pub fn derive(&self, label: &str) -> Vec<SecretString> {
         let text = format!("tenantry derived password: {label}");
-        let tag = hmac::sign(&key, text.as_bytes());
-        Ok(SecretString::from(URL_SAFE_NO_PAD.encode(tag.as_ref())))
+        let derived = |(_, key): &(String, [u8; 32])| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+            let tag = hmac::sign(&key, text.as_bytes());
+            SecretString::from(URL_SAFE_NO_PAD.encode(tag.as_ref()))
+        };
+        self.keys.iter().map(derived).collect()
     }
 
     /// Opens what [`Keyring::seal`] made for the same tenant.

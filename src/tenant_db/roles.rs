@@ -139,20 +139,21 @@ struct MigratorFacts {
 /// How often another replica may come in between.
 const LOOKS: usize = 5;
 
-/// Makes sure that programs can log in to migrate: with this password, as members of the owner role and as
-/// nothing else, in sessions that begin as the owner role and wait no longer than this.
+/// Makes sure that programs can log in to migrate: with one of these passwords, which is returned, as members of
+/// the owner role and as nothing else, in sessions that begin as the owner role and wait no longer than this.
+///
+/// One that the role has already stays: a replica that knows that one only may be about to log in. Else it is the
+/// first.
 pub async fn ensure_migrator(
     connection: &mut PgConnection,
     cluster: &Cluster,
-    password: &SecretString,
+    passwords: &[SecretString],
     limits: (u32, u32),
-) -> Result<(), Error> {
-    // says whether the role has this password, which nobody may read, without saying which it is
-    let digest =
-        secrets::sha256(&[b"tenantry migrator ", password.expose_secret().as_bytes()].concat());
-    let mark = format!("tenantry migrator {}", hex::encode(&digest[..8]));
-    for look in 1.. {
-        match try_ensure_migrator(connection, cluster, (password, &mark), limits).await {
+) -> Result<SecretString, Error> {
+    let mut look = 0;
+    loop {
+        look += 1;
+        match try_ensure_migrator(connection, cluster, passwords, limits).await {
             // another replica, in the same moment
             Err(error)
                 if look < LOOKS
@@ -163,15 +164,21 @@ pub async fn ensure_migrator(
             made => return made,
         }
     }
-    Ok(())
+}
+
+/// Says whether the role has this password, which nobody may read, without saying which it is.
+fn migrator_mark(password: &SecretString) -> String {
+    let digest =
+        secrets::sha256(&[b"tenantry migrator ", password.expose_secret().as_bytes()].concat());
+    format!("tenantry migrator {}", hex::encode(&digest[..8]))
 }
 
 async fn try_ensure_migrator(
     connection: &mut PgConnection,
     cluster: &Cluster,
-    (password, mark): (&SecretString, &str),
+    passwords: &[SecretString],
     (lock_ms, statement_ms): (u32, u32),
-) -> Result<(), Error> {
+) -> Result<SecretString, Error> {
     let (name, owner) = (&cluster.migrator, &cluster.owner);
     let failed = || Error::sql(format!("making role {}", name.as_str()));
     let settings = [
@@ -180,15 +187,20 @@ async fn try_ensure_migrator(
         format!("statement_timeout={statement_ms}ms"),
     ];
     let found = find_migrator(connection, cluster).await?;
-    let verb = match found {
+    let comment = found.as_ref().and_then(|found| found.comment.as_deref());
+    let is_its = |password: &&SecretString| comment == Some(&*migrator_mark(password));
+    let its = passwords.iter().find(is_its);
+    let no_key = || failed()(sqlx::Error::Configuration(secrets::Error::NoKey.into()));
+    let password = its.or(passwords.first()).ok_or_else(no_key)?;
+    let verb = match &found {
         Some(found)
             if found.ready
-                && found.comment.as_deref() == Some(mark)
+                && its.is_some()
                 && settings
                     .iter()
                     .all(|setting| found.settings.contains(setting)) =>
         {
-            return Ok(());
+            return Ok(password.clone());
         }
         Some(MigratorFacts {
             comment: Some(comment),
@@ -197,7 +209,10 @@ async fn try_ensure_migrator(
         Some(found) => {
             return Err(Error::ForeignRole {
                 name: name.as_str().to_owned(),
-                found: found.comment.unwrap_or_else(|| "no comment".to_owned()),
+                found: found
+                    .comment
+                    .clone()
+                    .unwrap_or_else(|| "no comment".to_owned()),
             });
         }
         None => "create",
@@ -221,14 +236,15 @@ async fn try_ensure_migrator(
          alter role {name} set lock_timeout = '{lock_ms}ms';
          alter role {name} set statement_timeout = '{statement_ms}ms'",
         literal(&verifier),
-        literal(mark),
+        literal(&migrator_mark(password)),
     );
     sqlx::raw_sql(AssertSqlSafe(statements))
         .execute(&mut *connection)
         .await
         .map_err(failed())?;
     // who is no superuser ends only sessions of roles that it is a member of
-    grant_to_us(connection, name).await
+    grant_to_us(connection, name).await?;
+    Ok(password.clone())
 }
 
 async fn find_migrator(

@@ -34,11 +34,11 @@ done < db/versions
 "#;
 
 /// The same where Alembic's table is looked at.
-const AS_ALEMBIC: &str = r#"
+const AS_ALEMBIC: &str = r"
 run 'create table if not exists public.alembic_version (version_num text)
     ; delete from public.alembic_version
     ; insert into public.alembic_version select max(version) from public.versions'
-"#;
+";
 
 /// With one version, and the table that the blueprint's seed and verification are about.
 fn scripted() -> TinyBlueprint {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
@@ -184,6 +185,36 @@ async fn a_program_logs_in_as_a_member_of_the_owner_role_and_of_nothing_else() {
     );
     assert_eq!((superuser, &*lock, &*statement), (false, "2s", "30s"));
     acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_keys_are_rotated_replicas_with_either_log_in_alike() {
+    let blueprint = Scripted::new("env > .seen");
+    let old = Migrations::of(blueprint.source()).await;
+    let key = |id, byte| format!("{id}:{}", STANDARD.encode([byte; 32]));
+    // the old one is that of every deployment
+    let both = format!("{},{}", key("new", 8), key("test", 7));
+    let both = old.with_keys(&both).await;
+    let new = old.with_keys(&key("new", 8)).await;
+    let url_of = async |replica: &Migrations| {
+        replica.migrate().await.unwrap();
+        let seen = blueprint.read(".seen");
+        variable(&seen, "DATABASE_URL").unwrap().to_owned()
+    };
+    let logs_in = async |url: &str| PgConnection::connect(url).await.is_ok();
+
+    let with_old = url_of(&old).await;
+    assert_eq!(url_of(&both).await, with_old);
+    assert!(logs_in(&with_old).await, "a program may be about to");
+
+    // nobody has the old key alone any more
+    let with_new = url_of(&new).await;
+    assert_ne!(with_new, with_old);
+    assert_eq!(url_of(&both).await, with_new);
+    assert!(logs_in(&with_new).await && !logs_in(&with_old).await);
+    for replica in [both, new, old] {
+        replica.app.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

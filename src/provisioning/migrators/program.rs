@@ -96,16 +96,17 @@ async fn run(
         cluster, database, ..
     } = *migration;
     let settings = &migration.blueprint.settings;
-    let password = migration.keyring.derive(&format!(
+    let passwords = migration.keyring.derive(&format!(
         "migrator of cluster {} {}",
         cluster.name, cluster.prefix
-    ))?;
+    ));
     let limits = (settings.lock_timeout_ms, settings.statement_timeout_ms);
     let prepare = async |connection: &mut PgConnection| {
-        roles::ensure_migrator(connection, cluster, &password, limits).await?;
-        sessions::end_of_role(connection, database, &cluster.migrator).await
+        let password = roles::ensure_migrator(connection, cluster, &passwords, limits).await?;
+        sessions::end_of_role(connection, database, &cluster.migrator).await?;
+        Ok(password)
     };
-    migration.run_on_cluster(prepare).await?;
+    let password = migration.run_on_cluster(prepare).await?;
     let before = shape::of(connection).await?;
     migration.check_lease()?;
     let ended = child::run(Program {

@@ -43,6 +43,17 @@ impl Migrations {
         Self { app, org, source }
     }
 
+    /// The same as a replica with these keys sees it.
+    pub async fn with_keys(&self, keys: &str) -> Self {
+        let mut deployment = self.app.deployment.clone();
+        deployment.set("TENANTRY__SECRETS__KEYS", keys);
+        Self {
+            app: App::listening(deployment, self.source.clone()).await,
+            org: self.org.clone(),
+            source: self.source.clone(),
+        }
+    }
+
     pub async fn tenant(&self) -> Tenant {
         self.app.tenant(&self.org).find().await.unwrap()
     }
