@@ -161,9 +161,7 @@ impl Place<'_> {
                 }
             })
             .await?;
-        if !taken.is_empty() {
-            self.provisioner.faults.hit(super::FAULT_POINTS[1]).await?;
-        }
+        self.provisioner.faults.hit(super::FAULT_POINTS[1]).await?;
         Ok(taken)
     }
 

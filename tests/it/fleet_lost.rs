@@ -20,7 +20,12 @@ use crate::{
 /// A run that lost its only replica with every target taken, and none begun.
 async fn taken_and_not_begun(fleet: &Fleet) -> Run {
     let mut replica = Process::start(&fleet.deployment, "fleet.taken=kill").await;
-    let run = fleet.begin(&[]).await;
+    // in one place: another one would find nothing to take, and die before the first has recorded what it took
+    let new = NewRun {
+        concurrency: 1,
+        ..all()
+    };
+    let run = fleet.begin_as(&new).await;
     replica.is_killed().await;
     assert!(fleet.find(&run).await.counts.running > 0);
     run

@@ -308,8 +308,8 @@ impl<'a> Builder<'a> {
             compared = compare(self.provisioner, cluster, template, &name) => compared?,
             lost = template::keep_alive(session) => return Err(lost),
         }
-        let close = async |connection: &mut _| databases::close(connection, &name).await;
-        session.run(close).await?;
+        let lock_up = async |connection: &mut _| databases::close(connection, &name).await;
+        session.run(lock_up).await?;
         let is_ours = db
             .run(async |connection| rows::mark_ready(connection, id).await)
             .await?;

@@ -41,8 +41,7 @@ pub(in crate::provisioning) async fn claim(
     tenant: TenantId,
     (cluster, hash): (&str, &str),
 ) -> Result<Taken, queue::Error> {
-    type Row = (bool, Option<Uuid>, Option<bool>, bool);
-    let (is_held, claimed, is_compared, was_given_back): Row = sqlx::query_as(
+    let found = sqlx::query_as(
         "with held as (
              select
              from set_config('synchronous_commit', 'off', true), jobs
@@ -104,16 +103,24 @@ pub(in crate::provisioning) async fn claim(
     .bind(hash)
     .fetch_one(connection)
     .await?;
+    taken(claim, found)
+}
+
+/// What came of it: whether the job is held, the database and whether it is compared, and whether one was given back.
+fn taken(
+    claim: &Claim,
+    (is_held, id, is_compared, was_given_back): (bool, Option<Uuid>, Option<bool>, bool),
+) -> Result<Taken, queue::Error> {
     if !is_held {
         return Err(queue::Error::LostClaim {
             id: claim.id,
             attempt: claim.attempt,
         });
     }
-    Ok(match claimed {
+    Ok(match id {
         Some(id) => Taken::Claimed {
             id,
-            is_compared: is_compared.unwrap_or_default(),
+            is_compared: is_compared == Some(true),
         },
         None if was_given_back => Taken::GivenBack,
         None => Taken::Empty,
