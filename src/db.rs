@@ -17,7 +17,7 @@ use sqlx::{
 };
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 17] = [
+const MIGRATIONS: [(i64, &str, &str); 16] = [
     (1, "inbox", include_str!("../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../migrations/0002_queue.sql")),
     (3, "tenants", include_str!("../migrations/0003_tenants.sql")),
@@ -70,22 +70,20 @@ const MIGRATIONS: [(i64, &str, &str); 17] = [
         "structure",
         include_str!("../migrations/0016_structure.sql"),
     ),
-    (
-        17,
-        "pool_compared",
-        include_str!("../migrations/0017_pool_compared.sql"),
-    ),
 ];
 
-/// Which older binaries a migration leaves working: those whose own newest migration is at least this.
-/// One that only adds what they do not know serves them; one that takes something away serves those that
-/// have ceased to use it. A migration that is not here serves nobody older.
-const fn serves_since(version: i64) -> i64 {
-    match version {
-        10..=17 => 9,
-        version => version,
-    }
-}
+/// Which older binaries a migration leaves working: those whose own newest migration is at least the
+/// second number. One that only adds what they do not know serves them; one that takes something
+/// away serves those that have ceased to use it. A migration that is not here serves nobody older.
+const SERVES_SINCE: &[(i64, i64)] = &[
+    (10, 9),
+    (11, 9),
+    (12, 9),
+    (13, 9),
+    (14, 9),
+    (15, 9),
+    (16, 9),
+];
 
 /// What migrations say of older binaries. No migration of its own makes it: it is read and written
 /// by binaries that know different migrations, before any of them runs.
@@ -394,8 +392,9 @@ async fn declare_migrations(connection: &mut PgConnection) -> Result<(), Error> 
     sqlx::raw_sql(CONTROL_SCHEMA)
         .execute(&mut *connection)
         .await?;
+    let serves = |version| SERVES_SINCE.iter().find(|(of, _)| *of == version);
     let versions = MIGRATIONS.map(|(version, ..)| version);
-    let since = versions.map(serves_since);
+    let since = versions.map(|version| serves(version).map_or(version, |(_, since)| *since));
     let insert = "insert into control_schema (version, serves_since)
         select * from unnest($1::bigint[], $2::bigint[])
         on conflict do nothing";

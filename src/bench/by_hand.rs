@@ -68,7 +68,7 @@ impl Hand {
         let name = format!("{}hand_{}", self.prefix, id.simple());
         let clone = format!("{name}_new");
         self.clone_template(&clone).await?;
-        self.make_of(id, &clone, &name, false).await
+        self.make_of(id, &clone, &name).await
     }
 
     /// Databases that wait for [`Hand::make_from_pool`], each with its row.
@@ -81,7 +81,6 @@ impl Hand {
             let id = Uuid::now_v7();
             let name = format!("{}hand_pool_{}", self.prefix, id.simple());
             self.clone_template(&name).await?;
-            self.compare_pooled(&name).await?;
             let row = "insert into pool_databases (id, cluster, hash, database, state, ready_at)
                 values ($1, 'by hand', $2, $3, 'ready', now())";
             sqlx::query(row)
@@ -116,7 +115,7 @@ impl Hand {
             .fetch_one(&mut *control)
             .await
             .map_err(Error::sql("claiming by hand"))?;
-        self.make_of(id, &pooled, &name, true).await?;
+        self.make_of(id, &pooled, &name).await?;
         sqlx::query("delete from pool_databases where tenant_id = $1")
             .bind(id)
             .execute(control)
@@ -125,22 +124,13 @@ impl Hand {
         Ok(())
     }
 
-    async fn make_of(
-        &mut self,
-        id: Uuid,
-        from: &str,
-        name: &str,
-        is_compared: bool,
-    ) -> Result<(), Error> {
+    async fn make_of(&mut self, id: Uuid, from: &str, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
         let password = secrets::random_password()?;
         self.hand_over(id, from, &name).await?;
         self.create_role(id, &name, &password).await?;
         let mut tenant = connect(self.options.clone().database(&name)).await?;
         self.seed(&mut tenant, id, &name).await?;
-        if !is_compared {
-            self.compare(&mut tenant).await?;
-        }
         self.verify(&mut tenant).await?;
         self.check_rights(&name).await?;
         let login = self
@@ -158,23 +148,6 @@ impl Hand {
             "create database {name} template {template} owner {prefix}owner allow_connections false {strategy}"
         );
         execute(&mut self.maintenance, clone).await
-    }
-
-    /// What is compared while it waits is not compared when it is claimed.
-    async fn compare_pooled(&mut self, name: &str) -> Result<(), Error> {
-        let open = format!(
-            "revoke all on database {name} from public;
-             alter database {name} allow_connections true"
-        );
-        execute(&mut self.maintenance, open).await?;
-        let mut pooled = connect(self.options.clone().database(name)).await?;
-        self.compare(&mut pooled).await?;
-        pooled
-            .close()
-            .await
-            .map_err(Error::sql("comparing a database of the pool by hand"))?;
-        let close = format!("alter database {name} allow_connections false");
-        execute(&mut self.maintenance, close).await
     }
 
     async fn hand_over(&mut self, id: Uuid, from: &str, name: &str) -> Result<(), Error> {
@@ -225,16 +198,12 @@ impl Hand {
         execute(tenant, end.to_owned()).await
     }
 
-    async fn compare(&self, tenant: &mut PgConnection) -> Result<(), Error> {
-        let doing = "comparing a database made by hand";
-        match fingerprint::of(tenant).await {
-            Ok(taken) if taken == self.fingerprint => Ok(()),
-            _ => Err(Error::sql(doing)(sqlx::Error::RowNotFound)),
-        }
-    }
-
     async fn verify(&self, tenant: &mut PgConnection) -> Result<(), Error> {
         let doing = "verifying a tenant made by hand";
+        match fingerprint::of(tenant).await {
+            Ok(taken) if taken == self.fingerprint => {}
+            _ => return Err(Error::sql(doing)(sqlx::Error::RowNotFound)),
+        }
         let begin = format!("begin read only; set local role {}owner", self.prefix);
         execute(tenant, begin).await?;
         for file in &self.blueprint.verify {

@@ -60,12 +60,12 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         } else {
             Origin::Clone
         };
-        let (from, hash, is_compared) = match origin {
-            Origin::Pool(pooled) => (pooled.database, pooled.hash, pooled.is_compared),
+        let (from, hash) = match origin {
+            Origin::Pool(database, hash) => (database, hash),
             Origin::LookAgain => continue,
             // another session's, of whatever template: look again
             Origin::Clone => match clone(cx, cluster, &unnamed).await? {
-                Some(hash) => (unnamed.clone(), hash, false),
+                Some(hash) => (unnamed.clone(), hash),
                 None => continue,
             },
         };
@@ -73,7 +73,6 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         match hand_over(cx, &from, &name, hash).await? {
             HandedOver::Recorded => {
                 note_origin(cx, is_pooled);
-                cx.is_as_template.store(is_compared, Ordering::Relaxed);
                 return Ok(());
             }
             // the pool's database is gone: its row goes, and this tenant's is cloned
@@ -132,21 +131,12 @@ async fn hand_over(
 
 /// What becomes the tenant's database.
 enum Origin {
-    /// One of the pool.
-    Pool(Pooled),
+    /// One of the pool, of the blueprint with this hash.
+    Pool(Ident, String),
     /// None that fits any more: look again.
     LookAgain,
     /// There is none: it is cloned.
     Clone,
-}
-
-/// A database of the pool that is to be handed over.
-struct Pooled {
-    database: Ident,
-    /// Of the blueprint.
-    hash: String,
-    /// Whether its structure is known to be its template's.
-    is_compared: bool,
 }
 
 /// Claims a database of the pool, or finds the one that an earlier attempt claimed.
@@ -157,18 +147,14 @@ async fn take_pooled(cx: &StepContext<'_>, cluster: &Cluster) -> Result<Origin, 
         pool::claim(connection, cx.claim, id, (&cluster.name, &hash)).await
     };
     let taken = provisioner.db.run(claim).await?;
-    if let Taken::Claimed { .. } | Taken::Empty = taken {
+    if let Taken::Claimed(_) | Taken::Empty = taken {
         // whoever fills it begins when this tenant is made
         provisioner.pool.call(&cluster.name);
     }
     Ok(match taken {
-        Taken::Claimed { id, is_compared } => {
+        Taken::Claimed(pooled) => {
             provisioner.faults.hit(pool::CLAIMED).await?;
-            Origin::Pool(Pooled {
-                database: databases::pooled(&cluster.prefix, id)?,
-                hash,
-                is_compared,
-            })
+            Origin::Pool(databases::pooled(&cluster.prefix, pooled)?, hash)
         }
         Taken::GivenBack => Origin::LookAgain,
         Taken::Empty => Origin::Clone,
@@ -316,8 +302,6 @@ pub(super) async fn drop_database(cx: &StepContext<'_>, name: &Ident) -> Result<
 
 /// The tenant's row says from now on what its database was made from.
 async fn record_template(cx: &StepContext<'_>, hash: &str) -> Result<(), StepError> {
-    // it has its own name by now
-    cx.ask_for_session();
     let id = cx.id().await;
     cx.provisioner
         .db

@@ -21,17 +21,14 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         verifier: &secrets::scram_verifier(cx.password().await?)?,
         connection_limit: cx.provisioner.names.connection_limit,
     };
-    // the steps after this one need a session in the database
-    cx.ask_for_session();
-    cluster
-        .run_as(
-            &cx.tag,
-            || cx.lease.is_held(),
-            async |connection| roles::ensure_tenant_role(connection, cluster, &role).await,
-        )
-        .await?;
-    cx.ask_for_login();
-    Ok(())
+    let ensure = cluster.run_as(
+        &cx.tag,
+        || cx.lease.is_held(),
+        async |connection| roles::ensure_tenant_role(connection, cluster, &role).await,
+    );
+    // the steps after this one need a session in the database, and the server takes its time to open one
+    let (ensured, ()) = tokio::join!(ensure, cx.open_early());
+    Ok(ensured?)
 }
 
 /// Drops the role, if it is this tenant's.

@@ -23,7 +23,6 @@ mod place;
 pub mod pool;
 pub mod rehearsal;
 mod seed;
-mod sessions;
 pub mod steps;
 mod sync_members;
 mod teller;
@@ -37,7 +36,6 @@ use std::{
 };
 
 use secrecy::SecretString;
-use sessions::Sessions;
 use sqlx::Connection;
 use steps::Advanced;
 use tokio::sync::{Mutex, OnceCell};
@@ -205,12 +203,11 @@ pub struct StepContext<'a> {
     tenant: Mutex<Tenant>,
     /// Whether this attempt took the tenant's database from the pool.
     from_pool: AtomicBool,
-    /// Whether its structure is known to be its template's: compared in the pool, and changed by nobody since.
-    is_as_template: AtomicBool,
     /// What the plan's steps ask for, once an attempt: its password, and its organization's name in full.
     password: OnceCell<SecretString>,
     organization_name: OnceCell<String>,
-    sessions: Sessions,
+    /// Our session in the tenant's database: opened once, used by several steps.
+    session: Mutex<Option<sqlx::PgConnection>>,
 }
 
 /// How an attempt ended.
@@ -264,18 +261,6 @@ pub async fn provision(
             .map_err(|error| first(error.into()))?;
     }
     let done = cx.still_done(done).await.map_err(first)?;
-    tokio::select! {
-        ended = Box::pin(run_missing(&cx, &done, tasks)) => ended,
-        never = Box::pin(cx.open_early()) => match never {},
-    }
-}
-
-/// Runs the steps that are not done.
-async fn run_missing(
-    cx: &StepContext<'_>,
-    done: &[String],
-    tasks: &Tasks,
-) -> Result<Ended, Failed> {
     let is_missing = |step: &Step| !done.iter().any(|name| name == step.name());
     let missing: Vec<Step> = PLAN.into_iter().filter(is_missing).collect();
     let mut is_begun = false;
@@ -289,7 +274,7 @@ async fn run_missing(
                 .copied()
                 .filter(|_| !tasks.is_draining())
         };
-        let went = run_step(cx, step, is_begun, next).await;
+        let went = run_step(&cx, step, is_begun, next).await;
         match went.map_err(|error| Failed { step, error })? {
             Went::On { is_next_begun } => is_begun = is_next_begun,
             Went::Nowhere => return Ok(Ended::NothingToDo),
@@ -412,10 +397,9 @@ impl<'a> StepContext<'a> {
             blueprint: provisioner.blueprint.load()?,
             tenant: Mutex::new(tenant),
             from_pool: AtomicBool::new(false),
-            is_as_template: AtomicBool::new(false),
             password: OnceCell::new(),
             organization_name: OnceCell::new(),
-            sessions: Sessions::default(),
+            session: Mutex::new(None),
         })
     }
 }
@@ -530,6 +514,15 @@ impl StepContext<'_> {
         }
     }
 
+    /// After a step was cut off: whatever it has under way ends, before anybody hears of it.
+    async fn end_sessions(&self) {
+        self.session.lock().await.take();
+        // one that is not placed has done nothing on any cluster
+        if let Ok(cluster) = self.cluster().await {
+            end_sessions(cluster, &self.tag).await;
+        }
+    }
+
     async fn fault(&self, step: Step, point: &str) -> Result<(), StepError> {
         self.provisioner
             .faults
@@ -553,6 +546,40 @@ impl StepContext<'_> {
             Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),
             Step::Verify => Duration::from_millis(self.blueprint.settings.verify_timeout_ms.into()),
         }
+    }
+
+    async fn connect(&self) -> Result<sqlx::PgConnection, StepError> {
+        let database =
+            Ident::new(&self.tenant.lock().await.database).map_err(tenant_db::Error::from)?;
+        let cluster = self.cluster().await?;
+        let timeouts = self.blueprint.settings.session_timeouts();
+        let connected = cluster.connect_with(&database, Some(&self.tag), &timeouts);
+        Ok(connected.await?)
+    }
+
+    /// Opens the session that later steps use, while something else goes on. One that cannot be had is
+    /// asked for again by whoever needs it, and says why then.
+    async fn open_early(&self) {
+        let mut session = self.session.lock().await;
+        if session.is_none() {
+            *session = self.connect().await.ok();
+        }
+    }
+
+    /// Runs `work` in the tenant's database, in a session that later steps use again.
+    async fn in_tenant<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let mut session = self.session.lock().await;
+        let mut connection = match session.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let result = work(&mut connection).await?;
+        // only after success: a failed one may be inside a transaction
+        *session = Some(connection);
+        Ok(result)
     }
 }
 

@@ -4,9 +4,7 @@
 //! finds the note and loads nothing. Values reach the files as settings (`current_setting('tenantry.…')`),
 //! set as parameters, never pasted into SQL.
 
-use std::sync::atomic::Ordering;
-
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StepContext, StepError};
 use crate::{blueprint::Blueprint, identity, tenant_db, tenants::Tenant};
@@ -35,31 +33,17 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         cx.check_lease()?;
         // the key of the note: of two sessions that seed, one fails here, and nothing of it stays
         let note_and_commit = format!(
-            "insert into tenantry.seeds (name) values ('tenant'), ('{}'); {HAS_CHANGED_CATALOG}; commit",
+            "insert into tenantry.seeds (name) values ('tenant'), ('{}'); commit",
             note_of(&cx.blueprint)
         );
-        let answers = sqlx::raw_sql(AssertSqlSafe(note_and_commit))
-            .fetch_all(&mut *connection)
+        sqlx::raw_sql(AssertSqlSafe(note_and_commit))
+            .execute(&mut *connection)
             .await
             .map_err(note_failed)?;
-        let has_changed = answers.first().map(|row| row.try_get(0)).transpose();
-        if has_changed.map_err(note_failed)?.unwrap_or(true) {
-            cx.is_as_template.store(false, Ordering::Relaxed);
-        }
         Ok(())
     })
     .await
 }
-
-/// Whether this transaction may have changed the structure: rows that it wrote in catalogs of the server, by the
-/// server's own count, or nobody counts.
-const HAS_CHANGED_CATALOG: &str = "select not current_setting('track_counts')::boolean
-        or coalesce(sum(pg_stat_get_xact_tuples_inserted(oid)
-                        + pg_stat_get_xact_tuples_updated(oid)
-                        + pg_stat_get_xact_tuples_deleted(oid)), 0) > 0
- from pg_catalog.pg_class
- where relnamespace = 'pg_catalog'::regnamespace
-   and relkind = 'r'";
 
 /// Nothing: the rows go with the database.
 #[expect(clippy::unnecessary_wraps, reason = "one shape for every step")]

@@ -1,11 +1,8 @@
 //! Step 6, verify: the tenant is what it should be, seen from outside and from inside.
 //!
-//! Checks: the structure equals the template's, where that was not compared already in the pool and nobody
-//! could change it since; each verify query of the blueprint returns no row;
+//! Checks: the structure equals the template's; each verify query of the blueprint returns no row;
 //! PUBLIC has no right on the database; the tenant's role logs in with its password, is a member of
 //! the application group only, cannot create tables, and can connect to no other tenant's database.
-
-use std::sync::atomic::Ordering;
 
 use sqlx::{AssertSqlSafe, Column, Executor, PgConnection, Row};
 
@@ -18,14 +15,12 @@ use crate::{
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     let tenant = cx.tenant().await;
     let inside = async {
-        if !cx.is_as_template.load(Ordering::Relaxed) {
-            check_structure(cx, &tenant).await?;
-        }
+        check_structure(cx, &tenant).await?;
         check_rows(cx, &tenant).await
     };
     let outside = async {
         check_rights(cx, &tenant).await?;
-        check_login(cx).await
+        check_login(cx, &tenant).await
     };
     // at once: either takes about as long, and neither sees the other
     let (inside, outside) = tokio::join!(inside, outside);
@@ -129,9 +124,12 @@ async fn check_rights(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepE
     }
 }
 
-async fn check_login(cx: &StepContext<'_>) -> Result<(), StepError> {
+async fn check_login(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), StepError> {
+    let password = cx.password().await?;
     let cluster = cx.cluster().await?;
-    let mut session = cx.log_in().await?;
+    let mut session = cluster
+        .connect_as_tenant(&tenant.database, &tenant.username, password, &cx.tag)
+        .await?;
     let doing = "checking the rights of the tenant's role";
     let excess = find_excess_right(&mut session, &cluster.prefix, cluster.app.as_str()).await;
     let problem = match excess.map_err(tenant_db::Error::sql(doing))? {

@@ -125,7 +125,7 @@ pub fn pool_comment(id: Uuid, hash: &str) -> String {
     format!("tenantry pool={id} template={hash}")
 }
 
-/// One commit: a clone is a database of the pool, open to us and to nobody else until it is [closed](close).
+/// One commit: a clone is a database of the pool. It stays closed to connections.
 pub async fn mark_pooled(
     connection: &mut PgConnection,
     name: &Ident,
@@ -133,8 +133,7 @@ pub async fn mark_pooled(
 ) -> Result<(), Error> {
     let statements = format!(
         "comment on database {name} is {};
-         revoke all on database {name} from public;
-         alter database {name} allow_connections true",
+         revoke all on database {name} from public",
         literal(comment)
     );
     sqlx::raw_sql(AssertSqlSafe(statements))
@@ -144,16 +143,6 @@ pub async fn mark_pooled(
             "marking database {} as the pool's",
             name.as_str()
         )))?;
-    Ok(())
-}
-
-/// Nobody can connect to the database any more.
-pub async fn close(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
-    let close = format!("alter database {name} allow_connections false");
-    sqlx::raw_sql(AssertSqlSafe(close))
-        .execute(connection)
-        .await
-        .map_err(Error::sql(format!("closing database {}", name.as_str())))?;
     Ok(())
 }
 

@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::Connection;
 use uuid::Uuid;
 
 use super::rows;
@@ -304,12 +303,6 @@ impl<'a> Builder<'a> {
             async |connection: &mut _| databases::mark_pooled(connection, &name, &comment).await;
         session.run(mark).await?;
         faults.hit(FAULT_POINTS[2]).await?;
-        tokio::select! {
-            compared = compare(self.provisioner, cluster, template, &name) => compared?,
-            lost = template::keep_alive(session) => return Err(lost),
-        }
-        let lock_up = async |connection: &mut _| databases::close(connection, &name).await;
-        session.run(lock_up).await?;
         let is_ours = db
             .run(async |connection| rows::mark_ready(connection, id).await)
             .await?;
@@ -379,32 +372,6 @@ impl<'a> Builder<'a> {
             }
         }
     }
-}
-
-/// A clone must have the structure that its template had when it was sealed: its tenant is not compared again.
-async fn compare(
-    provisioner: &Provisioner,
-    cluster: &Cluster,
-    template: &Template,
-    name: &Ident,
-) -> Result<(), StepError> {
-    let hash = &template.hash;
-    let find = async |connection: &mut _| template::find(connection, &cluster.name, hash).await;
-    let Some(record) = provisioner.db.run(find).await? else {
-        return Err(StepError::TemplateUnknown { hash: hash.clone() });
-    };
-    let mut connection = cluster.connect(name, None).await?;
-    let is_same = cluster
-        .has_fingerprint(&mut connection, &record.fingerprint)
-        .await;
-    let _ = connection.close().await;
-    if is_same? {
-        return Ok(());
-    }
-    let template = template.database.as_str();
-    Err(StepError::NotVerified {
-        problem: format!("a clone of {template} has another structure than that was sealed with"),
-    })
 }
 
 /// The same before there is a session. A database that is away is told of by whoever goes on.

@@ -19,12 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::provisioning) enum Taken {
     /// This one is the tenant's.
-    Claimed {
-        /// Its id in the pool.
-        id: Uuid,
-        /// Whether its structure is known to be its template's.
-        is_compared: bool,
-    },
+    Claimed(Uuid),
     /// An earlier attempt had claimed one that does not fit any more; it was given back.
     GivenBack,
     /// There is none.
@@ -41,7 +36,7 @@ pub(in crate::provisioning) async fn claim(
     tenant: TenantId,
     (cluster, hash): (&str, &str),
 ) -> Result<Taken, queue::Error> {
-    let found = sqlx::query_as(
+    let (is_held, claimed, was_given_back): (bool, Option<Uuid>, bool) = sqlx::query_as(
         "with held as (
              select
              from set_config('synchronous_commit', 'off', true), jobs
@@ -52,7 +47,7 @@ pub(in crate::provisioning) async fn claim(
              for update of jobs
          ),
          own as (
-             select pool.id, pool.is_compared, pool.cluster = $4 and pool.hash = $5 as fits
+             select pool.id, pool.cluster = $4 and pool.hash = $5 as fits
              from pool_databases pool, held
              where pool.tenant_id = $3
          ),
@@ -84,16 +79,10 @@ pub(in crate::provisioning) async fn claim(
                  claimed_at = now()
              from next
              where pool.id = next.id
-             returning pool.id, pool.is_compared
-         ),
-         taken as (
-             select id, is_compared from own where fits
-             union all
-             select id, is_compared from claimed
+             returning pool.id
          )
          select exists (select from held),
-                (select id from taken),
-                (select is_compared from taken),
+                (select id from own where fits union all select id from claimed),
                 exists (select from given_back)",
     )
     .bind(claim.id)
@@ -103,25 +92,14 @@ pub(in crate::provisioning) async fn claim(
     .bind(hash)
     .fetch_one(connection)
     .await?;
-    taken(claim, found)
-}
-
-/// What came of it: whether the job is held, the database and whether it is compared, and whether one was given back.
-fn taken(
-    claim: &Claim,
-    (is_held, id, is_compared, was_given_back): (bool, Option<Uuid>, Option<bool>, bool),
-) -> Result<Taken, queue::Error> {
     if !is_held {
         return Err(queue::Error::LostClaim {
             id: claim.id,
             attempt: claim.attempt,
         });
     }
-    Ok(match id {
-        Some(id) => Taken::Claimed {
-            id,
-            is_compared: is_compared == Some(true),
-        },
+    Ok(match claimed {
+        Some(id) => Taken::Claimed(id),
         None if was_given_back => Taken::GivenBack,
         None => Taken::Empty,
     })
@@ -167,12 +145,11 @@ pub(super) async fn begin(
     Ok(())
 }
 
-/// building → ready, compared with its template. False when somebody else took it for lost meanwhile.
+/// building → ready. False when somebody else took it for lost meanwhile.
 pub(super) async fn mark_ready(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<bool> {
     let marked = sqlx::query(
         "update pool_databases
          set state = 'ready',
-             is_compared = true,
              ready_at = now()
          where id = $1
            and state = 'building'",
