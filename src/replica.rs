@@ -218,8 +218,13 @@ impl Replica {
 
     /// Listens and answers requests until the tasks drain; returns the address at once.
     ///
-    /// A process that only works answers for its health and metrics, and routes no source.
-    pub async fn serve_http(&self, sources: Sources) -> Result<std::net::SocketAddr, Error> {
+    /// A process that only works answers for its health and metrics, and routes no source. One that does not work
+    /// has no `blueprint`: whoever works settles what a fleet run that is begun here is about.
+    pub async fn serve_http(
+        &self,
+        sources: Sources,
+        blueprint: Option<BlueprintSource>,
+    ) -> Result<std::net::SocketAddr, Error> {
         let address = &self.config.server.listen;
         let failed = |source| Error::Listen {
             address: address.clone(),
@@ -237,7 +242,7 @@ impl Replica {
                 .collect(),
             Sources::None => BTreeMap::new(),
         };
-        let state = self.app_state(routed);
+        let state = self.app_state(routed, blueprint);
         self.issuers.spawn_refresh(&self.tasks);
         let keys = state.api_keys.clone();
         let forget_key = move |id: Option<&str>| match id {
@@ -252,7 +257,11 @@ impl Replica {
         Ok(local)
     }
 
-    fn app_state(&self, routed: BTreeMap<String, config::Source>) -> http::AppState {
+    fn app_state(
+        &self,
+        routed: BTreeMap<String, config::Source>,
+        blueprint: Option<BlueprintSource>,
+    ) -> http::AppState {
         let (config, access) = (&self.config, &self.config.access);
         let admin_role = &config.identity.admin_role;
         let remember = Duration::from_secs(access.remember_s);
@@ -282,7 +291,7 @@ impl Replica {
             registrations: Arc::new(RegistrationDesk::new(config, &self.provisioner.keyring)),
             watcher: self.watcher.clone(),
             clusters: self.clusters.clone(),
-            blueprint: self.provisioner.blueprint.clone(),
+            blueprint,
             keyring: Arc::clone(&self.provisioner.keyring),
             max_attempts: config.queue.max_attempts,
             faults: config.faults.clone(),

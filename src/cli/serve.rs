@@ -52,7 +52,7 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
     if works {
         blueprint.load().map_err(crate::replica::Error::from)?;
     }
-    let replica = Replica::new(config, blueprint)?;
+    let replica = Replica::new(config, blueprint.clone())?;
     let address = {
         let takes = options.roles.contains(&Role::Api);
         let sources = if takes {
@@ -60,7 +60,8 @@ pub(super) async fn run(globals: &Globals, options: Options) -> Result<(), Failu
         } else {
             Sources::None
         };
-        replica.serve_http(sources).await?
+        let blueprint = works.then_some(blueprint);
+        replica.serve_http(sources, blueprint).await?
     };
     tracing::info!(%address, "listening");
     let ended = tokio::select! {

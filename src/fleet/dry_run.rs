@@ -1,8 +1,9 @@
 //! A dry run: throw-away clones of the templates that tenants were made from, and of the databases of chosen
 //! tenants, are migrated instead of tenants.
 //!
-//! Guarantees: no tenant is touched; what the run itself would skip is not tried; one clone that fails, or cannot be made, keeps no other from being
-//! tried; a chosen tenant that was given up meanwhile is said to be.
+//! Guarantees: no tenant is touched; what the run itself would skip is not tried; one clone that fails, or
+//! cannot be made, keeps no other from being tried; of a chosen tenant it is said where it was given up meanwhile,
+//! or is further.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +19,7 @@ use crate::{
     causes::chain,
     provisioning::{
         StepError,
-        migrators::Migrated,
+        migrators::{self, Migrated},
         rehearsal::{self, Source},
     },
     queue::{self, Failure, worker::Outcome},
@@ -52,6 +53,25 @@ struct Start<'a> {
     source: Source<'a>,
     version: &'a str,
     tenants: u32,
+}
+
+impl Start<'_> {
+    /// What there is to say of a chosen tenant that the run would skip: it is not even copied.
+    fn ahead(&self, goal: &Goal, version: &str) -> Option<StepError> {
+        let Source::Tenant(tenant) = self.source else {
+            return None;
+        };
+        let stands = (tenant.blueprint_hash.as_deref(), &*tenant.alembic_version);
+        let is_ahead = goal.is_behind(stands, version);
+        is_ahead.then(|| {
+            let error = migrators::Error::Ahead {
+                database: tenant.database.clone(),
+                version: tenant.alembic_version.clone(),
+                target: version.to_owned(),
+            };
+            error.into()
+        })
+    }
 }
 
 /// The templates that these tenants come from, cluster by cluster, then the chosen tenants.
@@ -90,7 +110,7 @@ pub(super) async fn rehearse(
     let version = prepare::version(place, goal).await?;
     let fleet = fleet
         .iter()
-        .filter(|tenant| !goal.is_behind(tenant, &version));
+        .filter(|tenant| !goal.is_behind(tenant.stands(), &version));
     let is_gone = |id: &&TenantId| clones.iter().all(|tenant| tenant.id != **id);
     let gone = run.clones.iter().filter(is_gone);
     let mut rehearsals: Vec<_> = gone.map(|id| Rehearsal::not_tried(*id)).collect();
@@ -107,7 +127,10 @@ pub(super) async fn rehearse(
         if !place.lease.is_held() {
             return Err(StepError::LostClaim);
         }
-        let done = try_one(place, goal, &start).await?;
+        let done = match start.ahead(goal, &version) {
+            Some(error) => Err(error),
+            None => try_one(place, goal, &start).await?,
+        };
         if is_ahead(&start, &done) {
             continue;
         }

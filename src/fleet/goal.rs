@@ -9,7 +9,6 @@ use crate::{
         BlueprintSource, Provisioner, StepError,
         template::{self, TemplateRecord},
     },
-    tenants::Standing,
 };
 
 /// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
@@ -92,16 +91,12 @@ impl Goal {
     ///
     /// The order of a program's versions is the program's own affair: there it is what is on record with all of the
     /// blueprint, and Alembic finds the others out.
-    pub(super) fn is_behind(&self, tenant: &Standing, version: &str) -> bool {
+    pub(super) fn is_behind(&self, (hash, at): (Option<&str>, &str), version: &str) -> bool {
         if self.whole.project.is_some() {
-            return !self.is_whole()
-                && tenant.blueprint_hash.as_ref() == Some(&self.whole_hash)
-                && tenant.version != version;
+            return !self.is_whole() && hash == Some(&self.whole_hash) && at != version;
         }
         let beyond = self.whole.migrations.iter().skip(self.cut.migrations.len());
-        beyond
-            .map(SqlFile::version)
-            .any(|further| further == tenant.version)
+        beyond.map(SqlFile::version).any(|further| further == at)
     }
 
     /// The sealed templates of the goal, by cluster.

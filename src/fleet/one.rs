@@ -146,14 +146,10 @@ pub(super) async fn migrate(
             let why = "the tenant was given up meanwhile";
             Ok(Some(skipped(held, "gone", why)))
         }
-        Err(error) => {
-            let reached = version_reached(place, aim, held, &subject, &error).await;
-            let to_version = reached.filter(|version| *version != held.from_version);
-            Ok(Some(Record {
-                to_version,
-                ..failed(place, held, &error, duration_ms)
-            }))
-        }
+        Err(error) => Ok(Some(Record {
+            to_version: version_reached(place, aim, held, &subject, &error).await,
+            ..failed(place, held, &error, duration_ms)
+        })),
     }
 }
 

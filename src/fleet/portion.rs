@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 
-/// What [`Portion`] reads.
+/// What [`Portion`] reads, and more than any fleet has.
 const PATTERN: &str = "^(?:[0-9]{1,9}|(?:100|0?[0-9]{1,2})%)$";
 
 /// A count such as `5`, or a share such as `10%`.
@@ -41,10 +41,8 @@ impl FromStr for Portion {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || PortionInvalid(text.to_owned());
-        let number = text.strip_suffix('%').unwrap_or(text);
-        // no sign and no space, which parse() or a check in the database allow; and as many as its pattern says
-        let longest = if number.len() < text.len() { 3 } else { 9 };
-        if number.len() > longest || !number.starts_with(|c: char| c.is_ascii_digit()) {
+        // no sign, no space: what parse() allows and a check in the database does not
+        if !text.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(invalid());
         }
         match text.strip_suffix('%') {

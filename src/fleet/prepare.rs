@@ -150,7 +150,7 @@ async fn begin(
 /// Waves are of those that need something, and those that do not are looked at in the last one: a canary that
 /// has nothing to do proves nothing.
 fn targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec<NewTarget> {
-    let is_ahead = |tenant: &&Standing| goal.is_behind(tenant, version);
+    let is_ahead = |tenant: &&Standing| goal.is_behind(tenant.stands(), version);
     let (ahead, rest): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
     let is_there = |tenant: &&Standing| tenant.blueprint_hash.as_ref() == Some(&goal.hash);
     let (there, behind): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_there);

@@ -6,8 +6,6 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use sqlx::types::Json;
-
 use super::{
     Run, RunFailure, RunState,
     goal::Goal,
@@ -152,7 +150,7 @@ async fn sweep_or_end(
     let is_missing = |tenant: &tenants::Standing| {
         !known.contains(&tenant.id.0)
             && tenant.blueprint_hash.as_deref() != Some(&goal.hash)
-            && !goal.is_behind(tenant, version)
+            && !goal.is_behind(tenant.stands(), version)
     };
     let missing = fleet.into_iter().filter(is_missing);
     let late: Vec<NewTarget> = missing
@@ -178,10 +176,11 @@ async fn sweep_or_end(
     Ok(Next::Completed)
 }
 
-/// Whether somebody is just being made from another blueprint, and will be ready with that.
+/// Whether a selected tenant is just being made from another blueprint, and will be ready with that.
 ///
 /// An attempt that has no database yet may have read either blueprint. Those that began before the last target
-/// ended are waited for and no others: there may always be one that is just beginning.
+/// ended are waited for and no others: there may always be one that is just beginning. One whose next attempt is
+/// not due soon is not waited for.
 async fn is_any_coming(
     tx: &mut sqlx::PgConnection,
     run: &Run,
@@ -190,14 +189,15 @@ async fn is_any_coming(
 ) -> Result<bool, StepError> {
     let until = left.last_ended_at.or(run.prepared_at);
     let (mut being_made, mut blank) = (Vec::new(), Vec::new());
-    for (Json(job), began_at) in queue::list_running(tx, "provision_tenant").await? {
-        if let Job::ProvisionTenant { tenant } = job {
+    for begun in queue::list_begun(tx, "provision_tenant").await? {
+        if let Job::ProvisionTenant { tenant } = begun.payload {
+            let may_have_read_either = begun.is_running && Some(begun.began_at) <= until;
             being_made.push(TenantId(tenant));
-            blank.extend((Some(began_at) <= until).then_some(TenantId(tenant)));
+            blank.extend(may_have_read_either.then_some(TenantId(tenant)));
         }
     }
     let made = (being_made.as_slice(), blank.as_slice());
-    Ok(tenants::is_any_of_other(tx, made, &goal.hash).await?)
+    Ok(tenants::is_any_of_other(tx, made, &run.selection, &goal.hash).await?)
 }
 
 /// The run stops here, failed.

@@ -188,7 +188,8 @@ pub(super) async fn create(
     let mut new = mutation.body.read()?;
     // reads files: the other requests of this thread go on elsewhere
     new.blueprint_hash = tokio::task::block_in_place(|| {
-        fleet::known_hash(&state.blueprint, new.wanted_version.as_deref())
+        let to = new.wanted_version.as_deref();
+        fleet::known_hash(state.blueprint.as_ref()?, to)
     });
     let act = async |tx: &mut _| Ok(fleet::create(tx, &new, &mutation.actor).await?);
     mutation.create(&state, &uri, act).await

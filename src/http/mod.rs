@@ -129,8 +129,8 @@ pub struct AppState {
     pub watcher: Watcher,
     /// Where tenants live.
     pub clusters: Clusters,
-    /// Where the blueprint is.
-    pub blueprint: BlueprintSource,
+    /// Where the blueprint is that this replica works with; `None` where it does not work.
+    pub blueprint: Option<BlueprintSource>,
     /// Opens tenants' passwords.
     pub keyring: Arc<Keyring>,
     /// Attempts of a job that is enqueued here.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, types::Json};
+use sqlx::{FromRow, PgConnection};
 
 use super::{Claim, Error, Job, JobId};
 
@@ -20,17 +20,27 @@ pub struct Kept {
     pub is_moved: bool,
 }
 
-/// The attempts at jobs of a kind that are being made now, and when each began.
-pub async fn list_running(
-    connection: &mut PgConnection,
-    kind: &str,
-) -> sqlx::Result<Vec<(Json<Job>, DateTime<Utc>)>> {
+/// A job that was begun and has not ended.
+#[derive(Debug, FromRow)]
+pub struct Begun {
+    /// What it is.
+    #[sqlx(json)]
+    pub payload: Job,
+    /// When its last attempt began.
+    pub began_at: DateTime<Utc>,
+    /// Whether that is being made now; else the next one is due within a minute.
+    pub is_running: bool,
+}
+
+/// The jobs of a kind that are under way: running, or soon again.
+pub async fn list_begun(connection: &mut PgConnection, kind: &str) -> sqlx::Result<Vec<Begun>> {
     sqlx::query_as(
-        "select jobs.payload, attempts.started_at
+        "select jobs.payload, attempts.started_at as began_at, jobs.state = 'running' as is_running
          from jobs
          join job_attempts attempts on attempts.job_id = jobs.id and attempts.attempt = jobs.attempt
-         where jobs.state = 'running'
-           and jobs.kind = $1",
+         where jobs.kind = $1
+           and (jobs.state = 'running'
+                or (jobs.state = 'available' and jobs.run_at < now() + interval '1 minute'))",
     )
     .bind(kind)
     .fetch_all(connection)

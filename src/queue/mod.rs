@@ -34,7 +34,7 @@ use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
 pub use job::{Job, JobId, organization_key, provision_key};
-pub use leases::{Kept, assert_held, heartbeat, list_running, rescue};
+pub use leases::{Begun, Kept, assert_held, heartbeat, list_begun, rescue};
 pub use look::{
     Attempt, Filter, JobState, StoredJob, Traffic, count_errors, find_job, find_next_attempt,
     is_any_live, list_attempts, list_lost, list_page, traffic,

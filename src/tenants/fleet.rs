@@ -19,6 +19,13 @@ pub struct Standing {
     pub version: String,
 }
 
+impl Standing {
+    /// Hash of its blueprint, and its version.
+    pub fn stands(&self) -> (Option<&str>, &str) {
+        (self.blueprint_hash.as_deref(), &self.version)
+    }
+}
+
 /// Every selected tenant whose database is complete and kept up: ready, or suspended after it was.
 pub async fn list_migratable(
     connection: &mut PgConnection,
@@ -95,12 +102,13 @@ pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sq
     Ok(())
 }
 
-/// Whether one of these tenants, which are being made now, will be ready with another blueprint than this.
+/// Whether a selected one of these tenants, which are being made now, will be ready with another blueprint than this.
 ///
 /// Of those that have no database yet only `blank` may be.
 pub async fn is_any_of_other(
     connection: &mut PgConnection,
     (being_made, blank): (&[TenantId], &[TenantId]),
+    selection: &Selection,
     blueprint_hash: &str,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar(
@@ -110,11 +118,15 @@ pub async fn is_any_of_other(
              where id = any($1)
                and state in ('pending', 'provisioning')
                and (blueprint_hash <> $3 or (blueprint_hash is null and id = any($2)))
+               and labels @> $4
+               and (cardinality($5::uuid[]) = 0 or id = any($5))
          )",
     )
     .bind(being_made)
     .bind(blank)
     .bind(blueprint_hash)
+    .bind(Json(&selection.labels))
+    .bind(selection.tenants.as_slice())
     .fetch_one(connection)
     .await
 }

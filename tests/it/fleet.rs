@@ -643,6 +643,34 @@ async fn a_run_waits_for_who_has_read_another_blueprint_and_has_no_database_yet(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_meant_is_not_waited_for() {
+    let point = "create_database.recorded";
+    let (fleet, org) = half_made(point).await;
+    let mut of_plan = all();
+    let label = ("plan".to_owned(), "gold".to_owned());
+    of_plan.selection.labels.extend([label]);
+    let run = fleet.begin(&of_plan).await.unwrap();
+    assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
+    fleet.app.replica.provisioner.faults.release(point);
+    fleet.app.tenant(&org).is_ready().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_next_attempt_is_waited_for() {
+    let point = "activate.before";
+    let (fleet, org) = half_made(point).await;
+    // the database says that it may have been opened: the next attempt goes on with it
+    let opened = "insert into tenantry.seeds (name) values ('opened')";
+    fleet.sql(&org, opened).await;
+    let lost = "update jobs
+        set state = 'available', lease_expires_at = null, run_at = now() + interval '5 s'
+        where kind = 'provision_tenant'";
+    execute(&fleet.app.deployment.control_url, lost).await;
+    it_is_waited_for(fleet, org, point).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_while_somebody_is_always_just_beginning() {
     let (taken, beginning) = ("fleet.taken", "create_database.before");
     let plan = format!("{taken}=hold; {beginning}=hold");
@@ -768,6 +796,13 @@ async fn a_run_may_stop_at_an_older_version_and_leaves_who_is_further() {
     };
     let run = fleet.migrate(&dry).await;
     assert_eq!((run.state, run.rehearsals.len()), (RunState::Done, 1));
+    // nor is the database of one that was chosen copied
+    let chosen = NewRun {
+        clones: first.selection.tenants.clone(),
+        ..dry
+    };
+    let run = fleet.migrate(&chosen).await;
+    assert_eq!(run.failure.unwrap().code, "ahead_of_version");
     let run = fleet.migrate(&new).await;
     assert_eq!(
         (run.state, run.version.as_deref()),

@@ -447,7 +447,7 @@ fn labelled(key: &str, value: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_refused_where_its_description_says_so_and_nowhere_else() {
     let fleet = Fleet::new().await;
-    let portions = "|%|0|5|007|10%|0%|00%|100%|0100%|099%|101%|999%|1000%|-1|+1| 1|1 |1 %|1%%|1.5|1\n|٣|999999999|1000000000|0000000001";
+    let portions = "|%|0|5|007|10%|0%|00%|100%|099%|101%|999%|1000%|-1|+1| 1|1 |1 %|1%%|1.5|1\n|٣|999999999|99999999999";
     let portions: Vec<String> = portions.split('|').map(str::to_owned).collect();
     let texts = ["", "8", " ", "0008_a", "a\0", "a\n", "a\u{7f}", "a\u{85}"];
     let long = [255, 256].map(|count| "ä".repeat(count));

@@ -63,9 +63,18 @@ fn as_alembic() -> TinyBlueprint {
     let script = SCRIPT.replace("$TENANTRY_TARGET", "$6");
     blueprint.write("blueprint.toml", ALEMBIC);
     blueprint.write("db/alembic.ini", "");
-    blueprint.write("db/migrate.sh", &format!("{script}{AS_ALEMBIC}"));
+    blueprint.write("db/migrate.sh", &format!("{HISTORY}{script}{AS_ALEMBIC}"));
     blueprint
 }
+
+/// What comes after a version, by the order of the file: `--rev-range=<after>:<up to>`.
+const HISTORY: &str = r#"
+if [ "$5" = history ]; then
+    range=${6#--rev-range=}
+    cut -d' ' -f1 db/versions | sed -n "/^${range%:*}$/,/^${range#*:}$/p"
+    exit
+fi
+"#;
 
 fn to(version: &str) -> NewRun {
     NewRun {
@@ -171,6 +180,18 @@ async fn alembic_tells_who_is_between_the_version_and_the_head() {
     assert_eq!(target.error_code.as_deref(), Some("ahead_of_version"));
     assert_eq!(fleet.tenant(between).await.alembic_version, "v3");
     assert_eq!(fleet.tenant(behind).await.alembic_version, "v2");
+
+    // to have done nothing is not to be further
+    fleet.blueprint.write("db/versions", &versions(5));
+    let lazy = "[ \"$TENANTRY_TENANT_ID\" ] && exit";
+    let script = SCRIPT.replace("$TENANTRY_TARGET", "$6");
+    let script = format!("{HISTORY}{lazy}\n{script}{AS_ALEMBIC}");
+    fleet.blueprint.write("db/migrate.sh", &script);
+    let new = only(&fleet, behind, to("v4")).await;
+    let run = fleet.migrate(&new).await;
+    let target = fleet.target(&run, behind).await;
+    let code = target.error_code.as_deref();
+    assert_eq!(code, Some("migrator_version_unreadable"));
     fleet.stop().await;
 }
 

@@ -173,7 +173,9 @@ async fn until_first_tenant(
     replica: &Replica,
     mut instance: Instance,
 ) -> Result<(Screen, access::Announced), Failure> {
-    let address = replica.serve_http(Sources::Routed).await?;
+    let address = replica
+        .serve_http(Sources::Routed, Some(replica.provisioner.blueprint.clone()))
+        .await?;
     instance.config.server.listen = address.to_string();
     replica.migrate().await?;
     globals

@@ -52,6 +52,8 @@ struct Start {
     version: String,
     tenants: u32,
     which: Vec<Who>,
+    /// Whether they have it all.
+    is_there: bool,
     /// Whether they are further than what is planned: a run skips them.
     is_ahead: bool,
     /// What would run, where that can be told before it runs.
@@ -65,10 +67,8 @@ struct Who {
 }
 
 impl Start {
-    fn is_waiting(&self) -> bool {
-        self.migrations
-            .as_ref()
-            .is_none_or(|names| !names.is_empty())
+    const fn is_waiting(&self) -> bool {
+        !self.is_there && !self.is_ahead
     }
 }
 
@@ -123,23 +123,24 @@ fn count(starts: &[Start], of: impl Fn(&Start) -> bool) -> u32 {
     counted.map(|start| start.tenants).sum()
 }
 
-/// The tenants of each cluster by what they are on.
+/// The tenants of each cluster by what they are on. At one version some may be there, and others not: those that a
+/// failure left at it, or that differ in the shared seed.
 fn starts(fleet: Vec<Standing>, (whole, cut): (&Blueprint, &Blueprint)) -> Vec<Start> {
     let hash = cut.hash();
-    let mut starts: BTreeMap<(String, String), (bool, Vec<Who>)> = BTreeMap::new();
+    let mut starts: BTreeMap<(String, String, bool), Vec<Who>> = BTreeMap::new();
     for tenant in fleet {
-        let (are_there, which) = starts
-            .entry((tenant.cluster, tenant.version))
-            .or_insert((true, Vec::new()));
-        *are_there &= tenant.blueprint_hash.as_ref() == Some(&hash);
+        let is_there = tenant.blueprint_hash.as_ref() == Some(&hash);
+        let which = starts
+            .entry((tenant.cluster, tenant.version, is_there))
+            .or_default();
         which.push(Who {
             id: tenant.id,
             url: tenant.url,
         });
     }
     let starts = starts.into_iter();
-    let starts = starts.map(|((cluster, version), (are_there, which))| {
-        let (is_ahead, migrations) = if are_there {
+    let starts = starts.map(|((cluster, version, is_there), which)| {
+        let (is_ahead, migrations) = if is_there {
             (false, Some(Vec::new()))
         } else {
             missing(&version, (whole, cut))
@@ -149,6 +150,7 @@ fn starts(fleet: Vec<Standing>, (whole, cut): (&Blueprint, &Blueprint)) -> Vec<S
             version,
             tenants: u32::try_from(which.len()).unwrap_or(u32::MAX),
             which,
+            is_there,
             is_ahead,
             migrations,
         }
@@ -193,7 +195,8 @@ fn print(globals: &Globals, plan: &Plan, waiting: u32) {
     let row = |start: &Start| {
         let what = match &start.migrations {
             _ if start.is_ahead => "nothing: ahead, skipped".to_owned(),
-            Some(names) if names.is_empty() => "nothing".to_owned(),
+            _ if start.is_there => "nothing".to_owned(),
+            Some(names) if names.is_empty() => "what the seeds lack; is compared".to_owned(),
             Some(names) => names.join(", "),
             None => "what the migrator finds missing".to_owned(),
         };

@@ -110,7 +110,7 @@ fn idle(run: &Run, since: Duration) -> String {
             run.id
         ),
         _ => format!(
-            "nothing is under way in fleet run {}: what is left waits for its next attempt, or no `tenantry serve` with this blueprint runs",
+            "nothing is under way in fleet run {}: what is left waits for its next attempt, or a tenant is just being made from another blueprint and waited for; or no `tenantry serve` with this blueprint runs",
             run.id
         ),
     }

@@ -11,6 +11,20 @@ pub(super) fn argv(settings: &Alembic, project: &Project) -> Vec<String> {
     settings.python.iter().cloned().chain(ours).collect()
 }
 
+/// Lists the revisions after one and up to another; fails where the one does not come before the other.
+pub(super) fn history_argv(settings: &Alembic, (after, up_to): (&str, &str)) -> Vec<String> {
+    let ours = ["-m", "alembic", "-c", &settings.ini, "history"];
+    let ours = ours.into_iter().map(str::to_owned);
+    let range = format!("--rev-range={after}:{up_to}");
+    settings
+        .python
+        .iter()
+        .cloned()
+        .chain(ours)
+        .chain([range])
+        .collect()
+}
+
 /// The query of the current revisions, a few at most. The names are letters, digits and `_` only.
 pub(super) fn version_sql(settings: &Alembic) -> String {
     format!(

@@ -5,7 +5,7 @@
 //! environment and never in its arguments; sessions that an earlier program left are ended before the next
 //! one begins; its word that all went well is not taken: the version is read again.
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 
 use super::{
@@ -129,7 +129,11 @@ async fn run(
     let after = State::read(connection, migration).await?;
     if ended.code != 0 {
         let left = if after.versions != state.versions {
-            Left::Further(after.versions.join(", "))
+            // a template is made anew, and a clone thrown away: there is nothing to take back
+            match migration.tenant {
+                Some(_) => Left::Further(after.versions.join(", ")),
+                None => Left::AsItWas,
+            }
         } else if shape::of(connection).await? != before {
             Left::Changed(from.to_owned())
         } else {
@@ -138,16 +142,46 @@ async fn run(
         return Err(explain(migration, watch, &ended, left).into());
     }
     let to = one_version(migration, &after)?;
-    check_reached(migration, project, (from, &to))?;
+    if to == from && is_ahead(migration, project, &to, (&password, state.tls)).await? {
+        return Err(Error::Ahead {
+            database: database.as_str().to_owned(),
+            version: to,
+            target: migration.head.unwrap_or_default().to_owned(),
+        }
+        .into());
+    }
+    check_reached(migration, project, &to)?;
     Ok(to)
 }
 
-/// Refuses a version that is not the one that was asked for, or not the template's.
-fn check_reached(
+/// Whether Alembic, which found nothing to do, has the version after the target: it is asked, as an `env.py` that did
+/// nothing ends as well.
+async fn is_ahead(
     migration: &Migration<'_>,
     project: &Project,
-    (from, to): (&str, &str),
-) -> Result<(), Error> {
+    version: &str,
+    (password, tls): (&SecretString, bool),
+) -> Result<bool, Error> {
+    let settings = &migration.blueprint.settings;
+    let is_asked = settings.migrator == Migrator::Alembic
+        && !version.is_empty()
+        && migration.head.is_some_and(|head| head != version);
+    let Some(target) = project.target.as_deref().filter(|_| is_asked) else {
+        return Ok(false);
+    };
+    let ended = child::run(Program {
+        argv: alembic::history_argv(&settings.alembic, (target, version)),
+        directory: &project.root,
+        environment: environment(migration, project, (password, tls)),
+        secret: password.expose_secret(),
+    })
+    .await
+    .map_err(|source| Error::NotStarted { source })?;
+    Ok(ended.code == 0 && ended.output.contains(version))
+}
+
+/// Refuses a version that is not the one that was asked for, or not the template's.
+fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Result<(), Error> {
     let database = migration.database.as_str();
     let migrator = migration.blueprint.settings.migrator;
     let is_command = migrator == Migrator::Command;
@@ -162,14 +196,6 @@ fn check_reached(
         });
     }
     let wanted = migration.head.unwrap_or(to);
-    // it knows the revision, and found nothing between it and the target
-    if !is_command && project.target.is_some() && !to.is_empty() && to == from && to != wanted {
-        return Err(Error::Ahead {
-            database: database.to_owned(),
-            version: to.to_owned(),
-            target: wanted.to_owned(),
-        });
-    }
     if to.is_empty() || to != wanted {
         let what = format!(
             "the migrator ended well, and database {database} is at version {to:?} instead of {wanted:?}"
@@ -183,7 +209,7 @@ fn check_reached(
 fn environment(
     migration: &Migration<'_>,
     project: &Project,
-    (password, tls): (&secrecy::SecretString, bool),
+    (password, tls): (&SecretString, bool),
 ) -> Vec<(String, String)> {
     let settings = &migration.blueprint.settings;
     let ours = Environment::of_process();

@@ -251,7 +251,10 @@ impl App {
     /// A replica that answers requests and does nothing else yet.
     pub async fn listening(deployment: Deployment, blueprint: BlueprintSource) -> Self {
         let replica = Replica::new(deployment.config(), blueprint).unwrap();
-        let address = replica.serve_http(Sources::Routed).await.unwrap();
+        let address = replica
+            .serve_http(Sources::Routed, Some(replica.provisioner.blueprint.clone()))
+            .await
+            .unwrap();
         Self {
             deployment,
             replica,
