@@ -630,6 +630,8 @@ async fn an_answer_of_the_provider_that_is_lost_makes_no_second_organization() {
     let app = at(&provider, &blueprint).await;
     provider.cut_after_next("POST", "/organizations", 1);
     provider.cut_after_next("POST", "/user_management/invitations", 1);
+    // one delay alone may be over before anybody looks
+    provider.fail_next("GET", "/organizations/external_id", 503, 3);
     let answer = register(&app, "acme", &form("Acme", "ada@acme.example")).await;
     let id = answer.body["id"].as_str().unwrap();
     let waits = wait_for("it says why it waits", async || {
