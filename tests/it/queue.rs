@@ -55,6 +55,11 @@ impl Queue {
         added.await.unwrap()
     }
 
+    async fn rouse(&self, job: &NewJob) {
+        let roused = self.db.transaction(async |tx| queue::rouse(tx, job).await);
+        roused.await.unwrap();
+    }
+
     pub async fn claim(&self, limit: i64) -> Vec<Claim> {
         let claimed = self
             .db
@@ -474,12 +479,7 @@ async fn a_tenant_whose_worker_is_lost_on_the_last_attempt_fails_with_its_job_an
 async fn a_job_that_is_roused_while_it_runs_and_then_fails_begins_anew_at_once() {
     let queue = Queue::new().await;
     let job = new_job(None, Some("sync:1"), 1);
-    let rouse = async || {
-        let roused = queue
-            .db
-            .transaction(async |tx| queue::rouse(tx, &job).await);
-        roused.await.unwrap();
-    };
+    let rouse = async || queue.rouse(&job).await;
     rouse().await;
     let claim = queue.claim_one().await;
     rouse().await;
@@ -500,12 +500,7 @@ async fn a_job_that_is_roused_while_it_runs_and_then_fails_begins_anew_at_once()
 async fn a_job_that_is_roused_while_its_last_worker_is_lost_begins_anew() {
     let queue = Queue::new().await;
     let job = new_job(None, Some("sync:1"), 1);
-    let rouse = async || {
-        let roused = queue
-            .db
-            .transaction(async |tx| queue::rouse(tx, &job).await);
-        roused.await.unwrap();
-    };
+    let rouse = async || queue.rouse(&job).await;
     rouse().await;
     let claim = queue.claim_one().await;
     rouse().await;

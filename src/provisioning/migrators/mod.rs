@@ -4,8 +4,9 @@
 //! our session; never as a superuser: `sql` files run as the owner role, programs log in as a member of it;
 //! a database that is there already
 //! costs a connection and one query; every wait is bounded, and a lock that was not had names who holds
-//! it; what was cut off has no session left when it is called failed; afterwards the structure is compared
-//! with the template's.
+//! it; what was cut off has no session left when it is called failed; nothing is begun by an attempt that lost
+//! its claim; afterwards the structure is compared with the template's, but for a database that is on record with
+//! the blueprint and in which nothing changed.
 //!
 //! Does not: retry, choose databases, or write anything into the control database.
 
