@@ -475,18 +475,18 @@ impl Metrics {
     }
 
     /// The pool's connections: open and idle.
-    pub fn connections(&self, (open, idle): (u32, usize)) {
-        let idle = i64::try_from(idle).unwrap_or(i64::MAX);
+    pub fn connections(&self, (open, idle): (usize, usize)) {
+        let count = |connections| i64::try_from(connections).unwrap_or(i64::MAX);
         self.connections
             .get_or_create(&StateLabel {
                 state: "idle".to_owned(),
             })
-            .set(idle);
+            .set(count(idle));
         self.connections
             .get_or_create(&StateLabel {
                 state: "busy".to_owned(),
             })
-            .set(i64::from(open) - idle);
+            .set(count(open.saturating_sub(idle)));
     }
 
     /// The Prometheus text format.

@@ -187,7 +187,8 @@ impl Replica {
     /// Wires the stations; connects to nothing yet.
     pub fn new(config: Config, blueprint: BlueprintSource) -> Result<Self, Error> {
         let tasks = Tasks::new();
-        let db = Db::new(&config.database.url, config.database.max_connections)?;
+        let shared = config.database.max_connections - db::LISTENERS;
+        let db = Db::new(&config.database.url, shared)?;
         let clusters = Clusters::new(&config)?;
         let (waker, metrics) = (Waker::default(), Metrics::new());
         let issuers = Issuers::new(&config, &metrics)?;

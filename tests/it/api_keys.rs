@@ -451,7 +451,7 @@ async fn fifty_requests_at_once_are_one_look_at_the_database() {
     assert_eq!(office.ask::<i64>(looks).await, 2, "one for each id");
     // also nobody who is still connecting
     let (open, idle) = office.db.connections();
-    assert_eq!(open as usize - idle, 2, "{open} open, {idle} idle");
+    assert_eq!(open - idle, 2, "{open} open, {idle} idle");
     lock.release().await;
     for answer in asked {
         assert_eq!(answer.await.unwrap().unwrap(), Ok(key.id.clone()));

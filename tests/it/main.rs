@@ -25,6 +25,7 @@ mod cli_keys;
 mod cli_members;
 mod cli_operator;
 mod cli_webhook;
+mod connections;
 mod convergence;
 mod crash;
 mod deploy;

@@ -122,7 +122,7 @@ async fn every_migration_says_which_older_binaries_it_serves() {
         // else no replica of the version before could run beside the newer one, nor be gone back to
         assert!(
             version < FIRST_UPGRADE || since < version,
-            "name {version} {description} in SERVES_SINCE of src/db.rs"
+            "name {version} {description} in SERVES_SINCE of src/db/schema.rs"
         );
     }
     deployment.discard().await;

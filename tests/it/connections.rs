@@ -1,0 +1,160 @@
+//! The connections to a database: few do what little there is to do, none is used again that was left in the middle
+//! of something, and none is waited for for ever.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use secrecy::SecretString;
+use tenantry::db::Db;
+use tokio::sync::Barrier;
+
+use crate::support::{
+    Deployment,
+    app::wait_until,
+    cluster::{ask, execute},
+};
+
+struct Office {
+    db: Db,
+    url: String,
+}
+
+impl Office {
+    async fn of(most: u32) -> Self {
+        let url = Deployment::new().await.control_url;
+        let db = Db::new(&SecretString::from(url.as_str()), most).unwrap();
+        Self { db, url }
+    }
+
+    /// The server's process behind the connection of one use.
+    async fn process(&self) -> sqlx::Result<i32> {
+        let find = async |connection: &mut _| {
+            sqlx::query_scalar("select pg_backend_pid()")
+                .fetch_one(connection)
+                .await
+        };
+        self.db.run(find).await
+    }
+
+    /// So many uses at the same moment, and their processes.
+    async fn at_once(&self, count: usize) -> Vec<i32> {
+        let all_here = Arc::new(Barrier::new(count));
+        let uses = (0..count).map(|_| async {
+            let find = async |connection: &mut sqlx::PgConnection| {
+                all_here.wait().await;
+                sqlx::query_scalar("select pg_backend_pid()")
+                    .fetch_one(connection)
+                    .await
+            };
+            self.db.run::<i32, sqlx::Error>(find).await.unwrap()
+        });
+        let mut processes = join_all(uses).await;
+        processes.sort_unstable();
+        processes.dedup();
+        processes
+    }
+
+    async fn sessions(&self) -> i64 {
+        let count = "select count(*) from pg_stat_activity
+            where datname = current_database() and application_name = 'tenantry'";
+        ask(&self.url, count).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_use_after_the_other_is_by_the_same_connection() {
+    let office = Office::of(8).await;
+    assert_eq!(office.at_once(6).await.len(), 6);
+    let last = office.process().await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(office.process().await.unwrap(), last);
+    }
+    assert_eq!(office.db.connections(), (6, 6));
+    office.db.close().await;
+    wait_until("every session is gone", async || {
+        office.sessions().await == 0
+    })
+    .await;
+    let closed = office.process().await.unwrap_err();
+    assert!(matches!(closed, sqlx::Error::PoolClosed), "{closed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_in_the_middle_of_something_is_not_used_again() {
+    let office = Office::of(1).await;
+    let mut before = office.process().await.unwrap();
+    // cut off while the server is busy with it
+    let slow = office
+        .db
+        .run(async |connection| sqlx::query("select pg_sleep(60)").execute(connection).await);
+    let cut_off = tokio::time::timeout(Duration::from_millis(200), slow).await;
+    assert!(cut_off.is_err());
+    let mut after = office.process().await.unwrap();
+    assert_ne!(before, after, "cut off in a statement");
+    // cut off in a transaction
+    before = after;
+    let stuck = office.db.transaction(async |_| {
+        std::future::pending::<()>().await;
+        Ok::<_, sqlx::Error>(())
+    });
+    let cut_off = tokio::time::timeout(Duration::from_millis(200), stuck).await;
+    assert!(cut_off.is_err());
+    after = office.process().await.unwrap();
+    assert_ne!(before, after, "cut off in a transaction");
+    // a transaction that its work gave up is rolled back, and its connection is as before
+    let given_up = office
+        .db
+        .transaction(async |_| Err::<(), _>(sqlx::Error::RowNotFound));
+    assert!(given_up.await.is_err());
+    assert_eq!(office.process().await.unwrap(), after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_finds_all_connections_in_use_waits_and_is_told_when_it_takes_too_long() {
+    let office = Arc::new(Office::of(2).await);
+    let busy = |seconds: f64| {
+        let office = Arc::clone(&office);
+        async move {
+            let sleep = async |connection: &mut _| {
+                sqlx::query("select pg_sleep($1)")
+                    .bind(seconds)
+                    .execute(connection)
+                    .await
+            };
+            office.db.run(sleep).await.unwrap();
+        }
+    };
+    let ((), (), third) = tokio::join!(busy(0.5), busy(0.5), office.process());
+    third.unwrap();
+    assert_eq!(office.sessions().await, 2, "never more than the most");
+
+    let started = Instant::now();
+    let ((), (), third) = tokio::join!(busy(6.0), busy(6.0), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let third = office.process().await;
+        (third, started.elapsed())
+    });
+    let (late, took) = third;
+    assert!(matches!(late, Err(sqlx::Error::PoolTimedOut)), "{late:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_server_ended_while_it_was_idle_is_replaced() {
+    let office = Office::of(4).await;
+    assert_eq!(office.at_once(4).await.len(), 4);
+    let end_all = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'tenantry'";
+    execute(&office.url, end_all).await;
+    wait_until("every session is gone", async || {
+        office.sessions().await == 0
+    })
+    .await;
+    // those that were used a moment ago are trusted
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    office.process().await.unwrap();
+    assert_eq!(office.db.connections(), (1, 1));
+}
