@@ -107,30 +107,13 @@ impl<'a> Ready<'a> {
         self.ours_at_once(Way::Event, count, "").await
     }
 
-    /// One after the other; each beside one by hand.
+    /// Each is cloned, also by hand.
     async fn serial(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
         self.progress.set_message(name);
         self.ours_at_once(Way::Event, WARM_UP, "").await?;
         let mut hand = Hand::new(self.server).await?;
-        let mut control = self.server.control().await?;
-        let mut sender = Sender::connect(self.replica.address).await?;
-        let (mut ours, mut floor) = (Samples::new(), Samples::new());
-        let run = unique();
-        for number in 0..count {
-            let event = Event::created(&run, number.into());
-            // whoever comes second finds the machine as the first left it: take turns in that as well
-            if number % 2 == 0 {
-                floor.add(timed(hand.make()).await?);
-            }
-            let started = Instant::now();
-            sender.deliver(&event).await?;
-            let organization = event.organization_id.as_deref().unwrap_or_default();
-            wait_until_ready(&mut control, Way::Event, (organization, 1)).await?;
-            ours.add(started.elapsed());
-            if number % 2 == 1 {
-                floor.add(timed(hand.make()).await?);
-            }
-        }
+        let by_hand = async || hand.make().await;
+        let (ours, floor) = self.take_turns(count, async || Ok(()), by_hand).await?;
         drop(hand);
         self.server.drop_tenants().await?;
         Ok(Measure::plain(name, ours.percentile_ms(50.0), "ms")
@@ -139,19 +122,47 @@ impl<'a> Ready<'a> {
             .target(Target::AtMost(1.3)))
     }
 
-    /// The same from the pool; each beside one by hand that claims as well.
+    /// The same from the pool; each beside one by hand that claims as well. Nobody refills the pool meanwhile.
     async fn serial_from_pool(&self, name: &'static str, count: u32) -> Result<Measure, Error> {
         self.ours_at_once(Way::Event, WARM_UP, "").await?;
         let mut hand = Hand::new(self.server).await?;
         let mut control = self.server.control().await?;
-        hand.fill_pool(&mut control, count).await?;
+        hand.fill_pool(&mut control, WARM_UP + count).await?;
+        let by_hand = async || hand.make_from_pool(&mut control).await;
+        let filled = async || {
+            self.replica
+                .wait_for_pool(self.server, count + WARM_UP)
+                .await
+        };
+        let (ours, floor) = self.take_turns(count, filled, by_hand).await?;
+        Ok(Measure::plain(name, ours.percentile_ms(50.0), "ms")
+            .beside(floor.percentile_ms(50.0))
+            .with(&ours)
+            .target(Target::AtMost(2.0)))
+    }
+
+    /// One tenant after the other, each beside one by hand; `before` is not in the time of either.
+    ///
+    /// The first ones do not count: a replica in use has prepared its statements.
+    async fn take_turns(
+        &self,
+        count: u32,
+        mut before: impl AsyncFnMut() -> Result<(), Error>,
+        mut by_hand: impl AsyncFnMut() -> Result<(), Error>,
+    ) -> Result<(Samples, Samples), Error> {
+        let mut control = self.server.control().await?;
         let mut sender = Sender::connect(self.replica.address).await?;
         let (mut ours, mut floor) = (Samples::new(), Samples::new());
         let run = unique();
-        for number in 0..count {
+        for number in 0..WARM_UP + count {
+            if number == WARM_UP {
+                (ours, floor) = (Samples::new(), Samples::new());
+            }
+            before().await?;
             let event = Event::created(&run, number.into());
+            // whoever comes second finds the machine as the first left it: take turns in that as well
             if number % 2 == 0 {
-                floor.add(timed(hand.make_from_pool(&mut control)).await?);
+                floor.add(timed(by_hand()).await?);
             }
             let started = Instant::now();
             sender.deliver(&event).await?;
@@ -159,13 +170,10 @@ impl<'a> Ready<'a> {
             wait_until_ready(&mut control, Way::Event, (organization, 1)).await?;
             ours.add(started.elapsed());
             if number % 2 == 1 {
-                floor.add(timed(hand.make_from_pool(&mut control)).await?);
+                floor.add(timed(by_hand()).await?);
             }
         }
-        Ok(Measure::plain(name, ours.percentile_ms(50.0), "ms")
-            .beside(floor.percentile_ms(50.0))
-            .with(&ours)
-            .target(Target::AtMost(2.0)))
+        Ok((ours, floor))
     }
 
     async fn at_once(&self, name: &'static str, way: Way, count: u32) -> Result<Measure, Error> {

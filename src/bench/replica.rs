@@ -46,6 +46,12 @@ impl Replica {
     pub(super) async fn start_with_pool(server: &Server, size: u32) -> Result<Self, Error> {
         let size_of_pool = [("TENANTRY__POOL__SIZE", size.to_string())];
         let replica = Self::start_with(server, "api,worker", &size_of_pool).await?;
+        replica.wait_for_pool(server, size).await?;
+        Ok(replica)
+    }
+
+    /// Waits until so many databases of the pool are ready.
+    pub(super) async fn wait_for_pool(&self, server: &Server, size: u32) -> Result<(), Error> {
         let mut control = server.control().await?;
         let filled = format!(
             "select
@@ -56,11 +62,11 @@ impl Replica {
         let started = Instant::now();
         while !has_row(&mut control, &filled).await? {
             if started.elapsed() > FILL_LIMIT {
-                return Err(replica.not_ready());
+                return Err(self.not_ready());
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(replica)
+        Ok(())
     }
 
     async fn start_with(
