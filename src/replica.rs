@@ -201,6 +201,10 @@ impl Replica {
         );
         let provisioner = provisioner(&config, blueprint, (&db, &clusters, &metrics))?;
         waker.spawn_notifier(&tasks, db.clone());
+        tasks.spawn_ground(db.keep_closing_idle());
+        for cluster in clusters.iter() {
+            tasks.spawn_ground(cluster.keep_closing_idle());
+        }
         Ok(Self {
             db,
             clusters,

@@ -24,6 +24,6 @@ class Sizes:
     revised: int
 
 
-DEFAULT = Sizes("default", 3, 10, 100, 5, 20, 5.0, 500, 30, 100, 100, 100)
+DEFAULT = Sizes("default", 3, 10, 100, 15, 20, 5.0, 500, 30, 100, 100, 100)
 QUICK = Sizes("quick", 3, 4, 30, 3, 10, 2.0, 100, 8, 20, 20, 20)
 SMOKE = Sizes("smoke", 1, 3, 3, 0, 2, 0.3, 5, 2, 3, 3, 3)

@@ -2,20 +2,25 @@
 //!
 //! Guarantees: what is given back last is given out first, so that the same few do what little there is to do,
 //! with their prepared statements, and the others are closed after a while; one that is not given back is
-//! closed; there are never more than the most; whoever asks has an answer within the limit.
+//! closed; there are never more than the most in use; whoever asks has an answer within the limit, also where
+//! all that are idle are dead.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use deadpool::managed::{
     Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult,
 };
+use futures_util::future::join_all;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-/// An idle connection is asked whether it lives after this long; a busy one shows it by itself.
-const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// A connection is asked whether it lives when it was given out so long ago; a busy one shows it by itself.
+const PING_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the answer may take: there must be time for a new connection.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One that was not needed for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
@@ -26,26 +31,36 @@ const LOOK_AFTER: Duration = Duration::from_secs(30);
 /// What a session keeps in the server grows as long as it lives.
 const LIFETIME: Duration = Duration::from_mins(30);
 
-/// Between two attempts to reach a server that is just starting.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The first pause between two attempts to reach a server that is just starting.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a goodbye may take.
+/// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Whoever waited for so long is told of in the log.
+const LONG: Duration = Duration::from_secs(2);
 
 /// Up to so many connections, each opened when it is first needed.
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: Pool<Connector>,
     acquire_timeout: Duration,
-    looked_at: Arc<Mutex<Instant>>,
 }
 
 /// A connection that is in use. Closed when it is dropped: it may be in the middle of something.
-pub(super) struct InUse(Option<Object<Connector>>);
+pub(super) struct InUse {
+    object: Option<Object<Connector>>,
+    lately: Arc<Lately>,
+}
 
 impl Connections {
     pub(super) fn new(options: PgConnectOptions, most: u32, acquire_timeout: Duration) -> Self {
-        let pool = Pool::builder(Connector { options })
+        let connector = Connector {
+            options,
+            longest_pause: acquire_timeout / 5,
+            lately: Arc::default(),
+        };
+        let pool = Pool::builder(connector)
             .max_size(usize::try_from(most).unwrap_or(usize::MAX))
             .queue_mode(QueueMode::Lifo)
             .build()
@@ -53,20 +68,23 @@ impl Connections {
         Self {
             pool,
             acquire_timeout,
-            looked_at: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
     pub(super) async fn get(&self) -> sqlx::Result<InUse> {
+        let began = Instant::now();
         let object = tokio::time::timeout(self.acquire_timeout, self.pool.get())
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)?
             .map_err(cause)?;
-        let in_use = InUse(Some(object));
-        if self.is_time_to_look() {
-            Box::pin(self.close_those_idle_for(IDLE_TIMEOUT)).await;
+        if began.elapsed() >= LONG {
+            let waited_s = began.elapsed().as_secs_f64();
+            tracing::warn!(waited_s, "a connection was long in coming");
         }
-        Ok(in_use)
+        Ok(InUse {
+            object: Some(object),
+            lately: Arc::clone(&self.pool.manager().lately),
+        })
     }
 
     /// How many are open, and how many of them are in nobody's use.
@@ -79,55 +97,80 @@ impl Connections {
         &self.pool.manager().options
     }
 
+    /// Closes those that are not needed, again and again.
+    pub(super) async fn keep_closing_idle(self) {
+        loop {
+            tokio::time::sleep(LOOK_AFTER).await;
+            self.close_those_idle_for(IDLE_TIMEOUT).await;
+        }
+    }
+
+    pub(super) async fn close_those_idle_for(&self, limit: Duration) {
+        say_goodbye(self.take_those_idle_for(limit)).await;
+    }
+
     /// Closes all; those in use when they are given back. Nobody gets one any more.
     pub(super) async fn close(&self) {
-        self.close_those_idle_for(Duration::ZERO).await;
+        let idle = self.take_those_idle_for(Duration::ZERO);
         self.pool.close();
+        say_goodbye(idle).await;
     }
 
-    fn is_time_to_look(&self) -> bool {
-        let mut looked_at = self
-            .looked_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_time = looked_at.elapsed() >= LOOK_AFTER;
-        if is_time {
-            *looked_at = Instant::now();
-        }
-        is_time
+    fn take_those_idle_for(&self, limit: Duration) -> Vec<PgConnection> {
+        let retained = self.pool.retain(|_, metrics| metrics.last_used() < limit);
+        retained.removed
     }
+}
 
-    async fn close_those_idle_for(&self, limit: Duration) {
-        let idle = self.pool.retain(|_, metrics| metrics.last_used() < limit);
-        for connection in idle.removed {
-            // a server that does not listen finds out by itself
-            let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
-        }
-    }
+/// A server that does not listen finds out by itself.
+async fn say_goodbye(connections: Vec<PgConnection>) {
+    let all = join_all(connections.into_iter().map(Connection::close));
+    let _ = tokio::time::timeout(GOODBYE, all).await;
 }
 
 impl InUse {
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("given back by value only")
+        self.object.as_mut().expect("given back by value only")
     }
 
     /// It is as whoever comes next expects it.
     pub(super) fn give_back(mut self) {
-        drop(self.0.take());
+        drop(self.object.take());
     }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
+        if let Some(object) = self.object.take() {
+            self.lately.lock().cut_off = Some(Instant::now());
             drop(Object::take(object));
         }
+    }
+}
+
+/// When something last went wrong, which those that are idle since before it may not know of.
+#[derive(Default)]
+struct Lately(Mutex<Mishaps>);
+
+#[derive(Clone, Copy, Default)]
+struct Mishaps {
+    /// One was not given back: the server may have ended the others as well.
+    cut_off: Option<Instant>,
+    /// One was found dead: to ask each of the others would take too long.
+    dead: Option<Instant>,
+}
+
+impl Lately {
+    fn lock(&self) -> MutexGuard<'_, Mishaps> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Opens connections, and looks at them before they are used again.
 struct Connector {
     options: PgConnectOptions,
+    longest_pause: Duration,
+    lately: Arc<Lately>,
 }
 
 impl Manager for Connector {
@@ -136,12 +179,14 @@ impl Manager for Connector {
 
     /// Waits for a server that is just starting, or has no connection to spare: whoever asks has a limit.
     async fn create(&self) -> sqlx::Result<PgConnection> {
+        let mut pause = PAUSE;
         loop {
             // on the heap: large, and rare beside the uses in whose futures it is
             match Box::pin(PgConnection::connect_with(&self.options)).await {
-                Err(error) if is_passing(&error) => tokio::time::sleep(PAUSE).await,
+                Err(error) if is_starting_or_full(&error) => tokio::time::sleep(pause).await,
                 connected => return connected,
             }
+            pause = (pause * 2).min(self.longest_pause);
         }
     }
 
@@ -150,17 +195,35 @@ impl Manager for Connector {
         connection: &mut PgConnection,
         metrics: &Metrics,
     ) -> RecycleResult<sqlx::Error> {
-        if metrics.age() >= LIFETIME {
+        let given_out = Some(metrics.recycled.unwrap_or(metrics.created));
+        let lately = *self.lately.lock();
+        let is_old = metrics.age() >= LIFETIME || metrics.last_used() >= IDLE_TIMEOUT;
+        if is_old || lately.dead >= given_out {
             return Err(RecycleError::message("it is old"));
         }
-        if metrics.last_used() >= PING_AFTER_IDLE {
-            Box::pin(connection.ping()).await?;
+        if metrics.last_used() >= PING_AFTER || lately.cut_off >= given_out {
+            self.ask(connection).await?;
         }
         Ok(())
     }
 }
 
-fn is_passing(error: &sqlx::Error) -> bool {
+impl Connector {
+    async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let ping = Box::pin(connection.ping());
+        let answered = match tokio::time::timeout(PING_TIMEOUT, ping).await {
+            Ok(answered) => answered,
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        };
+        answered.inspect_err(|error| {
+            self.lately.lock().dead = Some(Instant::now());
+            tracing::debug!(%error, "an idle connection is dead; none is kept");
+        })
+    }
+}
+
+/// No server there, or one that takes nobody just now (57P03, 53300).
+fn is_starting_or_full(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
         sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),

@@ -239,16 +239,22 @@ impl Worker {
                     waker.wake_here();
                 });
             }
-            let woken = async {
-                match lane {
-                    Lane::Own => waker.woken().await,
-                    Lane::Outgoing => waker.woken_for_outgoing().await,
-                    Lane::Fleet => waker.woken_for_fleet().await,
-                }
+            let woken = async || match lane {
+                Lane::Own => waker.woken().await,
+                Lane::Outgoing => waker.woken_for_outgoing().await,
+                Lane::Fleet => waker.woken_for_fleet().await,
+            };
+            if woken().now_or_never().is_some() {
+                continue;
+            }
+            // a call waits for the answer: a question that is cut off costs its connection
+            let pause = tokio::select! {
+                pause = self.find_pause(claimed) => pause,
+                () = tasks.draining() => return,
             };
             tokio::select! {
-                () = woken => {}
-                () = self.pause(claimed) => {}
+                () = woken() => {}
+                () = tokio::time::sleep(pause) => {}
                 () = tasks.draining() => {}
             }
         }
@@ -304,19 +310,19 @@ impl Worker {
         }
     }
 
-    /// Sleeps when nobody calls: until the next retry is due, at most a poll interval.
+    /// How long to sleep when nobody calls: until the next retry is due, at most a poll interval.
     ///
     /// After a claim the end of a job calls anyway: then nobody needs to ask what is due.
-    async fn pause(&self, claimed: bool) {
+    async fn find_pause(&self, claimed: bool) -> Duration {
         if claimed {
-            return tokio::time::sleep(self.settings.poll_interval).await;
+            return self.settings.poll_interval;
         }
         let due = self
             .db
             .run(async |connection| super::next_due(connection).await)
             .await;
         let due = due.ok().flatten().unwrap_or(self.settings.poll_interval);
-        tokio::time::sleep(due.min(self.settings.poll_interval)).await;
+        due.min(self.settings.poll_interval)
     }
 
     async fn run_one<F: Future<Output = Outcome>>(

@@ -269,6 +269,11 @@ impl Cluster {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Closes connections to the maintenance database that are not needed, again and again.
+    pub fn keep_closing_idle(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.maintenance.keep_closing_idle()
+    }
+
     /// Runs `work` on the maintenance database, as nobody's attempt.
     pub async fn run<T>(
         &self,

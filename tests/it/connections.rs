@@ -7,14 +7,18 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
 use tenantry::db::Db;
 use tokio::sync::Barrier;
 
-use crate::support::{
-    Deployment,
-    app::wait_until,
-    cluster::{ask, execute},
+use crate::{
+    outage,
+    support::{
+        Deployment,
+        app::wait_until,
+        cluster::{ask, execute},
+    },
 };
 
 struct Office {
@@ -24,7 +28,11 @@ struct Office {
 
 impl Office {
     async fn of(most: u32) -> Self {
-        let url = Deployment::new().await.control_url;
+        Self::on(&Deployment::new().await, most)
+    }
+
+    fn on(deployment: &Deployment, most: u32) -> Self {
+        let url = deployment.control_url.clone();
         let db = Db::new(&SecretString::from(url.as_str()), most).unwrap();
         Self { db, url }
     }
@@ -80,6 +88,22 @@ async fn one_use_after_the_other_is_by_the_same_connection() {
     .await;
     let closed = office.process().await.unwrap_err();
     assert!(matches!(closed, sqlx::Error::PoolClosed), "{closed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_are_not_needed_are_closed() {
+    let office = Office::of(8).await;
+    assert_eq!(office.at_once(6).await.len(), 6);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let needed = office.process().await.unwrap();
+    let limit = Duration::from_millis(300);
+    office.db.close_those_idle_for(limit).await;
+    assert_eq!(office.db.connections(), (1, 1));
+    assert_eq!(office.process().await.unwrap(), needed);
+    wait_until("their sessions are gone", async || {
+        office.sessions().await == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,4 +181,38 @@ async fn a_connection_that_the_server_ended_while_it_was_idle_is_replaced() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     office.process().await.unwrap();
     assert_eq!(office.db.connections(), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_server_has_ended_all_one_use_fails_and_not_one_for_each() {
+    let office = Office::of(4).await;
+    assert_eq!(office.at_once(4).await.len(), 4);
+    let end_all = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'tenantry'";
+    execute(&office.url, end_all).await;
+    // the one that was used a moment ago is trusted
+    let first = office.process().await;
+    assert!(first.is_err(), "{first:?}");
+    office.process().await.unwrap();
+    assert_eq!(office.db.connections(), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_cost_one_wait_and_not_one_for_each() {
+    let (_postgres, deployment) = outage::postgres().await;
+    let office = Office::on(&deployment, 6);
+    let silent = office.at_once(5).await;
+    assert_eq!(silent.len(), 5);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let all = |signal| {
+        for process in &silent {
+            kill_process(Pid::from_raw(*process).unwrap(), signal).unwrap();
+        }
+    };
+    all(Signal::STOP);
+    let answered = office.process().await;
+    let left = office.db.connections();
+    all(Signal::CONT);
+    answered.unwrap();
+    assert_eq!(left, (1, 1));
 }

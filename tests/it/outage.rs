@@ -14,7 +14,7 @@ use crate::support::{
     events,
 };
 
-async fn postgres() -> (PrivatePostgres, Deployment) {
+pub async fn postgres() -> (PrivatePostgres, Deployment) {
     let postgres = PrivatePostgres::start(&cluster::settings(), |_| {})
         .await
         .unwrap();
