@@ -24,7 +24,7 @@
 //! of it; and [`retention`], what goes when it is old.
 //!
 //! The edges are [`http`], [`cli`] and [`provider_api`]; [`mod@bench`] measures. The ground is [`config`], [`addresses`], [`causes`], [`db`] (the
-//! control database), [`tenant_db`] (the only DDL), [`secrets`], [`metrics`], [`telemetry`],
+//! control database), [`tenant_db`] (databases and roles), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
 pub mod addresses;

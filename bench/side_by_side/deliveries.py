@@ -7,7 +7,7 @@ sender takes little of the machine that it shares with what it measures.
 import hashlib
 import hmac
 import json
-import selectors
+import select
 import socket
 import time
 from collections.abc import Iterable
@@ -92,11 +92,10 @@ class Connection:
 
 
 def content_length(head: bytes) -> int:
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return int(value)
-    raise Failed(f"an answer without a length: {head!r}")
+    _, found, rest = head.lower().partition(b"\r\ncontent-length:")
+    if not found:
+        raise Failed(f"an answer without a length: {head!r}")
+    return int(rest.partition(b"\r\n")[0])
 
 
 class Sender:
@@ -111,23 +110,27 @@ class Sender:
         Returns how many were answered, and in how many seconds.
         """
         remaining = iter(requests)
-        answered = 0
-        with selectors.DefaultSelector() as selector:
+        answered, waiting = 0, {}
+        # the system's own call: what stands around it would be a tenth of what a quick service takes
+        with select.epoll() as poll:
             started = time.perf_counter()
             for connection, request in zip(self.connections, remaining):
-                selector.register(connection.socket, selectors.EVENT_READ, connection)
+                waiting[connection.socket.fileno()] = connection
+                poll.register(connection.socket, select.EPOLLIN)
                 connection.ask(request)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    if not key.data.read():
+            while waiting:
+                for number, _ in poll.poll():
+                    connection = waiting[number]
+                    if not connection.read():
                         continue
                     answered += 1
                     is_over = time.perf_counter() - started >= limit_s
                     request = None if is_over else next(remaining, None)
                     if request is None:
-                        selector.unregister(key.fileobj)
+                        poll.unregister(number)
+                        del waiting[number]
                     else:
-                        key.data.ask(request)
+                        connection.ask(request)
             return answered, time.perf_counter() - started
 
     def close(self) -> None:

@@ -15,7 +15,8 @@
 //! or gains, whatever the machine.
 //!
 //! Guarantees: ours and the floor take turns, so that a drift of the machine hits both, and
-//! medians are reported; the replica is a process of its own with the default configuration; the
+//! medians are reported; the replica is a process of its own, configured as by default but for limits of
+//! requests and a pool, which it has none of where a measure is not about them; the
 //! events of the accept measures are not processed meanwhile (no worker runs). Everything that was
 //! made is removed, after an interruption as well.
 //!

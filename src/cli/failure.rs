@@ -3,8 +3,8 @@
 use std::{fmt::Display, process::ExitCode};
 
 use crate::{
-    causes::chain, config, db, fleet, jobs, notifications, page, private_postgres, queue, replica,
-    tenants,
+    causes::chain, config, db, fleet, jobs, notifications, page, private_postgres, provisioning,
+    queue, replica, tenants,
 };
 
 /// Exit codes, documented in `tenantry --help`.
@@ -184,7 +184,9 @@ impl From<replica::Error> for Failure {
             replica::Error::Blueprint(error) => Self::new(
                 Exit::Usage,
                 format!("{text} [{}]", error.code()),
-                error.fix(),
+                error.fix(&provisioning::Again::With(
+                    "the same command again".to_owned(),
+                )),
             ),
             replica::Error::Provider { name, source } => Self::new(
                 Exit::Usage,

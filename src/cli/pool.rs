@@ -20,7 +20,7 @@ use super::{
 use crate::{
     causes::chain,
     metrics::Metrics,
-    provisioning::{BlueprintSource, Provisioner, StepError, pool},
+    provisioning::{Again, BlueprintSource, Provisioner, StepError, pool},
     replica,
 };
 
@@ -197,7 +197,7 @@ fn provisioner(globals: &Globals, access: &Access) -> Result<Provisioner, Failur
 pub(super) fn failed(error: &StepError) -> Failure {
     Failure::failed(
         format!("{} [{}]", chain(error), error.code()),
-        error.fix_without_tenant(),
+        error.fix(&Again::With("the same command again".to_owned())),
     )
 }
 

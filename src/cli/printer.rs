@@ -45,15 +45,17 @@ impl Printer {
             .load_style(presets::NOTHING)
             .set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(header.to_vec());
-        table.add_rows(rows);
+        let cells = |row: Vec<String>| row.into_iter().map(|cell| plain(&cell, ""));
+        table.add_rows(rows.into_iter().map(cells));
         for line in table.to_string().lines() {
-            self.data(line.trim());
+            // a table has a margin
+            self.data(line.strip_prefix(' ').unwrap_or(line).trim_end());
         }
     }
 
     /// What is going on.
     pub(super) fn talk(self, text: impl AsRef<str>) {
-        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", plain(text.as_ref(), "\n\t"));
     }
 
     /// Why a command failed, and what to do.
@@ -62,5 +64,31 @@ impl Printer {
         if !failure.hint.is_empty() {
             self.talk(format!(" hint: {}", failure.hint));
         }
+    }
+}
+
+/// The text without what would change the lines around it on a terminal: a tenant may have written it.
+fn plain(text: &str, allowed: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !allowed.contains(c) {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn what_a_tenant_wrote_changes_no_line_but_its_own() {
+        let forged = "acme\nglobex  0\u{1b}[2K\u{9b}31m";
+        assert_eq!(plain(forged, ""), "acme\\nglobex  0\\u{1b}[2K\\u{9b}31m");
+        assert_eq!(plain("a\n\tb\r", "\n\t"), "a\n\tb\\r");
+        assert_eq!(plain("Zoë 日本", ""), "Zoë 日本");
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Guarantees: what is given back last is given out first, so that the same few do what little there is to do,
 //! with their prepared statements, and the others are closed after a while; one that is not given back is
-//! closed; there are never more than the most in use; whoever asks has an answer within the limit, also where
-//! all that are idle are dead.
+//! closed; no more than the given number are in use at a time; whoever asks has an answer within the limit.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,8 +18,8 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 /// A connection is asked whether it lives when it was given out so long ago; a busy one shows it by itself.
 const PING_AFTER: Duration = Duration::from_secs(1);
 
-/// How long the answer may take: there must be time for a new connection.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the answer may take: there must be time to ask others, and for a new connection.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One that was not needed for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
@@ -156,7 +155,7 @@ struct Lately(Mutex<Mishaps>);
 struct Mishaps {
     /// One was not given back: the server may have ended the others as well.
     cut_off: Option<Instant>,
-    /// One was found dead: to ask each of the others would take too long.
+    /// One was found dead: the others are not asked.
     dead: Option<Instant>,
 }
 
@@ -211,14 +210,16 @@ impl Manager for Connector {
 impl Connector {
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         let ping = Box::pin(connection.ping());
-        let answered = match tokio::time::timeout(PING_TIMEOUT, ping).await {
-            Ok(answered) => answered,
+        match tokio::time::timeout(PING_TIMEOUT, ping).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                self.lately.lock().dead = Some(Instant::now());
+                tracing::debug!(%error, "an idle connection is dead; none is kept");
+                Err(error)
+            }
+            // perhaps the server is only busy: to connect anew for all would keep it so
             Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-        };
-        answered.inspect_err(|error| {
-            self.lately.lock().dead = Some(Instant::now());
-            tracing::debug!(%error, "an idle connection is dead; none is kept");
-        })
+        }
     }
 }
 

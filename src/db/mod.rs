@@ -228,7 +228,7 @@ async fn within_transaction<T, E: From<sqlx::Error>>(
             Ok((Ok(value), true))
         }
         Err(error) => {
-            // after a failover it may be one to a server that takes no writes any more, which fails nobody's reads
+            // after a failover it may lead to a server that only reads: it is not used again
             let rolled_back = sqlx::raw_sql("rollback; select pg_is_in_recovery()");
             let is_standby = rolled_back.fetch_one(connection).await;
             let is_standby = is_standby.and_then(|row| row.try_get::<bool, _>(0));

@@ -4,6 +4,7 @@
 //! transaction. Locks are taken in one order: whoever begins or resumes a run, its jobs, the run, its
 //! targets, tenants.
 
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -28,7 +29,9 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun, actor: &Actor) -> Resul
     let id = RunId(Uuid::now_v7());
     note_clones(tx, id, &new.clones).await?;
     if !runs::insert(tx, id, new, actor.name()).await? {
-        return Err(Error::Unknown(id));
+        // by one who did not wait for the lock
+        let active = runs::find_unfinished(tx).await?;
+        return Err(Error::Active(active.map_or(id, |active| active.id)));
     }
     queue::enqueue(tx, &NewJob::migrate_fleet(id.0, 0)).await?;
     find(tx, id).await?.ok_or(Error::Unknown(id))
@@ -48,7 +51,7 @@ async fn note_clones(tx: &mut PgConnection, run: RunId, clones: &[TenantId]) -> 
             target: &tenant.id.to_string(),
             organization: Some((&tenant.source, Some(&tenant.org_id))),
         };
-        audit::note_with(tx, act, &serde_json::json!({ "fleet_run": run })).await?;
+        audit::note_with(tx, act, &json!({ "fleet_run": run })).await?;
     }
     Ok(())
 }
@@ -126,16 +129,13 @@ pub async fn put_first(
     if !targets::put_first(tx, id, tenant).await? {
         return Err(Error::NotWaiting { run: id, tenant });
     }
-    audit::note(
-        tx,
-        audit::Act {
-            action: "fleet_target.put_first",
-            target_kind: "fleet_run",
-            target: &id.to_string(),
-            organization: None,
-        },
-    )
-    .await?;
+    let act = audit::Act {
+        action: "fleet_target.put_first",
+        target_kind: "fleet_run",
+        target: &id.to_string(),
+        organization: None,
+    };
+    audit::note_with(tx, act, &json!({ "tenant": tenant })).await?;
     Ok(())
 }
 

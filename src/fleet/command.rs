@@ -69,8 +69,11 @@ async fn one(reach: &Reach<'_>, tenant: &Tenant, command: Command<'_>) -> Result
     let url = cluster.tenant_url(&tenant.database, &tenant.username, Some(&password));
     let run = serde_json::json!({ "command": excerpt(&command.argv.join(" ")) });
     note(reach, tenant, ("tenant.command_run", &run), command.actor).await?;
+    let timeout = format!("-c statement_timeout={}ms", reach.timeout.as_millis());
     let own = [
         ("DATABASE_URL", url),
+        // what a command that is cut off has begun in the database ends there as well
+        ("PGOPTIONS", timeout),
         ("TENANTRY_TENANT_ID", tenant.id.to_string()),
         ("TENANTRY_ORGANIZATION_ID", tenant.org_id.clone()),
     ];

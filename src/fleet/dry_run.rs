@@ -18,7 +18,7 @@ use super::{
 use crate::{
     causes::chain,
     provisioning::{
-        StepError,
+        Again, StepError,
         migrators::{self, Migrated},
         rehearsal::{self, Source},
     },
@@ -62,7 +62,7 @@ impl Start<'_> {
             return None;
         };
         let stands = (tenant.blueprint_hash.as_deref(), &*tenant.alembic_version);
-        let is_ahead = goal.is_behind(stands, version);
+        let is_ahead = goal.is_passed_by(stands, version);
         is_ahead.then(|| {
             let error = migrators::Error::Ahead {
                 database: tenant.database.clone(),
@@ -110,7 +110,7 @@ pub(super) async fn rehearse(
     let version = prepare::version(place, goal).await?;
     let fleet = fleet
         .iter()
-        .filter(|tenant| !goal.is_behind(tenant.stands(), &version));
+        .filter(|tenant| !goal.is_passed_by(tenant.stands(), &version));
     let is_gone = |id: &&TenantId| clones.iter().all(|tenant| tenant.id != **id);
     let gone = run.clones.iter().filter(is_gone);
     let mut rehearsals: Vec<_> = gone.map(|id| Rehearsal::not_tried(*id)).collect();
@@ -224,13 +224,11 @@ impl Rehearsal {
     }
 
     fn of(run: &Run, start: &Start<'_>, tried: &Tried) -> Self {
-        let again = format!("tenantry fleet resume {}", run.id);
+        let again = Again::With(format!("tenantry fleet resume {}", run.id));
         let failure = tried.as_ref().err().map(|error| RunFailure {
             code: error.code().to_owned(),
             cause: chain(error),
-            fix: error
-                .fix()
-                .replace("tenantry tenants retry <tenant>", &again),
+            fix: error.fix(&again),
         });
         let (tenant, hash) = match start.source {
             Source::Template(hash) => (None, hash),

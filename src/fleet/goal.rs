@@ -91,7 +91,7 @@ impl Goal {
     ///
     /// The order of a program's versions is the program's own affair: there it is what is on record with all of the
     /// blueprint, and Alembic finds the others out.
-    pub(super) fn is_behind(&self, (hash, at): (Option<&str>, &str), version: &str) -> bool {
+    pub(super) fn is_passed_by(&self, (hash, at): (Option<&str>, &str), version: &str) -> bool {
         if self.whole.project.is_some() {
             return !self.is_whole() && hash == Some(&self.whole_hash) && at != version;
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::{RunId, runs::Progress, work::Aim};
+use super::{RunId, runs::Progress, targets::TargetState, work::Aim};
 use crate::{
     causes::chain,
     queue::{self, Claim, JobId},
@@ -55,7 +55,7 @@ pub(super) struct Held {
 pub(super) struct Record {
     pub(super) tenant: TenantId,
     /// `done`, `skipped`, `failed`, or `pending` for another attempt.
-    pub(super) state: &'static str,
+    pub(super) state: TargetState,
     pub(super) to_version: Option<String>,
     pub(super) applied: Option<u32>,
     pub(super) duration_ms: Option<f64>,
@@ -73,14 +73,14 @@ impl Record {
         Some(Brought {
             tenant: self.tenant,
             version: self.to_version.as_deref()?,
-            blueprint_hash: (self.state == "done").then_some(&*aim.goal.hash),
+            blueprint_hash: (self.state == TargetState::Done).then_some(&*aim.goal.hash),
         })
     }
 
     /// The control database does not take it as it is.
     pub(super) fn refused(&mut self, error: &sqlx::Error, run: RunId) {
         *self = Self {
-            state: "failed",
+            state: TargetState::Failed,
             error_code: Some("control_database_refused"),
             error: Some(format!(
                 "what became of it cannot be recorded: {}",

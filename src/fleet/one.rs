@@ -10,13 +10,15 @@ use uuid::Uuid;
 
 use super::{
     held::{Held, Record},
+    targets::TargetState,
     work::{Aim, Place},
 };
 use crate::{
     causes::chain,
     provisioning::{
-        StepError,
+        Again, StepError,
         migrators::{Migration, find_version, is_begun, migrate as migrate_database},
+        template::{self, TemplateRecord},
     },
     queue::backoff,
     tenant_db::{
@@ -132,7 +134,7 @@ pub(super) async fn migrate(
                 to_version: Some(aim.version.to_owned()),
                 applied: Some(applied),
                 duration_ms,
-                ..blank(held, "done")
+                ..blank(held, TargetState::Done)
             }))
         }
         Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
@@ -196,7 +198,8 @@ async fn migrate_subject(
     held: &Held,
     subject: &Subject,
 ) -> Result<Option<u32>, StepError> {
-    let work = Work::new(place, held, subject)?;
+    let mut work = Work::new(place, held, subject)?;
+    work.ensure_template(place, aim).await?;
     refuse_foreign(work.cluster, subject).await?;
     if held.is_taken_over {
         let is_held = || place.lease.is_held();
@@ -218,6 +221,7 @@ struct Work<'a> {
     cluster: &'a Cluster,
     database: Ident,
     tag: Tag,
+    late_template: Option<TemplateRecord>,
 }
 
 impl<'a> Work<'a> {
@@ -229,7 +233,21 @@ impl<'a> Work<'a> {
             database: Ident::new(&tenant.database).map_err(tenant_db::Error::from)?,
             // named by the target, not by the tenant: jobs of the tenant end the sessions of their own kind only
             tag: Tag::new(held.id, place.claim.id.0, place.claim.attempt),
+            late_template: None,
         })
+    }
+
+    /// Where the first tenant of a cluster came after the run was prepared, its template was not built then.
+    async fn ensure_template(&mut self, place: &Place<'a>, aim: &Aim<'_>) -> Result<(), StepError> {
+        let (provisioner, cluster, goal) = (place.provisioner, self.cluster, aim.goal);
+        if aim.templates.contains_key(&cluster.name) {
+            return Ok(());
+        }
+        template::ensure_up_to(provisioner, cluster, (&goal.whole, &goal.cut)).await?;
+        let find =
+            async |connection: &mut _| template::find(connection, &cluster.name, &goal.hash).await;
+        self.late_template = provisioner.db.run(find).await?;
+        Ok(())
     }
 
     fn migration<'m>(
@@ -240,6 +258,7 @@ impl<'a> Work<'a> {
     ) -> Migration<'m> {
         let tenant = &subject.tenant;
         let template = aim.templates.get(&self.cluster.name);
+        let template = template.or(self.late_template.as_ref());
         Migration {
             db: &place.provisioner.db,
             cluster: self.cluster,
@@ -275,7 +294,7 @@ async fn refuse_foreign(cluster: &Cluster, subject: &Subject) -> Result<(), Step
     }
 }
 
-fn blank(held: &Held, state: &'static str) -> Record {
+fn blank(held: &Held, state: TargetState) -> Record {
     Record {
         tenant: held.tenant,
         state,
@@ -294,7 +313,7 @@ fn skipped(held: &Held, code: &'static str, why: &str) -> Record {
     Record {
         error_code: Some(code),
         error: Some(why.to_owned()),
-        ..blank(held, "skipped")
+        ..blank(held, TargetState::Skipped)
     }
 }
 
@@ -302,7 +321,12 @@ fn skipped(held: &Held, code: &'static str, why: &str) -> Record {
 fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option<f64>) -> Record {
     let attempt = held.attempt.unsigned_abs();
     let is_again = error.is_retryable() && attempt < place.max_attempts;
-    let retry = format!("tenantry fleet retry --failed {}", place.run);
+    let (state, again) = if is_again {
+        (TargetState::Pending, Again::ByItself)
+    } else {
+        let retry = format!("tenantry fleet retry --failed {}", place.run);
+        (TargetState::Failed, Again::With(retry))
+    };
     tracing::warn!(
         fleet_run.id = %place.run,
         tenant.id = %held.tenant,
@@ -321,11 +345,7 @@ fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option
         duration_ms,
         error_code: Some(error.code()),
         error: Some(chain(error)),
-        fix: Some(
-            error
-                .fix()
-                .replace("tenantry tenants retry <tenant>", &retry),
-        ),
+        fix: Some(error.fix(&again)),
         blocker: error.blocker().map(|blocker| {
             serde_json::json!({
                 "pid": blocker.pid,
@@ -336,6 +356,6 @@ fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option
             })
         }),
         delay_s,
-        ..blank(held, if is_again { "pending" } else { "failed" })
+        ..blank(held, state)
     }
 }

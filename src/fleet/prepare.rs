@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     causes::chain,
-    provisioning::{StepError, pool, template},
+    provisioning::{Again, StepError, pool, template},
     queue::{
         self,
         worker::{Outcome, Settled},
@@ -36,10 +36,7 @@ pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outco
             let failure = RunFailure {
                 code: error.code().to_owned(),
                 cause: chain(&error),
-                fix: format!(
-                    "{}; then: tenantry fleet resume",
-                    error.fix_without_tenant()
-                ),
+                fix: error.fix(&Again::With("tenantry fleet resume".to_owned())),
             };
             end(place, RunState::Failed, Some(&failure)).await.map(Some)
         }
@@ -150,7 +147,7 @@ async fn begin(
 /// Waves are of those that need something, and those that do not are looked at in the last one: a canary that
 /// has nothing to do proves nothing.
 fn targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec<NewTarget> {
-    let is_ahead = |tenant: &&Standing| goal.is_behind(tenant.stands(), version);
+    let is_ahead = |tenant: &&Standing| goal.is_passed_by(tenant.stands(), version);
     let (ahead, rest): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
     let is_there = |tenant: &&Standing| tenant.blueprint_hash.as_ref() == Some(&goal.hash);
     let (there, behind): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_there);

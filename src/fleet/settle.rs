@@ -44,7 +44,7 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
         .db
         .transaction(async |tx| {
             queue::assert_held(tx, place.claim).await?;
-            let Some(run) = find_running(tx, place).await? else {
+            let Some(run) = lock_running_or_complete(tx, place).await? else {
                 return Ok(Next::Completed);
             };
             let left = held::find_left(tx, run.id, run.current_wave).await?;
@@ -77,14 +77,14 @@ pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepErro
         .db
         .transaction(async |tx| {
             queue::assert_held(tx, place.claim).await?;
-            Ok::<_, StepError>(find_running(tx, place).await?.is_none())
+            Ok::<_, StepError>(lock_running_or_complete(tx, place).await?.is_none())
         })
         .await?;
     Ok(is_left.then_some(Outcome::Settled(Settled::Completed)))
 }
 
 /// The run under its lock; `None` where it goes on no more, and then the job is completed.
-async fn find_running(
+async fn lock_running_or_complete(
     tx: &mut sqlx::PgConnection,
     place: &Place<'_>,
 ) -> Result<Option<Run>, StepError> {
@@ -150,7 +150,7 @@ async fn sweep_or_end(
     let is_missing = |tenant: &tenants::Standing| {
         !known.contains(&tenant.id.0)
             && tenant.blueprint_hash.as_deref() != Some(&goal.hash)
-            && !goal.is_behind(tenant.stands(), version)
+            && !goal.is_passed_by(tenant.stands(), version)
     };
     let missing = fleet.into_iter().filter(is_missing);
     let late: Vec<NewTarget> = missing

@@ -18,6 +18,7 @@ use super::{
     one, prepare,
     runs::{self, Progress},
     settle,
+    targets::{self, TargetState},
 };
 use crate::{
     db,
@@ -200,7 +201,7 @@ impl Place<'_> {
                 self.give_back(&[held.tenant]).await?;
                 continue;
             };
-            let is_failure = matches!(record.state, "failed" | "pending");
+            let is_failure = matches!(record.state, TargetState::Failed | TargetState::Pending);
             ended.push(record);
             // the next one may take as long
             if is_failure || recorded_at.elapsed() + began.elapsed() >= RECORD_WITHIN {
@@ -240,12 +241,14 @@ impl Place<'_> {
         self.provisioner.faults.hit(super::FAULT_POINTS[3]).await?;
         for record in &records {
             let outcome = match record.state {
-                "pending" => "retried",
-                state => state,
+                TargetState::Pending => "retried",
+                state => state.name(),
             };
             self.provisioner.metrics.fleet_target_ended(outcome);
         }
-        let has_failures = records.iter().any(|record| record.state == "failed");
+        let has_failures = records
+            .iter()
+            .any(|record| record.state == TargetState::Failed);
         let is_running = progress.is_some_and(|progress| progress.state == RunState::Running);
         Ok(is_running && !(has_failures && settle::stop_by_policy(self).await?))
     }
@@ -288,7 +291,7 @@ impl Place<'_> {
                 let progress = runs::find_progress(tx, self.run).await?;
                 if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
                     // one that was to be tried again
-                    super::targets::skip_pending(tx, self.run).await?;
+                    targets::skip_pending(tx, self.run).await?;
                 }
                 Ok::<_, StepError>(progress)
             })
@@ -303,7 +306,7 @@ impl Place<'_> {
                 held::give_back(tx, self.run, self.claim, tenants).await?;
                 let progress = runs::find_progress(tx, self.run).await?;
                 if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
-                    super::targets::skip_pending(tx, self.run).await?;
+                    targets::skip_pending(tx, self.run).await?;
                 }
                 Ok::<_, StepError>(())
             })

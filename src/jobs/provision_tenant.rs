@@ -3,7 +3,7 @@
 use super::{JobContext, JobError};
 use crate::{
     causes::chain,
-    provisioning::{self, Ended, Failed, StepError, steps},
+    provisioning::{self, Again, Ended, Failed, StepError, steps},
     queue::{
         self, Claim, Failure,
         worker::{Lease, Outcome, Settled},
@@ -37,11 +37,17 @@ async fn record(
     Failed { step, error }: Failed,
 ) -> Result<Outcome, JobError> {
     let failure = Failure::new(error.code(), chain(&error));
+    let is_again = error.is_retryable() && !claim.is_last_attempt();
+    let again = if is_again {
+        Again::ByItself
+    } else {
+        Again::With(format!("tenantry tenants retry {tenant}"))
+    };
     let told = TenantFailure {
         step: step.name().to_owned(),
         code: error.code().to_owned(),
         cause: failure.error.clone(),
-        fix: error.fix().replace("<tenant>", &tenant.to_string()),
+        fix: error.fix(&again),
     };
     let noted = cx
         .db
@@ -60,7 +66,7 @@ async fn record(
         Ok(false) => Ok(Outcome::Done),
         Err(JobError::Lost) => Err(JobError::Lost),
         // a database that is away cannot take the note; the attempt keeps the error all the same
-        _ if error.is_retryable() && !claim.is_last_attempt() => Err(JobError::Retry(failure)),
+        _ if is_again => Err(JobError::Retry(failure)),
         _ => Err(JobError::Discard(failure, Some(Box::new(told)))),
     }
 }

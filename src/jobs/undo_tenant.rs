@@ -8,7 +8,7 @@ use super::{
 use crate::{
     causes::chain,
     identity::{self, Heard},
-    provisioning::{self, Failed, StepError, UNDO_FAULT_POINTS, Undone},
+    provisioning::{self, Again, Failed, StepError, UNDO_FAULT_POINTS, Undone},
     queue::{
         self, Claim, Failure, JobId,
         worker::{Lease, Outcome, Settled},
@@ -125,14 +125,18 @@ async fn record(
     Failed { step, error }: Failed,
 ) -> JobError {
     let failure = Failure::new(error.code(), chain(&error));
+    let is_again = error.is_retryable() && !claim.is_last_attempt();
+    // what made the step fail is repaired in the same way; another job goes on after that
+    let again = if is_again {
+        Again::ByItself
+    } else {
+        Again::With(retry(claim.id))
+    };
     let told = TenantFailure {
         step: step.name().to_owned(),
         code: error.code().to_owned(),
         cause: failure.error.clone(),
-        // what made the step fail is repaired in the same way; another job goes on after that
-        fix: error
-            .fix()
-            .replace("tenantry tenants retry <tenant>", &retry(claim.id)),
+        fix: error.fix(&again),
     };
     let noted = cx
         .db
@@ -145,7 +149,7 @@ async fn record(
     match noted {
         Err(JobError::Lost) => JobError::Lost,
         // a database that is away cannot take the note; the attempt keeps the error all the same
-        _ if error.is_retryable() && !claim.is_last_attempt() => JobError::Retry(failure),
+        _ if is_again => JobError::Retry(failure),
         _ => JobError::Discard(failure, Some(Box::new(told))),
     }
 }

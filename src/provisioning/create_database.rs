@@ -18,6 +18,7 @@ use crate::{
     tenant_db::{
         self, Cluster, Ident,
         databases::{self, Facts, Mark},
+        spare,
     },
     tenants,
 };
@@ -154,7 +155,7 @@ async fn take_pooled(cx: &StepContext<'_>, cluster: &Cluster) -> Result<Origin, 
     Ok(match taken {
         Taken::Claimed(pooled) => {
             provisioner.faults.hit(pool::CLAIMED).await?;
-            Origin::Pool(databases::pooled(&cluster.prefix, pooled)?, hash)
+            Origin::Pool(spare::pooled(&cluster.prefix, pooled)?, hash)
         }
         Taken::GivenBack => Origin::LookAgain,
         Taken::Empty => Origin::Clone,
@@ -205,7 +206,7 @@ async fn drop_claimed(cx: &UndoContext<'_>, cluster: &Cluster) -> Result<(), Ste
     let Some(pooled) = db.run(find).await? else {
         return Ok(());
     };
-    let pooled = databases::pooled(&cluster.prefix, pooled)?;
+    let pooled = spare::pooled(&cluster.prefix, pooled)?;
     // the name holds the pool's own id of it
     let is_ours = |facts: &Facts| facts.owner == cluster.owner.as_str();
     drop_if(cx, cluster, &pooled, is_ours).await?;

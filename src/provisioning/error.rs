@@ -2,7 +2,7 @@
 //!
 //! Guarantees: retry or not is decided here, by kind and SQLSTATE, never by message text.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
@@ -53,7 +53,7 @@ pub enum StepError {
     #[error("PUBLIC may create in schema public, and our user may not revoke it")]
     PublicSchemaOpen,
     /// A database of our prefix lets every role in.
-    #[error("its role can connect to database {database}, because PUBLIC can")]
+    #[error("its role can connect to database {database}")]
     IsolationOpen {
         /// The database.
         database: String,
@@ -103,6 +103,15 @@ pub enum StepError {
     /// A test's fault.
     #[error(transparent)]
     Injected(#[from] faults::Injected),
+}
+
+/// How what failed is begun again.
+#[derive(Debug)]
+pub enum Again {
+    /// By itself, after a while.
+    ByItself,
+    /// With this command.
+    With(String),
 }
 
 impl From<tenant_db::Error> for StepError {
@@ -195,82 +204,78 @@ impl StepError {
         }
     }
 
-    /// What to do.
-    pub fn fix(&self) -> String {
-        match self {
-            Self::Blueprint(error) => error.fix().to_owned(),
-            Self::Migration(error) => error.fix().to_owned(),
+    /// What to do, and how it goes on after that.
+    pub fn fix(&self, again: &Again) -> String {
+        match (self.repair(), again) {
+            (None, Again::ByItself) => {
+                "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
+                    .to_owned()
+            }
+            (None, Again::With(command)) => {
+                format!("see with `tenantry doctor` what cannot be reached; then: {command}")
+            }
+            (Some(repair), Again::ByItself) => format!("{repair}; it is tried again by itself"),
+            (Some(repair), Again::With(command)) => format!("{repair}; then: {command}"),
+        }
+    }
+
+    /// What is to be repaired; `None` where what was away may have come back.
+    fn repair(&self) -> Option<Cow<'static, str>> {
+        let repair = match self {
+            Self::Control(_) | Self::TimedOut { .. } | Self::LostClaim | Self::Injected(_) => {
+                return None;
+            }
+            Self::Cluster(error) => return self.repair_of_cluster(error).map(Cow::Borrowed),
+            Self::Blueprint(error) => error.fix(),
+            Self::Migration(error) => error.fix(),
             Self::File { file, .. } => {
-                format!(
-                    "repair {file} in the blueprint (or what it met in the database), then: tenantry tenants retry <tenant>"
-                )
+                return Some(
+                    format!("repair {file} in the blueprint (or what it met in the database)")
+                        .into(),
+                );
             }
             Self::IsolationOpen { database } => {
-                format!(
-                    "revoke connect on database \"{database}\" from public; then it goes on by itself"
-                )
+                return Some(format!("revoke connect on database \"{database}\" from public, or from the role that gives it").into());
             }
-            _ => self.fixed_text().to_owned(),
-        }
+            Self::MembersNotSynced { .. } => {
+                "repair sync/ in the blueprint, or what it met in the database"
+            }
+            Self::NotVerified { .. } => {
+                "repair what the cause names (seed, verify query, or rights)"
+            }
+            Self::PublicSchemaOpen => "use Postgres 15 or newer, or a superuser on 14",
+            Self::NoRoom => "add a cluster to the configuration or raise a capacity",
+            Self::NotPlaced | Self::TemplateUnknown { .. } => "repair what the cause names",
+            Self::NotCopied { .. } => {
+                "keep its application away for a moment (nobody's session is ended for a dry run), or choose another tenant"
+            }
+            Self::Secrets(_) => "configure the key that sealed it again in secrets.keys",
+            Self::WorkersLost { .. } => {
+                "find out why tenantry's processes end while it is under way (memory? a short grace period?)"
+            }
+        };
+        Some(Cow::Borrowed(repair))
     }
 
-    /// What to do where what failed was not about a tenant: none is there to be tried again.
-    pub fn fix_without_tenant(&self) -> String {
-        let fix = self.fix();
-        match fix.strip_suffix("then: tenantry tenants retry <tenant>") {
-            Some(rest) => rest.trim_end_matches([' ', ',', ';']).to_owned(),
-            None => fix,
-        }
-    }
-
-    fn fixed_text(&self) -> &'static str {
-        match self.code() {
-            "control_database_unavailable"
-            | "cluster_unavailable"
-            | "step_timed_out"
-            | "claim_lost"
-            | "injected_fault" => {
-                "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
+    fn repair_of_cluster(&self, error: &tenant_db::Error) -> Option<&'static str> {
+        Some(match error {
+            tenant_db::Error::ForeignDatabase { .. } => {
+                "rename or drop that database, if you know whose it is"
             }
-            "worker_lost" => {
-                "find out why tenantry's processes end while it is under way (memory? a short grace period?); then: tenantry tenants retry <tenant>"
+            tenant_db::Error::ForeignRole { .. } => {
+                "rename or drop that role, if you know whose it is"
             }
-            "public_schema_open" => {
-                "use Postgres 15 or newer, or a superuser on 14; then: tenantry tenants retry <tenant>"
-            }
-            "cluster_unknown" => {
-                "configure the cluster in [[clusters]] again; then: tenantry tenants retry <tenant>"
-            }
-            "foreign_database" => {
-                "rename or drop that database, if you know whose it is; then: tenantry tenants retry <tenant>"
-            }
-            "foreign_role" => {
-                "rename or drop that role, if you know whose it is; then: tenantry tenants retry <tenant>"
-            }
-            "missing_privilege" => {
-                "`tenantry doctor` prints the grant that is missing (or another deployment uses this tenants.prefix on the cluster); then: tenantry tenants retry <tenant>"
-            }
-            "disk_full" => "free or add disk space on the cluster; it is tried again by itself",
-            "too_many_connections" => {
-                "raise max_connections or lower queue.concurrency; it is tried again by itself"
-            }
-            "no_room" => {
-                "add a cluster to the configuration or raise a capacity; it is tried again by itself"
-            }
-            "credential_unreadable" => {
-                "configure the key that sealed it again in secrets.keys; then: tenantry tenants retry <tenant>"
-            }
-            "member_sync_failed" => {
-                "repair sync/ in the blueprint, or what it met in the database; it is tried again by itself"
-            }
-            "database_not_copied" => {
-                "keep its application away for a moment (nobody's session is ended for a dry run), or choose another tenant; then: tenantry fleet resume"
-            }
-            "not_verified" => {
-                "repair what the cause names (seed, verify query, or rights), then: tenantry tenants retry <tenant>"
-            }
-            _ => "repair what the cause names, then: tenantry tenants retry <tenant>",
-        }
+            tenant_db::Error::UnknownCluster(_) => "configure the cluster in [[clusters]] again",
+            error => match error.sqlstate().as_deref() {
+                Some("42501") => {
+                    "`tenantry doctor` prints the grant that is missing (or another deployment uses this tenants.prefix on the cluster)"
+                }
+                Some("53100") => "free or add disk space on the cluster",
+                Some("53300") => "raise max_connections or lower queue.concurrency",
+                _ if self.is_retryable() => return None,
+                _ => "repair what the cause names",
+            },
+        })
     }
 
     /// Who was in the way of a migration.

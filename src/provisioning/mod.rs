@@ -9,12 +9,13 @@
 //! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
 //! retry begins with the first step that is not; nothing is written by an attempt that lost its
 //! claim, or for a tenant that nobody wants any more; `activate` is last, and one transaction: nobody is
-//! routed to a tenant that is not verified; a step that was cut off has no session left when it is called
-//! failed; [`undo`] takes an unfinished tenant back, in reverse order, until nothing is left.
+//! routed to a tenant that is not verified; the sessions of a step that was cut off are ended before it is
+//! called failed, if the server lets them, else before the next attempt; [`undo`] takes an unfinished tenant back, in reverse order, until nothing is left.
 //!
 //! Does not: retry. The queue does.
 
 mod activate;
+mod context;
 mod create_database;
 mod create_role;
 mod error;
@@ -31,17 +32,15 @@ mod undo;
 mod verify;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use secrecy::SecretString;
-use sqlx::Connection;
+use context::{StepContext, is_marked};
 use steps::Advanced;
-use tokio::sync::{Mutex, OnceCell};
 use undo::UndoContext;
 
-pub use error::StepError;
+pub use error::{Again, StepError};
 pub use sync_members::{Synced, sync_members};
 pub use undo::{UNDO_FAULT_POINTS, Undone, undo};
 pub(crate) use verify::EXCESS_RIGHT;
@@ -52,15 +51,11 @@ use crate::{
     config,
     db::Db,
     faults::Faults,
-    members::{self, Terms},
     metrics::Metrics,
     queue::{Claim, worker::Lease},
     secrets::Keyring,
     shutdown::Tasks,
-    tenant_db::{
-        self, Cluster, Clusters, Ident, Tag,
-        databases::{Facts, Mark},
-    },
+    tenant_db::{Cluster, Clusters, Tag},
     tenants::{self, Tenant, TenantId},
 };
 
@@ -191,23 +186,6 @@ impl BlueprintSource {
             Self::Bundled => Ok(Blueprint::bundled()?),
         }
     }
-}
-
-/// What the steps of one attempt share.
-pub struct StepContext<'a> {
-    provisioner: &'a Provisioner,
-    claim: &'a Claim,
-    lease: &'a Lease,
-    tag: Tag,
-    blueprint: Blueprint,
-    tenant: Mutex<Tenant>,
-    /// Whether this attempt took the tenant's database from the pool.
-    from_pool: AtomicBool,
-    /// What the plan's steps ask for, once an attempt: its password, and its organization's name in full.
-    password: OnceCell<SecretString>,
-    organization_name: OnceCell<String>,
-    /// Our session in the tenant's database: opened once, used by several steps.
-    session: Mutex<Option<sqlx::PgConnection>>,
 }
 
 /// How an attempt ended.
@@ -381,210 +359,4 @@ async fn end_sessions(cluster: &Cluster, tag: &Tag) {
             "sessions of a step that was cut off were left"
         );
     }
-}
-
-impl<'a> StepContext<'a> {
-    fn new(
-        provisioner: &'a Provisioner,
-        (claim, lease): (&'a Claim, &'a Lease),
-        tenant: Tenant,
-    ) -> Result<Self, StepError> {
-        Ok(Self {
-            provisioner,
-            claim,
-            lease,
-            tag: Tag::new(tenant.id.0, claim.id.0, claim.attempt),
-            blueprint: provisioner.blueprint.load()?,
-            tenant: Mutex::new(tenant),
-            from_pool: AtomicBool::new(false),
-            password: OnceCell::new(),
-            organization_name: OnceCell::new(),
-            session: Mutex::new(None),
-        })
-    }
-}
-
-impl StepContext<'_> {
-    async fn id(&self) -> TenantId {
-        self.tenant.lock().await.id
-    }
-
-    async fn tenant(&self) -> Tenant {
-        self.tenant.lock().await.clone()
-    }
-
-    /// The password that the tenant's row has had from the start.
-    async fn password(&self) -> Result<&SecretString, StepError> {
-        let open = async || {
-            let id = self.id().await;
-            let find = async |connection: &mut _| tenants::find_credential(connection, id).await;
-            let sealed = self.provisioner.db.run(find).await?.unwrap_or_default();
-            Ok(self.provisioner.keyring.open(id.0, &sealed)?)
-        };
-        self.password.get_or_try_init(open).await
-    }
-
-    /// The same for every step of the attempt: what was seeded is verified.
-    async fn organization_name(&self) -> Result<&str, StepError> {
-        let find = async || seed::organization_name(self, &self.tenant().await).await;
-        Ok(self.organization_name.get_or_try_init(find).await?)
-    }
-
-    async fn cluster(&self) -> Result<&Cluster, StepError> {
-        let name = self
-            .tenant
-            .lock()
-            .await
-            .cluster
-            .clone()
-            .ok_or(StepError::NotPlaced)?;
-        Ok(self.provisioner.clusters.get(&name)?)
-    }
-
-    /// The records of steps that still hold: a tenant begins again where it was placed without its database,
-    /// and where the blueprint was repaired since. Nobody has used what was never opened.
-    async fn still_done(&self, done: Vec<String>) -> Result<Vec<String>, StepError> {
-        if !done.iter().any(|name| name == Step::CreateDatabase.name()) {
-            return Ok(done);
-        }
-        let tenant = self.tenant().await;
-        let cluster = self.cluster().await?;
-        let found = cluster.find_database(&tenant.database).await?;
-        let is_ours = |facts: &Facts| facts.usable && is_marked(facts, cluster, &tenant);
-        let found = found.filter(is_ours);
-        if let Some(mark) = found.and_then(|facts| facts.mark(&cluster.owner)) {
-            if !self.is_outdated(&mark).await? {
-                return Ok(done);
-            }
-            let name = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
-            create_database::drop_database(self, &name).await?;
-        }
-        // gone or unusable: made again; somebody else's: create_database refuses it
-        tracing::warn!(tenant.id = %tenant.id, database = tenant.database, "the database of an unfinished tenant is made once more: it is gone, or of another blueprint");
-        let forget = async |tx: &mut sqlx::PgConnection| {
-            crate::queue::assert_held(tx, self.claim).await?;
-            members::forget_syncs(tx, tenant.key()).await?;
-            Ok::<_, StepError>(steps::forget_database(tx, tenant.id).await?)
-        };
-        self.provisioner.db.transaction(forget).await?;
-        Ok(vec![Step::Place.name().to_owned()])
-    }
-
-    /// Whether the tenant's database is of another blueprint, or seeded with other files, than there are now, and
-    /// was never opened, as it says itself: then nothing is lost when it is made once more.
-    async fn is_outdated(&self, mark: &Mark) -> Result<bool, StepError> {
-        // not the session of later steps: it would end with the database
-        let mut connection = self.connect().await?;
-        let notes = seed::read_notes(&mut connection, &self.blueprint).await;
-        let _ = connection.close().await;
-        let notes = notes?;
-        let is_of_other = mark.template != self.blueprint.hash();
-        Ok(!notes.maybe_opened && (is_of_other || notes.is_of_other_files))
-    }
-
-    /// Fails when the tenant's database was exchanged for somebody else's: nothing may be written there.
-    async fn refuse_foreign_database(&self) -> Result<(), StepError> {
-        let (tenant, cluster) = (self.tenant().await, self.cluster().await?);
-        match cluster.find_database(&tenant.database).await? {
-            Some(facts) if !is_marked(&facts, cluster, &tenant) => {
-                Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
-                    name: tenant.database,
-                    found: facts.describe(),
-                }))
-            }
-            // one that is gone says so when it is connected to
-            _ => Ok(()),
-        }
-    }
-
-    /// What decides, beside the member, what the database is told.
-    fn terms<'s>(&'s self, sync_hash: &'s str) -> Terms<'s> {
-        Terms {
-            admin_role: &self.provisioner.admin_role,
-            sync_hash,
-        }
-    }
-
-    /// Fails when this process was stopped for longer than its lease: then nothing may be begun.
-    fn check_lease(&self) -> Result<(), StepError> {
-        if self.lease.is_held() {
-            Ok(())
-        } else {
-            Err(StepError::LostClaim)
-        }
-    }
-
-    /// After a step was cut off: whatever it has under way ends, before anybody hears of it.
-    async fn end_sessions(&self) {
-        self.session.lock().await.take();
-        // one that is not placed has done nothing on any cluster
-        if let Ok(cluster) = self.cluster().await {
-            end_sessions(cluster, &self.tag).await;
-        }
-    }
-
-    async fn fault(&self, step: Step, point: &str) -> Result<(), StepError> {
-        self.provisioner
-            .faults
-            .hit(&format!("{}.{point}", step.name()))
-            .await?;
-        Ok(())
-    }
-
-    fn limit(&self, step: Step) -> Duration {
-        match step {
-            // the first tenant of a blueprint builds the template in this step, or waits for its builder
-            Step::CreateDatabase => {
-                Duration::from_millis(self.blueprint.settings.migrate_timeout_ms.into())
-                    + self.provisioner.timeouts.clone_timeout()
-            }
-            Step::Place | Step::CreateRole | Step::Activate => {
-                self.provisioner.timeouts.step_timeout()
-            }
-            // bounded page by page: an organization may have any number of members
-            Step::SyncMembers => Duration::from_hours(24),
-            Step::Seed => Duration::from_millis(self.blueprint.settings.seed_timeout_ms.into()),
-            Step::Verify => Duration::from_millis(self.blueprint.settings.verify_timeout_ms.into()),
-        }
-    }
-
-    async fn connect(&self) -> Result<sqlx::PgConnection, StepError> {
-        let database =
-            Ident::new(&self.tenant.lock().await.database).map_err(tenant_db::Error::from)?;
-        let cluster = self.cluster().await?;
-        let timeouts = self.blueprint.settings.session_timeouts();
-        let connected = cluster.connect_with(&database, Some(&self.tag), &timeouts);
-        Ok(connected.await?)
-    }
-
-    /// Opens the session that later steps use, while something else goes on. One that cannot be had is
-    /// asked for again by whoever needs it, and says why then.
-    async fn open_early(&self) {
-        let mut session = self.session.lock().await;
-        if session.is_none() {
-            *session = self.connect().await.ok();
-        }
-    }
-
-    /// Runs `work` in the tenant's database, in a session that later steps use again.
-    async fn in_tenant<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>,
-    ) -> Result<T, StepError> {
-        let mut session = self.session.lock().await;
-        let mut connection = match session.take() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
-        let result = work(&mut connection).await?;
-        // only after success: a failed one may be inside a transaction
-        *session = Some(connection);
-        Ok(result)
-    }
-}
-
-/// Whether a database carries the mark of this very tenant.
-fn is_marked(facts: &Facts, cluster: &Cluster, tenant: &Tenant) -> bool {
-    let mark = facts.mark(&cluster.owner);
-    mark.is_some_and(|mark| mark.tenant == tenant.id.0)
 }

@@ -17,7 +17,7 @@ use crate::{
     blueprint::Blueprint,
     causes::chain,
     queue::worker::Lease,
-    tenant_db::{self, Cluster, Ident, MaintenanceSession, Tag, databases, sessions},
+    tenant_db::{self, Cluster, Ident, MaintenanceSession, Tag, databases, sessions, spare},
     tenants::Tenant,
 };
 
@@ -88,7 +88,7 @@ pub async fn sweep(cluster: &Cluster) -> Result<bool, StepError> {
 }
 
 async fn drop_left(session: &mut MaintenanceSession, cluster: &Cluster) -> Result<(), StepError> {
-    let drop = async |connection: &mut _| databases::drop_rehearsals(connection, cluster).await;
+    let drop = async |connection: &mut _| spare::drop_rehearsals(connection, cluster).await;
     Ok(session.run(drop).await?)
 }
 
@@ -103,7 +103,7 @@ async fn on_clone(
         Source::Template(hash) => clone_template(provisioner, cluster, session, hash).await?,
         Source::Tenant(tenant) => clone_tenant(cluster, session, tenant).await?,
     };
-    let open = async |connection: &mut _| databases::open_rehearsal(connection, &name).await;
+    let open = async |connection: &mut _| spare::open_rehearsal(connection, &name).await;
     session.run(open).await?;
     let started = Instant::now();
     let migration = Migration {
@@ -141,7 +141,7 @@ async fn clone_template(
         return Err(StepError::TemplateUnknown { hash });
     }
     let template = template::named(cluster, hash.to_owned())?;
-    let name = databases::rehearsal(&cluster.prefix, hash)?;
+    let name = spare::rehearsal(&cluster.prefix, hash)?;
     let clone = async |connection: &mut _| {
         databases::clone_template(connection, cluster, &template.database, &name).await
     };
@@ -179,7 +179,7 @@ async fn clone_tenant(
         return not_copied(in_use(&who));
     }
     // the end of an id is what differs between tenants of one moment
-    let name = databases::rehearsal(&cluster.prefix, &tenant.id.0.simple().to_string()[16..])?;
+    let name = spare::rehearsal(&cluster.prefix, &tenant.id.0.simple().to_string()[16..])?;
     let clone = async |connection: &mut _| {
         databases::clone_tenant(connection, cluster, (&source, &name), LONGEST_COPY).await
     };

@@ -131,7 +131,7 @@ pub(super) async fn begin_as_owner(
     sqlx::raw_sql(AssertSqlSafe(statements))
         .execute(connection)
         .await
-        .map_err(note_failed)?;
+        .map_err(tenant_db::Error::sql("beginning as the owner role"))?;
     Ok(())
 }
 

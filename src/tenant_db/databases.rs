@@ -4,8 +4,8 @@
 //! tenant's whole id, closed to connections. One transaction then marks it, takes PUBLIC's rights
 //! away, opens it and gives it its own name: under that name it never existed without them.
 //!
-//! The mark is a comment on the database together with its owner, our owner role. A database of the warm
-//! pool has a mark of its own, which names no tenant.
+//! The mark is a comment on the database together with its owner, our owner role. Databases that are nobody's
+//! have marks of their own: [`super::spare`].
 
 use std::time::Duration;
 
@@ -113,108 +113,6 @@ impl Facts {
 /// The name under which a tenant's database is cloned before it is handed over.
 pub fn unnamed(prefix: &str, tenant: Uuid) -> Result<Ident, Error> {
     Ok(Ident::new(&format!("{prefix}new_{}", tenant.simple()))?)
-}
-
-/// The name of a database of the warm pool.
-pub fn pooled(prefix: &str, id: Uuid) -> Result<Ident, Error> {
-    Ok(Ident::new(&format!("{prefix}pool_{}", id.simple()))?)
-}
-
-/// The comment of a database of the warm pool.
-pub fn pool_comment(id: Uuid, hash: &str) -> String {
-    format!("tenantry pool={id} template={hash}")
-}
-
-/// One commit: a clone is a database of the pool. It stays closed to connections.
-pub async fn mark_pooled(
-    connection: &mut PgConnection,
-    name: &Ident,
-    comment: &str,
-) -> Result<(), Error> {
-    let statements = format!(
-        "comment on database {name} is {};
-         revoke all on database {name} from public",
-        literal(comment)
-    );
-    sqlx::raw_sql(AssertSqlSafe(statements))
-        .execute(connection)
-        .await
-        .map_err(Error::sql(format!(
-            "marking database {} as the pool's",
-            name.as_str()
-        )))?;
-    Ok(())
-}
-
-/// The name of a throw-away clone of what is named so: hexadecimal digits, of which the first 16 count.
-pub fn rehearsal(prefix: &str, of: &str) -> Result<Ident, Error> {
-    let short: String = of.chars().take(16).collect();
-    Ok(Ident::new(&format!("{prefix}rehearsal_{short}"))?)
-}
-
-/// One commit: a throw-away clone, marked as one, open to us and to nobody else.
-pub async fn open_rehearsal(connection: &mut PgConnection, name: &Ident) -> Result<(), Error> {
-    let statements = format!(
-        "comment on database {name} is '{REHEARSAL}';
-         revoke all on database {name} from public;
-         alter database {name} allow_connections true"
-    );
-    sqlx::raw_sql(AssertSqlSafe(statements))
-        .execute(connection)
-        .await
-        .map_err(Error::sql(format!(
-            "opening the throw-away clone {}",
-            name.as_str()
-        )))?;
-    Ok(())
-}
-
-/// The comment of a throw-away clone.
-const REHEARSAL: &str = "tenantry rehearsal";
-
-/// Drops the throw-away clones that are left on the cluster. Whoever calls this is the only one who makes any.
-pub async fn drop_rehearsals(
-    connection: &mut PgConnection,
-    cluster: &Cluster,
-) -> Result<(), Error> {
-    let left: Vec<String> = sqlx::query_scalar(
-        "select datname::text
-         from pg_database
-         where datname ~ ('^' || $1 || 'rehearsal_[0-9a-f]{16}$')
-           and pg_get_userbyid(datdba) = $2
-           -- one that was not opened yet has no comment
-           and coalesce(shobj_description(oid, 'pg_database'), $3) = $3",
-    )
-    .bind(&cluster.prefix)
-    .bind(cluster.owner.as_str())
-    .bind(REHEARSAL)
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(Error::sql("listing throw-away clones"))?;
-    for name in left {
-        drop_database(connection, &Ident::new(&name)?).await?;
-    }
-    Ok(())
-}
-
-/// Databases of the cluster's pool: ours, of such a name, and of no tenant.
-pub async fn list_pooled(
-    connection: &mut PgConnection,
-    cluster: &Cluster,
-) -> Result<Vec<String>, Error> {
-    sqlx::query_scalar(
-        "select datname::text
-         from pg_database
-         where datname ~ ('^' || $1 || 'pool_[0-9a-f]{32}$')
-           and pg_get_userbyid(datdba) = $2
-           and coalesce(shobj_description(oid, 'pg_database'), '') !~ '^tenantry tenant='
-         order by datname",
-    )
-    .bind(&cluster.prefix)
-    .bind(cluster.owner.as_str())
-    .fetch_all(connection)
-    .await
-    .map_err(Error::sql("listing the databases of the pool"))
 }
 
 /// Clones a sealed template under `name`, closed to connections.
@@ -500,7 +398,7 @@ pub async fn version(connection: &mut PgConnection) -> Result<i32, Error> {
         .map_err(Error::sql("asking for the server's version"))
 }
 
-/// A text as an SQL literal. Ours hold no quote and no backslash; the check makes it certain.
+/// A text as an SQL literal. Ours hold no quote and no backslash; what could end the literal is left out all the same.
 pub(super) fn literal(text: &str) -> String {
     let safe: String = text
         .chars()

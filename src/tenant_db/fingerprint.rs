@@ -1,8 +1,8 @@
 //! The structure of a database: its facts, a line each, and all of them as one hash.
 //!
 //! Guarantees: two databases have the same fingerprint exactly when their schemas, relations (with
-//! owner, grants, row security), columns, constraints, indexes, functions, triggers, enum labels,
-//! default privileges and extensions are the same; the hash is over exactly the lines that
+//! owner, grants, row security), columns, constraints, indexes, functions (signature, owner, grants, rights,
+//! volatility, settings, body), triggers, enum labels, default privileges and extensions are the same; the hash is over exactly the lines that
 //! [`structure`] returns, so that whatever differs can be named. Data does not count.
 //!
 //! Does not: say what differs. [`super::structure`] does.

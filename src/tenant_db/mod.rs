@@ -1,10 +1,10 @@
-//! The only DDL: databases and roles on the clusters that hold tenants.
+//! Databases and roles on the clusters that hold tenants: all DDL but what is inside a tenant's database.
 //!
-//! Guarantees: every identifier is checked and quoted by [`Ident`]; nothing is adopted or dropped that
-//! does not carry our mark for this very tenant (owner and comment, see [`databases`]); a tenant's
-//! database never exists under its own name without its mark and its revoked PUBLIC rights, because
-//! all of it appears in one commit; sessions of an attempt that lost its claim are ended before the
-//! next attempt begins, and those of one that was cut off before it is called failed.
+//! Guarantees: every identifier is checked and quoted by [`Ident`]; no database with a tenant's name is adopted or
+//! dropped that does not carry our mark for this very tenant (owner and comment, see [`databases`]), and no other one
+//! that is not ours by name and owner; a tenant's database never exists under its own name without its mark and its
+//! revoked PUBLIC rights, because all of it appears in one commit; sessions of an attempt that lost its claim are ended
+//! before the next attempt begins, and those of one that was cut off before it is called failed, if the server lets them.
 //!
 //! Does not: decide when. `provisioning` does.
 
@@ -16,6 +16,7 @@ pub mod probe;
 pub mod roles;
 pub mod sessions;
 pub mod shape;
+pub mod spare;
 pub mod statements;
 pub mod structure;
 

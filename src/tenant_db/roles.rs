@@ -83,7 +83,7 @@ async fn ensure_group(connection: &mut PgConnection, name: &Ident) -> Result<(),
     }
 }
 
-async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(), Error> {
+async fn grant_to_us(connection: &mut PgConnection, role: &Ident) -> Result<(), Error> {
     let member: bool = sqlx::query_scalar(
         "select exists (
              select
@@ -93,7 +93,7 @@ async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(),
          )
          or (select rolsuper from pg_roles where rolname = current_user)",
     )
-    .bind(owner.as_str())
+    .bind(role.as_str())
     .fetch_one(&mut *connection)
     .await
     .map_err(Error::sql("looking up our own memberships"))?;
@@ -107,7 +107,7 @@ async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(),
     if member && version < 160_000 {
         return Ok(());
     }
-    let grant = format!("grant {owner} to current_user{options}");
+    let grant = format!("grant {role} to current_user{options}");
     match sqlx::raw_sql(AssertSqlSafe(grant))
         .execute(connection)
         .await
@@ -124,7 +124,7 @@ async fn grant_to_us(connection: &mut PgConnection, owner: &Ident) -> Result<(),
         }
         Err(error) => Err(Error::sql(format!(
             "becoming a member of {}",
-            owner.as_str()
+            role.as_str()
         ))(error)),
     }
 }

@@ -60,6 +60,9 @@ fn codes_in_source() -> BTreeSet<String> {
         for body in between(code, "fn code(", "\n    }\n") {
             literals.extend(body.split('"').skip(1).step_by(2));
         }
+        for body in between(code, "fn code_of(", "\n}\n") {
+            literals.extend(body.split('"').skip(1).step_by(2));
+        }
         // the second argument of a problem, where it is a literal
         let problems = code.split("Problem::new(").skip(1);
         literals.extend(problems.filter_map(|rest| literal(rest.split(',').nth(1)?)));

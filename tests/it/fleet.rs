@@ -395,22 +395,23 @@ async fn too_many_failures_stop_the_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_begins_nothing_until_it_is_resumed() {
-    let fleet = Fleet::of(2).await;
-    // nobody works meanwhile
-    let deployment = fleet.app.deployment.clone();
+    let point = fleet::FAULT_POINTS[0];
+    let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
+    let fleet = Fleet::on(deployment.clone(), 2).await;
     let run = fleet.begin(&all()).await.unwrap();
+    let faults = &fleet.app.replica.provisioner.faults;
+    wait_until("it is about to begin", async || faults.was_hit(point)).await;
     let pause = async |tx: &mut _| fleet::pause(tx, run.id, &operator()).await;
-    let paused = fleet.change(pause).await;
-    let run = match paused {
-        Ok(run) => run,
-        // it was over before
-        Err(error) => panic!("{error}"),
-    };
+    let run = fleet.change(pause).await.unwrap();
     assert_eq!(run.state, RunState::Paused);
+    faults.release(point);
     fleet.app.is_idle().await;
     let run = fleet.find(&run).await;
     assert_eq!((run.state, run.counts.running), (RunState::Paused, 0));
-    fleet.every_row_is_true().await;
+    for org in &fleet.orgs {
+        assert_eq!(fleet.applied(org).await, 0);
+        assert_eq!(fleet.tenant(org).await.alembic_version, "0001_notes");
+    }
     let other = fleet.begin(&all()).await.unwrap_err();
     assert_eq!(other.code(), "fleet_run_active");
     assert!(other.to_string().contains(&run.id.to_string()));
@@ -621,6 +622,12 @@ async fn it_is_waited_for(mut fleet: Fleet, org: String, point: &str) {
     let run = fleet.is_over(&run).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
     assert_eq!(fleet.tenant(&org).await.alembic_version, "0002_tags");
+    let template = format!(
+        "select count(*) from templates where hash = '{}'",
+        run.blueprint_hash.unwrap()
+    );
+    let templates = fleet.app.ask::<i64>(&template).await;
+    assert_eq!(templates, 1, "what it was compared with");
     fleet.orgs.push(org);
     fleet.every_row_is_true().await;
     fleet.stop().await;

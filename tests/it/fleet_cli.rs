@@ -1,9 +1,11 @@
 //! `tenantry fleet plan|migrate|status|targets|runs|pause|resume|first|retry|abort`, as an operator types them.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use chrono::DateTime;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tenantry::fleet::FAULT_POINTS;
 
 use crate::{
     cli_operator::run,
@@ -13,7 +15,7 @@ use crate::{
         app::wait_until,
         cluster::{execute, hold},
         events,
-        process::Process,
+        process::{Process, tenantry},
     },
 };
 
@@ -350,4 +352,72 @@ async fn what_is_aborted_stays_so(app: &App, blueprint: &TinyBlueprint) {
     assert_eq!(states, ["aborted", "done", "done", "done"], "newest first");
     let never = "00000000-0000-0000-0000-000000000000";
     is_refused(app, &["status", never], "fleet_run_unknown").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stops_watching_is_told_that_the_run_goes_on_and_it_does() {
+    let point = FAULT_POINTS[1];
+    let blueprint = TinyBlueprint::new();
+    let mut deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
+    let directory = blueprint.path().to_str().unwrap().to_owned();
+    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
+    let app = App::of(deployment, blueprint.source()).await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.tenant(&org).is_ready().await;
+    app.is_idle().await;
+    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
+
+    let watcher = tenantry()
+        .args(["fleet", "migrate"])
+        .envs(app.deployment.variables.iter().cloned())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let faults = &app.replica.provisioner.faults;
+    wait_until("its tenant is taken", async || faults.was_hit(point)).await;
+    kill_process(Pid::from_child(&watcher), Signal::INT).unwrap();
+    let output = tokio::task::spawn_blocking(move || watcher.wait_with_output().unwrap());
+    let output = output.await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("goes on without you"), "{said}");
+    assert!(said.contains("tenantry fleet pause"), "{said}");
+
+    faults.release(point);
+    let (code, run) = json(&app, &["status", "--wait"]).await;
+    assert_eq!((code, &run["state"]), (0, &"done".into()), "{run}");
+    assert_eq!(
+        app.tenant(&org).is_ready().await.alembic_version,
+        "0002_tags"
+    );
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_id_it_is_the_run_that_goes_on_and_not_a_newer_one_that_was_only_tried() {
+    let (app, blueprint) = empty().await;
+    let tenants = three_behind(&app, &blueprint).await;
+    let slow = "create table tags (id int); alter table notes add column more int";
+    blueprint.write("migrations/0002_tags.sql", slow);
+    let (code, failed) = json(&app, &["migrate", "--wave", "1,100%"]).await;
+    assert_eq!((code, &failed["state"]), (1, &"failed".into()), "{failed}");
+    let (code, _, stderr) = fleet(&app, &["migrate", "--dry-run"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let (_, tried) = json(&app, &["status"]).await;
+    assert_ne!(tried["id"], failed["id"], "none goes on: the newest");
+
+    let mut holder = hold(&tenants[1].1, "lock table notes").await;
+    let id = failed["id"].as_str().unwrap();
+    let (code, _, stderr) = fleet(&app, &["resume", id]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let (_, paused) = json(&app, &["pause"]).await;
+    assert_eq!(
+        (&paused["id"], &paused["state"]),
+        (&failed["id"], &"paused".into())
+    );
+    holder.release().await;
+    app.is_idle().await;
+    app.stop().await;
 }

@@ -361,8 +361,8 @@ async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
         .post(nobody, &json!({ "tenant": asked.id }))
         .await;
     assert_eq!(unknown.refusal(), (404, "fleet_run_unknown"));
-    let noted = "select count(*) from audit_log where action = 'fleet_target.put_first' and actor_kind = 'key'";
-    assert_eq!(fleet.app.ask::<i64>(noted).await, 1);
+    let noted = "select after ->> 'tenant' from audit_log where action = 'fleet_target.put_first' and actor_kind = 'key'";
+    assert_eq!(fleet.app.ask::<String>(noted).await, asked.id.to_string());
     fleet.app.stop().await;
 }
 

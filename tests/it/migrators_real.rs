@@ -188,6 +188,41 @@ async fn what_alembic_cannot_do_has_a_code_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_left_between_two_branches_goes_on_to_their_merge() {
+    let Some(example) = Example::alembic() else {
+        return;
+    };
+    let acme = Migrations::of(example.source()).await;
+    let table = |name: &str| format!("    op.execute(\"create table {name} (id int)\")");
+    let put = |name: &str, before: &str, body: &str| {
+        let path = format!("alembic/versions/{name}.py");
+        example.put(&path, &revision(name, before, body));
+    };
+    put("0009_left", "0008_comments", &table("a_left"));
+    put("0010_left", "0009_left", &table("b_left"));
+    put("0009_right", "0008_comments", &table("a_right"));
+    put("0010_right", "0009_right", &table("b_right"));
+    let merge = revision("0011_merge", "both", "    pass")
+        .replace("\"both\"", "(\"0010_left\", \"0010_right\")");
+    example.put("alembic/versions/0011_merge.py", &merge);
+    // as an attempt leaves it that came through one branch and was broken off in the other
+    acme.execute(
+        "create table a_left (id int); create table b_left (id int); create table a_right (id int)",
+    )
+    .await;
+    acme.execute("update alembic_version set version_num = '0010_left'")
+        .await;
+    acme.execute("insert into alembic_version values ('0009_right')")
+        .await;
+    let done = acme.migrate().await.unwrap();
+    assert_eq!(
+        (&*done.from, &*done.to),
+        ("0010_left, 0009_right", "0011_merge")
+    );
+    acme.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_holds_up_alembic_is_named() {
     let Some(example) = Example::alembic() else {
         return;

@@ -32,7 +32,7 @@ pub(super) enum Command {
     Pause(runs::Act),
     /// Let a run go on that was paused, or stopped by failures
     Resume(runs::Act),
-    /// Try the failed tenants of a run again, and no others
+    /// Try the failed tenants of a run again; what waits goes on as well, if the run is not paused
     Retry(runs::Retry),
     /// End a run; what waits is skipped
     Abort(runs::Act),

@@ -353,7 +353,11 @@ impl One {
         let id = self.run.map(RunId);
         let find = async |connection: &mut _| match id {
             Some(id) => fleet::find(connection, id).await,
-            None => fleet::find_newest(connection).await,
+            // one that was only tried may be newer than the one that goes on
+            None => match fleet::find_unfinished(&mut *connection).await? {
+                Some(run) => Ok(Some(run)),
+                None => fleet::find_newest(connection).await,
+            },
         };
         let run = access.db.run(find).await?;
         match (run, id) {

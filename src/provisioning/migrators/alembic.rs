@@ -1,6 +1,6 @@
 //! The migrator `alembic`: the user's project, run by the user's Python.
 
-use super::Error;
+use super::{Error, state::MOST_VERSIONS};
 use crate::blueprint::{Alembic, Project};
 
 /// The command line. It holds no secret.
@@ -28,7 +28,7 @@ pub(super) fn history_argv(settings: &Alembic, (after, up_to): (&str, &str)) -> 
 /// The query of the current revisions, a few at most. The names are letters, digits and `_` only.
 pub(super) fn version_sql(settings: &Alembic) -> String {
     format!(
-        "select version_num from \"{}\".\"{}\" limit 3",
+        "select version_num from \"{}\".\"{}\" limit {MOST_VERSIONS}",
         settings.version_schema, settings.version_table
     )
 }

@@ -1,6 +1,6 @@
 //! Whether a database that was migrated has the structure of its template.
 //!
-//! Guarantees: it is the fingerprint that decides.
+//! Guarantees: the fingerprint decides, or a shape that had this fingerprint before (see `tenant_db::shape`).
 
 use sqlx::PgConnection;
 

@@ -155,7 +155,7 @@ impl Error {
     pub fn fix(&self) -> &'static str {
         match self {
             Self::LockTimeout { .. } => {
-                "nothing, if it goes by: it is tried again by itself; else end the session that is named"
+                "end the session that is named, if it does not end by itself"
             }
             Self::Drifted { .. } => {
                 "change back in that database what is named, or put it into a migration"
@@ -164,17 +164,19 @@ impl Error {
             Self::Failed {
                 reached: Some(_), ..
             } => {
-                "repair what the migrator's own words name; if what follows the version that was reached does not run in a transaction, look in the database for what is there of it, and take that back by hand; then try again"
+                "repair what the migrator's own words name; if what follows the version that was reached does not run in a transaction, look in the database for what is there of it, and take that back by hand"
             }
             Self::NotStarted { .. } | Self::Failed { .. } => {
                 "repair what the migrator's own words name; it runs in the blueprint's directory with the environment that docs/migrators.md lists"
             }
             Self::HalfApplied { .. } => {
-                "bring the database by hand to the version it is at or to the next one, then try again; a revision that cannot run in a transaction should do one thing"
+                "bring the database by hand to the version it is at or to the next one (a revision that cannot run in a transaction should do one thing)"
             }
-            Self::SeveralHeads { .. } => "merge the heads: alembic merge heads",
+            Self::SeveralHeads { .. } => {
+                "merge the heads (alembic merge heads), or take out of the database the revisions that it is not on"
+            }
             Self::RevisionUnknown { .. } => {
-                "bring the blueprint's project up to date, or ask for a revision that it has"
+                "bring the blueprint's project up to date, or ask for a revision that it has; after revisions were squashed, write the new one into alembic_version of each database that has their schema (tenantry fleet exec --write --sql)"
             }
             Self::VersionUnreadable {
                 migrator: Migrator::Alembic,

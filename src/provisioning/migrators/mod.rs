@@ -4,7 +4,7 @@
 //! our session; never as a superuser: `sql` files run as the owner role, programs log in as a member of it;
 //! a database that is there already
 //! costs a connection and one query; every wait is bounded, and a lock that was not had names who holds
-//! it; what was cut off has no session left when it is called failed; nothing is begun by an attempt that lost
+//! it; the sessions of what was cut off are ended before it is called failed, if the server lets them; nothing is begun by an attempt that lost
 //! its claim; afterwards the structure is compared with the template's, but for a database that is on record with
 //! the blueprint and in which nothing changed.
 //!

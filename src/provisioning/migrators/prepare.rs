@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::StepError;
-use crate::tenant_db::Cluster;
+use crate::tenant_db::{self, Cluster};
 
 /// Makes our own schema in a new database: what was applied and what was seeded.
 pub(in crate::provisioning) async fn prepare(
@@ -26,7 +26,7 @@ pub(in crate::provisioning) async fn prepare(
          );
          reset role"
     );
-    run(connection, "the ledger", sql).await
+    run(connection, "making the ledger", sql).await
 }
 
 /// DML rights for the application group on everything there is and will be; nothing for PUBLIC.
@@ -60,17 +60,13 @@ pub(in crate::provisioning) async fn grant(
          $$;
          reset role"
     );
-    run(connection, "the grants", sql).await
+    run(connection, "giving the application its rights", sql).await
 }
 
-async fn run(connection: &mut PgConnection, what: &str, sql: String) -> Result<(), StepError> {
+async fn run(connection: &mut PgConnection, doing: &str, sql: String) -> Result<(), StepError> {
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(connection)
         .await
-        .map_err(|source| StepError::File {
-            code: "migration_failed",
-            file: what.to_owned(),
-            source,
-        })?;
+        .map_err(tenant_db::Error::sql(doing))?;
     Ok(())
 }

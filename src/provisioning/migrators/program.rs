@@ -13,7 +13,7 @@ use super::{
     blocker::Watch,
     child::{self, Ended, Program},
     command, sql,
-    state::State,
+    state::{MOST_VERSIONS, State},
 };
 use crate::{
     blueprint::{LONGEST_VERSION, Migrator, Project},
@@ -42,7 +42,7 @@ pub(super) async fn migrate(
     project: &Project,
 ) -> Result<Done, StepError> {
     let state = State::lock(connection, migration, watch).await?;
-    let from = one_version(migration, &state)?;
+    let from = version_before(migration, &state)?;
     let mut to = from.clone();
     let is_there = !from.is_empty() && migration.head == Some(from.as_str());
     if !is_there {
@@ -57,6 +57,18 @@ pub(super) async fn migrate(
             to,
         },
     })
+}
+
+/// The version before the program runs. Several revisions may be those of two branches whose merge is next: only
+/// Alembic knows.
+fn version_before(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
+    let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
+    match state.versions.as_slice() {
+        several @ [_, _, ..] if is_alembic && several.len() < MOST_VERSIONS => {
+            Ok(several.join(", "))
+        }
+        _ => one_version(migration, state),
+    }
 }
 
 /// The version; empty where the database has none.
@@ -75,7 +87,7 @@ pub(super) fn one_version(migration: &Migration<'_>, state: &State) -> Result<St
             what: format!(
                 "database {} is on several revisions, such as {}",
                 migration.database.as_str(),
-                several.join(", ")
+                several[..2].join(", ")
             ),
         }),
         _ => Err(Error::VersionUnreadable {
@@ -196,6 +208,12 @@ fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Resu
         });
     }
     let wanted = migration.head.unwrap_or(to);
+    if to.is_empty() && wanted.is_empty() {
+        let what = format!(
+            "the migrator ended well, and no version is found in database {database}: where is it kept (version_schema and version_table, or version_query, in blueprint.toml), and was it that database which was migrated?"
+        );
+        return Err(Error::VersionUnreadable { what, migrator });
+    }
     if to.is_empty() || to != wanted {
         let what = format!(
             "the migrator ended well, and database {database} is at version {to:?} instead of {wanted:?}"

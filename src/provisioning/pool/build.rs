@@ -3,7 +3,7 @@
 //! Guarantees: the lock of the pool lives and dies with the session in which databases are created and
 //! dropped, and so does a statement that outlives its client: who has the lock has nobody else's work under
 //! way, and may take what is half done for lost. A process that was stopped loses its session, and what it
-//! still writes changes no row. Nothing is begun while a tenant waits for its database.
+//! still writes changes no row. No database is begun or evicted while a tenant waits for its own.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
         template::{self, Template},
     },
     queue,
-    tenant_db::{self, Cluster, Ident, MaintenanceSession, databases},
+    tenant_db::{self, Cluster, Ident, MaintenanceSession, databases, spare},
 };
 
 /// Where a test can make building and dropping fail.
@@ -282,7 +282,7 @@ impl<'a> Builder<'a> {
         let (db, faults) = (&self.provisioner.db, &self.provisioner.faults);
         let (cluster, hash) = (self.cluster, template.hash.as_str());
         let id = Uuid::now_v7();
-        let name = databases::pooled(&cluster.prefix, id)?;
+        let name = spare::pooled(&cluster.prefix, id)?;
         db.run(async |connection| {
             rows::begin(connection, id, (&cluster.name, hash), name.as_str()).await
         })
@@ -298,9 +298,8 @@ impl<'a> Builder<'a> {
             return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
         }
         faults.hit(FAULT_POINTS[1]).await?;
-        let comment = databases::pool_comment(id, hash);
-        let mark =
-            async |connection: &mut _| databases::mark_pooled(connection, &name, &comment).await;
+        let comment = spare::pool_comment(id, hash);
+        let mark = async |connection: &mut _| spare::mark_pooled(connection, &name, &comment).await;
         session.run(mark).await?;
         faults.hit(FAULT_POINTS[2]).await?;
         let is_ours = db
@@ -344,7 +343,7 @@ impl<'a> Builder<'a> {
     /// The databases of the pool.
     async fn list(&mut self) -> Result<Vec<String>, StepError> {
         let cluster = self.cluster;
-        let list = async |connection: &mut _| databases::list_pooled(connection, cluster).await;
+        let list = async |connection: &mut _| spare::list_pooled(connection, cluster).await;
         Ok(self.session.run(list).await?)
     }
 

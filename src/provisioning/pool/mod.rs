@@ -11,8 +11,8 @@
 //!
 //! Guarantees: a row is there before its database, and a database that lost its row is found by its mark;
 //! one database is claimed by one tenant at most, under any crash; a tenant gets one of its own blueprint
-//! only; one builder at a time per cluster, which waits whenever a tenant waits; tenants' jobs neither make
-//! nor drop a database of the pool. An empty pool costs a clone, as if there was none.
+//! only; one builder at a time per cluster, which begins and evicts no database while a tenant waits;
+//! tenants' jobs make no database of the pool, and drop only what they had claimed themselves. An empty pool costs a clone, as if there was none.
 //!
 //! Does not: build templates by itself, as a directory that is being copied just now would give it one after
 //! the other. Count against the capacity of a cluster, which is of tenants.
