@@ -18,9 +18,6 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 /// A connection is asked whether it lives when it was given out so long ago; a busy one shows it by itself.
 const PING_AFTER: Duration = Duration::from_secs(1);
 
-/// How long the answer may take: there must be time to ask others, and for a new connection.
-const PING_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// One that was not needed for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -208,18 +205,12 @@ impl Manager for Connector {
 }
 
 impl Connector {
+    /// Waits as long as whoever wants the connection: a server that is only busy is not to be connected to anew.
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        let ping = Box::pin(connection.ping());
-        match tokio::time::timeout(PING_TIMEOUT, ping).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                self.lately.lock().dead = Some(Instant::now());
-                tracing::debug!(%error, "an idle connection is dead; none is kept");
-                Err(error)
-            }
-            // perhaps the server is only busy: to connect anew for all would keep it so
-            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-        }
+        Box::pin(connection.ping()).await.inspect_err(|error| {
+            self.lately.lock().dead = Some(Instant::now());
+            tracing::debug!(%error, "an idle connection is dead; none is kept");
+        })
     }
 }
 

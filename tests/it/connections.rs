@@ -7,18 +7,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
 use tenantry::db::Db;
 use tokio::sync::Barrier;
 
-use crate::{
-    outage,
-    support::{
-        Deployment,
-        app::wait_until,
-        cluster::{ask, execute},
-    },
+use crate::support::{
+    Deployment,
+    app::wait_until,
+    cluster::{ask, execute},
 };
 
 struct Office {
@@ -28,11 +24,7 @@ struct Office {
 
 impl Office {
     async fn of(most: u32) -> Self {
-        Self::on(&Deployment::new().await, most)
-    }
-
-    fn on(deployment: &Deployment, most: u32) -> Self {
-        let url = deployment.control_url.clone();
+        let url = Deployment::new().await.control_url;
         let db = Db::new(&SecretString::from(url.as_str()), most).unwrap();
         Self { db, url }
     }
@@ -195,24 +187,4 @@ async fn when_the_server_has_ended_all_one_use_fails_and_not_one_for_each() {
     assert!(first.is_err(), "{first:?}");
     office.process().await.unwrap();
     assert_eq!(office.db.connections(), (1, 1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_that_say_nothing_are_given_up_while_there_is_time() {
-    let (_postgres, deployment) = outage::postgres().await;
-    let office = Office::on(&deployment, 6);
-    let silent = office.at_once(3).await;
-    assert_eq!(silent.len(), 3);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let all = |signal| {
-        for process in &silent {
-            kill_process(Pid::from_raw(*process).unwrap(), signal).unwrap();
-        }
-    };
-    all(Signal::STOP);
-    let answered = office.process().await;
-    let left = office.db.connections();
-    all(Signal::CONT);
-    answered.unwrap();
-    assert_eq!(left, (1, 1));
 }

@@ -14,7 +14,7 @@ use crate::support::{
     events,
 };
 
-pub async fn postgres() -> (PrivatePostgres, Deployment) {
+async fn postgres() -> (PrivatePostgres, Deployment) {
     let postgres = PrivatePostgres::start(&cluster::settings(), |_| {})
         .await
         .unwrap();
