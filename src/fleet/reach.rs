@@ -78,7 +78,7 @@ pub(super) enum Failed {
     #[error("the control database cannot be used")]
     Control(#[from] sqlx::Error),
     /// It took too long.
-    #[error("no answer within {0:?}; what a command had begun in the database may still end well")]
+    #[error("no answer within {0:?}")]
     TimedOut(Duration),
     /// The tenant's password cannot be opened.
     #[error("the tenant's password cannot be opened")]

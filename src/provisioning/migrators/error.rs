@@ -187,7 +187,9 @@ impl Error {
             Self::VersionUnreadable { .. } => {
                 "correct version_query in blueprint.toml: it must return the version as one row with one column"
             }
-            Self::Ahead { .. } => "nothing; a migration goes forward only",
+            Self::Ahead { .. } => {
+                "leave that tenant out, or choose a later version: a migration goes forward only"
+            }
             Self::TargetMissed { .. } => {
                 "let the program stop at the version in TENANTRY_TARGET, written as version_query returns it; one that cannot stop migrates without --to only"
             }
