@@ -2,9 +2,11 @@
 //!
 //! Guarantees: what is given back last is given out first, so that the same few do what little there is to do,
 //! with their prepared statements, and the others are closed after a while; one that is not given back is
-//! closed; no more than the given number are in use at a time; whoever asks has an answer within the limit.
+//! closed; no more than the given number are in use at a time; whoever asks has an answer within the limit; a server
+//! that is away is waited for once, and not by everybody who comes after that.
 
 use std::{
+    io::ErrorKind,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,7 +15,7 @@ use deadpool::managed::{
     Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult,
 };
 use futures_util::future::join_all;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
 
 /// A connection is asked whether it lives when it was given out so long ago; a busy one shows it by itself.
 const PING_AFTER: Duration = Duration::from_secs(1);
@@ -30,11 +32,23 @@ const LIFETIME: Duration = Duration::from_mins(30);
 /// The first pause between two attempts to reach a server that is just starting.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// A server that refuses or is starting is waited for no longer than this, though others may wait longer for their turn.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One that was waited for in vain is asked, and not waited for, until it answers, or for this time after the last attempt.
+const AWAY_FOR: Duration = Duration::from_secs(10);
+
+/// A host that says nothing at all.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Whoever waited for so long is told of in the log.
 const LONG: Duration = Duration::from_secs(2);
+
+/// `too_many_connections`
+const FULL: &str = "53300";
 
 /// Up to so many connections, each opened when it is first needed.
 #[derive(Clone)]
@@ -154,11 +168,24 @@ struct Mishaps {
     cut_off: Option<Instant>,
     /// One was found dead: the others are not asked.
     dead: Option<Instant>,
+    /// No new one was to be had, however long it was waited for.
+    away: Option<Instant>,
 }
 
 impl Lately {
     fn lock(&self) -> MutexGuard<'_, Mishaps> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a server that is away is waited for no longer by whoever began to wait then.
+    fn is_given_up(&self, began: Instant) -> bool {
+        let mut mishaps = self.lock();
+        let was_away = mishaps.away.is_some_and(|at| at.elapsed() < AWAY_FOR);
+        let is_given_up = was_away || began.elapsed() >= PATIENCE;
+        if is_given_up {
+            mishaps.away = Some(Instant::now());
+        }
+        is_given_up
     }
 }
 
@@ -173,15 +200,19 @@ impl Manager for Connector {
     type Type = PgConnection;
     type Error = sqlx::Error;
 
-    /// Waits for a server that is just starting, or has no connection to spare: whoever asks has a limit.
+    /// Waits for a server that is just starting, and longer for one that has no connection to spare: whoever asks
+    /// has a limit.
     async fn create(&self) -> sqlx::Result<PgConnection> {
-        let mut pause = PAUSE;
+        let (began, mut pause) = (Instant::now(), PAUSE);
         loop {
-            // on the heap: large, and rare beside the uses in whose futures it is
-            match Box::pin(PgConnection::connect_with(&self.options)).await {
-                Err(error) if is_starting_or_full(&error) => tokio::time::sleep(pause).await,
+            let error = match self.connect().await {
+                Err(error) if is_away(&error) || is_full(&error) => error,
                 connected => return connected,
+            };
+            if is_away(&error) && self.lately.is_given_up(began) {
+                return Err(error);
             }
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(self.longest_pause);
         }
     }
@@ -205,6 +236,18 @@ impl Manager for Connector {
 }
 
 impl Connector {
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        // on the heap: large, and rare beside the uses in whose futures it is
+        let connecting = Box::pin(PgConnection::connect_with(&self.options));
+        let connected = tokio::time::timeout(SILENCE, connecting).await;
+        let connected =
+            connected.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())));
+        if connected.is_ok() {
+            self.lately.lock().away = None;
+        }
+        connected
+    }
+
     /// Waits as long as whoever wants the connection: a server that is only busy is not to be connected to anew.
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         Box::pin(connection.ping()).await.inspect_err(|error| {
@@ -214,13 +257,22 @@ impl Connector {
     }
 }
 
-/// No server there, or one that takes nobody just now (57P03, 53300).
-fn is_starting_or_full(error: &sqlx::Error) -> bool {
+/// No server there, or one that takes nobody yet (57P03).
+fn is_away(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        sqlx::Error::Io(error) => {
+            [ErrorKind::ConnectionRefused, ErrorKind::TimedOut].contains(&error.kind())
+        }
+        sqlx::Error::Database(error) => {
+            error.is_transient_in_connect_phase() && error.code().as_deref() != Some(FULL)
+        }
         _ => false,
     }
+}
+
+fn is_full(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.as_deref() == Some(FULL)
 }
 
 fn cause(error: PoolError<sqlx::Error>) -> sqlx::Error {

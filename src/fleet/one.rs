@@ -4,7 +4,7 @@
 //! tried again later, a few times, with nothing held meanwhile; of a run that goes on no more only what may
 //! have been begun is brought to its end; a database with which process after process dies is left alone.
 
-use std::{cmp::max, collections::BTreeMap, time::Instant};
+use std::{cmp::max, collections::BTreeMap, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
@@ -31,12 +31,15 @@ use crate::{
 /// So often a process may die with a database, whatever else is allowed, before it is left alone.
 const MOST_LOST: u32 = 5;
 
+/// A server that is away is back after minutes, and a lock is free after seconds: the first delay is that of a later attempt.
+const AWAY: i32 = 3;
+
 /// A tenant, and what its cluster says of its database.
 #[derive(Debug)]
 pub(super) struct Subject {
     tenant: Tenant,
-    /// `None` where the cluster could not be asked.
-    database: Option<Found>,
+    /// Or why the cluster could not be asked; it is not asked again for each of its tenants.
+    database: Result<Found, Arc<tenant_db::Error>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub(super) async fn find_subjects(
         .db
         .run(async |connection| tenants::find_all(connection, &ids).await)
         .await?;
-    let mut facts: BTreeMap<String, Vec<Facts>> = BTreeMap::new();
+    let mut answers = BTreeMap::new();
     for cluster in place.provisioner.clusters.iter() {
         let of_cluster = tenants
             .iter()
@@ -67,17 +70,18 @@ pub(super) async fn find_subjects(
             continue;
         }
         let find = async |connection: &mut _| databases::find_all(connection, &names).await;
-        if let Ok(found) = cluster.run(find).await {
-            facts.insert(cluster.name.clone(), found);
-        }
+        let answer = cluster.run(find).await.map_err(Arc::new);
+        answers.insert(&*cluster.name, (cluster, answer));
     }
     let subject = |tenant: Tenant| {
-        let known = tenant.cluster.as_ref().and_then(|name| facts.get(name));
-        let cluster = tenant.cluster.as_deref();
-        let cluster = cluster.and_then(|name| place.provisioner.clusters.get(name).ok());
-        let database = known
-            .zip(cluster)
-            .map(|(facts, cluster)| look(&tenant, facts, cluster));
+        let cluster = tenant.cluster.as_deref().unwrap_or_default();
+        let database = match answers.get(cluster) {
+            Some((cluster, Ok(facts))) => Ok(look(&tenant, facts, cluster)),
+            Some((_, Err(error))) => Err(Arc::clone(error)),
+            None => Err(Arc::new(tenant_db::Error::UnknownCluster(
+                cluster.to_owned(),
+            ))),
+        };
         (tenant.id.0, Subject { tenant, database })
     };
     Ok(tenants.into_iter().map(subject).collect())
@@ -199,8 +203,8 @@ async fn migrate_subject(
     subject: &Subject,
 ) -> Result<Option<u32>, StepError> {
     let mut work = Work::new(place, held, subject)?;
+    subject.refuse_foreign()?;
     work.ensure_template(place, aim).await?;
-    refuse_foreign(work.cluster, subject).await?;
     if held.is_taken_over {
         let is_held = || place.lease.is_held();
         work.cluster.end_stale_sessions(&work.tag, is_held).await?;
@@ -274,23 +278,23 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Fails where somebody else's database has the tenant's name.
-async fn refuse_foreign(cluster: &Cluster, subject: &Subject) -> Result<(), StepError> {
-    let tenant = &subject.tenant;
-    let found = if let Some(found) = &subject.database {
-        found
-    } else {
-        let names = [tenant.database.as_str()];
-        let find = async |connection: &mut _| databases::find_all(connection, &names).await;
-        &look(tenant, &cluster.run(find).await?, cluster)
-    };
-    match found {
-        Found::Foreign(found) => Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
-            name: tenant.database.clone(),
-            found: found.clone(),
-        })),
-        // one that is gone says so when it is connected to
-        Found::Ours | Found::Gone => Ok(()),
+impl Subject {
+    /// Fails where somebody else's database has the tenant's name, or nobody could say.
+    fn refuse_foreign(&self) -> Result<(), StepError> {
+        match &self.database {
+            Ok(Found::Foreign(found)) => {
+                Err(StepError::Cluster(tenant_db::Error::ForeignDatabase {
+                    name: self.tenant.database.clone(),
+                    found: found.clone(),
+                }))
+            }
+            // one that is gone says so when it is connected to
+            Ok(Found::Ours | Found::Gone) => Ok(()),
+            Err(error) => Err(StepError::Cluster(tenant_db::Error::NotAsked {
+                cluster: self.tenant.cluster.clone().unwrap_or_default(),
+                source: Arc::clone(error),
+            })),
+        }
     }
 }
 
@@ -337,7 +341,8 @@ fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option
         "a tenant's database was not migrated"
     );
     let delay_s = if is_again {
-        backoff::delay(held.attempt, rand::random()).as_secs_f64()
+        let away = i32::from(error.code() == "cluster_unavailable") * AWAY;
+        backoff::delay(held.attempt + away, rand::random()).as_secs_f64()
     } else {
         0.0
     };

@@ -312,11 +312,9 @@ impl StepError {
                 source,
                 ..
             } if db::sqlstate(source).as_deref() == Some("25006") => false,
-            Self::Cluster(tenant_db::Error::Sql { source, .. }) | Self::File { source, .. } => {
-                is_transient(source)
-            }
-            Self::Cluster(_)
-            | Self::PublicSchemaOpen
+            Self::File { source, .. } => is_transient(source),
+            Self::Cluster(error) => error.told().is_some_and(is_transient),
+            Self::PublicSchemaOpen
             | Self::Blueprint(_)
             | Self::NotVerified { .. }
             | Self::TemplateUnknown { .. }

@@ -1,4 +1,5 @@
-//! Step 1, place: choose the cluster that is emptiest and has room; undone when the place is free again.
+//! Step 1, place: choose the cluster that is emptiest of those that answer and have room; undone when the place is
+//! free again.
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         return Ok(());
     }
     let clusters = &cx.provisioner.clusters;
+    let answering = clusters.answering().await;
     let placed = cx
         .provisioner
         .db
@@ -25,13 +27,14 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
                 let held = u32::try_from(held.get(name).copied().unwrap_or(0)).unwrap_or(u32::MAX);
                 (held < capacity).then(|| f64::from(held) / f64::from(capacity))
             };
-            let emptiest = clusters
-                .iter()
-                .filter_map(|cluster| {
-                    Some((fullness(&cluster.name, cluster.capacity)?, &cluster.name))
-                })
-                .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((_, name)) = emptiest else {
+            let candidates = clusters.iter().filter_map(|cluster| {
+                let fullness = fullness(&cluster.name, cluster.capacity)?;
+                // the others are better than none: they may be back in a moment
+                let is_away = !answering.contains(&*cluster.name);
+                Some((is_away, fullness, &cluster.name))
+            });
+            let emptiest = candidates.min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+            let Some((_, _, name)) = emptiest else {
                 return Err(StepError::NoRoom);
             };
             crate::queue::assert_held(tx, cx.claim).await?;

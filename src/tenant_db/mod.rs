@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     Connection, PgConnection,
@@ -99,6 +100,14 @@ pub enum Error {
     /// The attempt lost its claim: nothing was begun.
     #[error("the claim on the job was lost")]
     LostClaim,
+    /// The cluster did not answer when it was asked for several of its tenants together.
+    #[error("cluster {cluster} could not be asked")]
+    NotAsked {
+        /// The cluster.
+        cluster: String,
+        /// Why.
+        source: Arc<Error>,
+    },
     /// A cluster that is not configured.
     #[error("cluster {0} is not configured")]
     UnknownCluster(String),
@@ -111,12 +120,18 @@ impl Error {
         move |source| Self::Sql { doing, source }
     }
 
-    /// The SQLSTATE, where the server gave one.
-    pub fn sqlstate(&self) -> Option<String> {
+    /// What the server, or the way to it, said.
+    pub fn told(&self) -> Option<&sqlx::Error> {
         match self {
-            Self::Sql { source, .. } => db::sqlstate(source),
+            Self::Sql { source, .. } => Some(source),
+            Self::NotAsked { source, .. } => source.told(),
             _ => None,
         }
+    }
+
+    /// The SQLSTATE, where the server gave one.
+    pub fn sqlstate(&self) -> Option<String> {
+        self.told().and_then(db::sqlstate)
     }
 }
 
@@ -214,6 +229,19 @@ impl Clusters {
         self.0
             .get(name)
             .ok_or_else(|| Error::UnknownCluster(name.to_owned()))
+    }
+
+    /// Names of those that answer just now. One that is alone is not asked.
+    pub async fn answering(&self) -> HashSet<&str> {
+        let ask = async |cluster: &'_ Cluster| {
+            let ping = async |connection: &mut PgConnection| Ok(connection.ping().await?);
+            cluster.run(ping).await.is_ok()
+        };
+        let asked = self.iter().map(async |cluster| {
+            let answers = self.0.len() == 1 || ask(cluster).await;
+            answers.then_some(cluster.name.as_str())
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// All of them, by name.

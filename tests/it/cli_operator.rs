@@ -11,6 +11,9 @@ pub async fn run(app: &App, arguments: &[&str]) -> (i32, String, String) {
         .args(arguments)
         .env("USER", "ada")
         .envs(app.deployment.variables.iter().cloned());
+    if let Some(file) = &app.deployment.file {
+        command.arg("--config").arg(file);
+    }
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     let output = output.await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

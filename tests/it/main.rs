@@ -36,6 +36,7 @@ mod example_apps;
 mod fleet;
 mod fleet_cli;
 mod fleet_clones;
+mod fleet_clusters;
 mod fleet_drift;
 mod fleet_exec;
 mod fleet_lost;

@@ -1,7 +1,9 @@
 //! An application under test: a replica in this process, with its own control database and prefix.
 
 use std::{
+    fmt::Write,
     net::SocketAddr,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -36,6 +38,8 @@ pub struct Deployment {
     pub control_url: String,
     pub prefix: String,
     pub variables: Vec<(String, String)>,
+    /// The configuration's file, for what can be given in a file only.
+    pub file: Option<PathBuf>,
 }
 
 impl Deployment {
@@ -53,21 +57,16 @@ impl Deployment {
         let id = format!("{:08x}", rand::random::<u32>());
         let (database, user) = (format!("control_{id}"), format!("operator_{id}"));
         let server = url("postgres");
-        let password = format!("pw_{id}");
-        let verifier = cluster::quick_verifier(&password);
-        let role = format!("create role {user} login createdb createrole password '{verifier}'");
-        execute(&server, &role).await;
+        create_operator(&server, &user).await;
         execute(&server, &format!("create database {database} owner {user}")).await;
         let mut this = Self {
             control_url: url(&database),
             prefix: format!("t{id}_"),
             variables: Vec::new(),
+            file: None,
         };
         let key = format!("test:{}", STANDARD.encode([7; 32]));
-        let mut operator = url::Url::parse(&this.control_url).unwrap();
-        operator.set_username(&user).unwrap();
-        operator.set_password(Some(&password)).unwrap();
-        this.set("DATABASE_URL", operator.as_str());
+        this.set("DATABASE_URL", &as_operator(&this.control_url, &user));
         this.set("WORKOS_WEBHOOK_SECRET", SECRET);
         this.set("TENANTRY__SERVER__LISTEN", "127.0.0.1:0");
         this.set("TENANTRY__TENANTS__PREFIX", &this.prefix.clone());
@@ -91,7 +90,27 @@ impl Deployment {
 
     pub fn config(&self) -> Config {
         let environment: Environment = self.variables.iter().cloned().collect();
-        Config::load(None, &environment).unwrap()
+        Config::load(self.file.clone(), &environment).unwrap()
+    }
+
+    /// Tenants live on these clusters, each with its name and the URL of its `postgres` database as superuser; the
+    /// file of the configuration is written into `directory`.
+    pub async fn live_on(&mut self, directory: &Path, clusters: &[(&str, String)]) {
+        let mut text = String::new();
+        for (name, server) in clusters {
+            let user = format!("operator_{}{name}", self.prefix);
+            create_operator(server, &user).await;
+            execute(
+                server,
+                &format!("grant connect on database postgres to {user}"),
+            )
+            .await;
+            let url = as_operator(server, &user);
+            writeln!(text, "[[clusters]]\nname = \"{name}\"\nurl = \"{url}\"").unwrap();
+        }
+        let file = directory.join("tenantry.toml");
+        std::fs::write(&file, text).unwrap();
+        self.file = Some(file);
     }
 
     /// URL of another database of the same cluster, as the product connects to it.
@@ -166,6 +185,20 @@ impl Deployment {
         );
         ask(&self.control_url, &sql).await
     }
+}
+
+/// An ordinary user who may create databases and roles; the password is the name.
+async fn create_operator(server: &str, user: &str) {
+    let verifier = cluster::quick_verifier(user);
+    let role = format!("create role {user} login createdb createrole password '{verifier}'");
+    execute(server, &role).await;
+}
+
+fn as_operator(url: &str, user: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_username(user).unwrap();
+    url.set_password(Some(user)).unwrap();
+    url.into()
 }
 
 async fn drop_databases(server: &str, names: &[String]) {

@@ -1,0 +1,231 @@
+//! Two clusters: each has its share of the tenants, a template and a pool of its own, and what one that is away
+//! costs is its own tenants'.
+
+use serde_json::Value;
+use tenantry::{
+    fleet::{self, RunState, TargetState},
+    private_postgres::PrivatePostgres,
+    tenants::Tenant,
+};
+
+use crate::{
+    cli_operator::run,
+    fleet::{Fleet, all},
+    support::{
+        Deployment, TinyBlueprint,
+        app::{new_org, wait_until},
+        cluster::{self, ask, execute, shared},
+        events,
+    },
+};
+
+const NEXT: &str = "migrations/0002_tags.sql";
+const ADDITIVE: &str = "create table tags (id int)";
+
+/// A fleet whose tenants live on `east`, the control database's server, and on `west`, one that may go away.
+struct TwoClusters {
+    fleet: Fleet,
+    west: PrivatePostgres,
+    _directory: tempfile::TempDir,
+}
+
+impl TwoClusters {
+    /// So many tenants, a half of them on each.
+    async fn of(tenants: usize, settings: &[(&str, &str)]) -> Self {
+        let west = PrivatePostgres::start(&cluster::settings(), |_| {})
+            .await
+            .unwrap();
+        let mut deployment = Deployment::new().await;
+        for (name, value) in settings {
+            deployment.set(name, value);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let clusters = [
+            ("east", shared().url("postgres")),
+            ("west", west.url("postgres")),
+        ];
+        deployment.live_on(directory.path(), &clusters).await;
+        let fleet = Fleet::made_from(TinyBlueprint::new(), deployment, tenants).await;
+        Self {
+            fleet,
+            west,
+            _directory: directory,
+        }
+    }
+
+    fn url(&self, cluster: &str, database: &str) -> String {
+        match cluster {
+            "east" => shared().url(database),
+            "west" => self.west.url(database),
+            other => panic!("there is no cluster {other}"),
+        }
+    }
+
+    fn url_of(&self, tenant: &Tenant) -> String {
+        self.url(tenant.cluster.as_deref().unwrap(), &tenant.database)
+    }
+
+    /// The organizations whose tenants are there.
+    async fn orgs_on(&self, cluster: &str) -> Vec<String> {
+        let mut there = Vec::new();
+        for org in &self.fleet.orgs {
+            if self.fleet.tenant(org).await.cluster.as_deref() == Some(cluster) {
+                there.push(org.clone());
+            }
+        }
+        there
+    }
+
+    async fn has_tags(&self, org: &str) -> bool {
+        let tenant = self.fleet.tenant(org).await;
+        let sql = "select to_regclass('public.tags') is not null";
+        ask(&self.url_of(&tenant), sql).await
+    }
+
+    async fn count_databases(&self, cluster: &str, beginning: &str) -> i64 {
+        let sql = format!(
+            "select count(*) from pg_database where starts_with(datname, '{}{beginning}')",
+            self.fleet.app.deployment.prefix
+        );
+        ask(&self.url(cluster, "postgres"), &sql).await
+    }
+
+    async fn stop(self) {
+        self.fleet.app.stop().await;
+        self.west.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cluster_has_its_share_of_the_tenants_a_template_and_a_pool() {
+    let two = TwoClusters::of(4, &[("TENANTRY__POOL__SIZE", "1")]).await;
+    let fleet = &two.fleet;
+    for cluster in ["east", "west"] {
+        assert_eq!(two.orgs_on(cluster).await.len(), 2, "{cluster}");
+        assert_eq!(two.count_databases(cluster, "template_").await, 1);
+        wait_until("its pool is full", async || {
+            two.count_databases(cluster, "pool_").await == 1
+        })
+        .await;
+    }
+
+    fleet.blueprint.write(NEXT, ADDITIVE);
+    let run_ended = fleet.migrate(&all()).await;
+    assert_eq!(
+        (run_ended.state, run_ended.counts.done),
+        (RunState::Done, 4)
+    );
+    for org in &fleet.orgs {
+        assert!(two.has_tags(org).await);
+    }
+    // who comes now has the new version from the pool of their cluster, and no cluster is fuller than the other one
+    let later: Vec<String> = (0..2).map(|_| new_org()).collect();
+    for org in &later {
+        fleet.app.accepts(&[&events::created(org, "Late")]).await;
+    }
+    let mut clusters = Vec::new();
+    for org in &later {
+        let tenant = fleet.app.tenant(org).is_ready().await;
+        assert_eq!(tenant.alembic_version, "0002_tags");
+        clusters.extend(tenant.cluster);
+    }
+    clusters.sort();
+    assert_eq!(clusters, ["east", "west"]);
+
+    let [east, west] = ["east", "west"].map(async |cluster| two.orgs_on(cluster).await[0].clone());
+    let (east, west) = (east.await, west.await);
+    for org in [&east, &west] {
+        let tenant = fleet.tenant(org).await;
+        execute(&two.url_of(&tenant), "drop table tags").await;
+    }
+    let (code, stdout, stderr) = run(&fleet.app, &["fleet", "drift", "--json"]).await;
+    let drift: Value = serde_json::from_str(&stdout).unwrap();
+    let groups = drift["drifted"].as_array().unwrap().iter();
+    let groups: Vec<_> = groups
+        .map(|group| {
+            (
+                &group["cluster"],
+                &group["tenants"][0]["org_id"],
+                &group["differences"][0],
+            )
+        })
+        .map(|told| (told.0.as_str(), told.1.as_str(), told.2.as_str()))
+        .collect();
+    let missing = Some("table tags is missing");
+    let told = [
+        (Some("east"), Some(&*east), missing),
+        (Some("west"), Some(&*west), missing),
+    ];
+    assert_eq!((code, &*groups), (1, &told[..]), "{stderr}");
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_away_fails_its_own_tenants_and_holds_up_no_others() {
+    let point = fleet::FAULT_POINTS[0];
+    let settings = [
+        ("TENANTRY_FAULTS", &*format!("{point}=hold")),
+        ("TENANTRY__FLEET__MAX_ATTEMPTS", "2"),
+        ("TENANTRY__FLEET__CONCURRENCY", "2"),
+    ];
+    let mut two = TwoClusters::of(12, &settings).await;
+    two.fleet.blueprint.write(NEXT, ADDITIVE);
+    let run = two.fleet.begin(&all()).await.unwrap();
+    let faults = &two.fleet.app.replica.provisioner.faults;
+    wait_until("it is prepared", async || faults.was_hit(point)).await;
+    two.west.halt().await.unwrap();
+    faults.release(point);
+
+    let run = two.fleet.is_over(&run).await;
+    assert_eq!(
+        (run.state, run.counts.done, run.counts.failed),
+        (RunState::Failed, 6, 6)
+    );
+    for org in two.orgs_on("east").await {
+        assert!(two.has_tags(&org).await);
+    }
+    for org in two.orgs_on("west").await {
+        let target = two.fleet.target(&run, &org).await;
+        let code = target.error_code.as_deref();
+        assert_eq!(
+            (target.state, code),
+            (TargetState::Failed, Some("cluster_unavailable"))
+        );
+    }
+
+    two.west.restart().await.unwrap();
+    two.fleet.retry(&run).await;
+    let run = two.fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 12));
+    for org in &two.fleet.orgs {
+        assert!(two.has_tags(org).await);
+    }
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_tenants_go_where_somebody_answers() {
+    let mut two = TwoClusters::of(2, &[]).await;
+    two.west.halt().await.unwrap();
+    let orgs: Vec<String> = (0..8).map(|_| new_org()).collect();
+    for org in &orgs {
+        two.fleet
+            .app
+            .accepts(&[&events::created(org, "Acme")])
+            .await;
+    }
+    for org in &orgs {
+        let tenant = two.fleet.app.tenant(org).is_ready().await;
+        assert_eq!(tenant.cluster.as_deref(), Some("east"));
+    }
+
+    two.west.restart().await.unwrap();
+    let org = new_org();
+    two.fleet
+        .app
+        .accepts(&[&events::created(&org, "Acme")])
+        .await;
+    let tenant = two.fleet.app.tenant(&org).is_ready().await;
+    assert_eq!(tenant.cluster.as_deref(), Some("west"));
+    two.stop().await;
+}
