@@ -13,7 +13,7 @@ use sqlx::{
 use super::{Db, Error, is_unavailable};
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 16] = [
+const MIGRATIONS: [(i64, &str, &str); 17] = [
     (1, "inbox", include_str!("../../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../../migrations/0002_queue.sql")),
     (
@@ -74,6 +74,11 @@ const MIGRATIONS: [(i64, &str, &str); 16] = [
         "structure",
         include_str!("../../migrations/0016_structure.sql"),
     ),
+    (
+        17,
+        "details",
+        include_str!("../../migrations/0017_details.sql"),
+    ),
 ];
 
 /// Which older binaries a migration leaves working: those whose own newest migration is at least the
@@ -87,6 +92,7 @@ const SERVES_SINCE: &[(i64, i64)] = &[
     (14, 9),
     (15, 9),
     (16, 9),
+    (17, 9),
 ];
 
 /// What migrations say of older binaries. No migration of its own makes it: it is read and written

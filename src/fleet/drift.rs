@@ -107,23 +107,24 @@ async fn judge(
         let find = async |connection: &mut _| template::find(connection, cluster, hash).await;
         // an older version of tenantry took another fingerprint
         let record = reach.db.run(find).await?;
-        let Some(record) = record.filter(|record| record.is_comparable) else {
+        let comparable = record.and_then(|record| Some((record.version, record.fingerprint?)));
+        let Some((version, expected)) = comparable else {
             let unknown = Failed::TemplateUnknown(hash.clone());
             let unknown = tenants.iter().map(|tenant| unknown.of(tenant));
             drift.unreached.extend(unknown);
             continue;
         };
-        if *found == record.fingerprint {
+        if *found == expected {
             drift.alike += tenants.len();
             continue;
         }
-        let of_template = (cluster.clone(), hash.clone(), record.fingerprint);
+        let of_template = (cluster.clone(), hash.clone(), expected);
         let differences = explain(reach, &of_template, tenants[0]).await?;
         let (cluster, blueprint_hash, expected) = of_template;
         drift.drifted.push(Group {
             cluster,
             blueprint_hash,
-            version: record.version,
+            version,
             expected,
             found: found.clone(),
             difference_count: differences.len(),

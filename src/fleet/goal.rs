@@ -99,7 +99,7 @@ impl Goal {
         beyond.map(SqlFile::version).any(|further| further == at)
     }
 
-    /// The sealed templates of the goal, by cluster.
+    /// The sealed templates of the goal, by cluster; without those of an older version of tenantry.
     pub(super) async fn templates(
         &self,
         provisioner: &Provisioner,
@@ -111,7 +111,8 @@ impl Goal {
                 .db
                 .run(async |connection| template::find(connection, name, hash).await)
                 .await?;
-            found.extend(record.map(|record| (name.clone(), record)));
+            let comparable = record.filter(|record| record.fingerprint.is_some());
+            found.extend(comparable.map(|record| (name.clone(), record)));
         }
         Ok(found)
     }

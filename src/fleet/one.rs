@@ -272,7 +272,7 @@ impl<'a> Work<'a> {
             tenant: Some((tenant.id, &tenant.name)),
             attempt: Some((&self.tag, place.lease)),
             head: template.map(|template| template.version.as_str()),
-            expected: template.map(|template| template.fingerprint.as_str()),
+            expected: template.and_then(|template| template.fingerprint.as_deref()),
             is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
         }
     }

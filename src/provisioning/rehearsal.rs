@@ -116,7 +116,9 @@ async fn on_clone(
         tenant: None,
         attempt: Some((rehearsal.tag, rehearsal.lease)),
         head: rehearsal.template.map(|record| record.version.as_str()),
-        expected: rehearsal.template.map(|record| record.fingerprint.as_str()),
+        expected: rehearsal
+            .template
+            .and_then(|record| record.fingerprint.as_deref()),
         is_on_record: false,
     };
     let migrated = tokio::select! {

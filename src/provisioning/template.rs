@@ -37,10 +37,10 @@ pub struct Template {
 pub struct TemplateRecord {
     /// Schema version of its clones.
     pub version: String,
-    /// Structure of its clones.
-    pub fingerprint: String,
-    /// Whether the fingerprint is one that this version takes.
-    pub is_comparable: bool,
+    /// Structure of its clones; `None` where an older version of tenantry built it, which looked at less.
+    pub fingerprint: Option<String>,
+    /// What such a version compares.
+    pub older_fingerprint: String,
 }
 
 /// The record of a sealed template.
@@ -50,7 +50,7 @@ pub async fn find(
     hash: &str,
 ) -> sqlx::Result<Option<TemplateRecord>> {
     sqlx::query_as(
-        "select version, fingerprint, structure is not null as is_comparable
+        "select version, full_fingerprint as fingerprint, fingerprint as older_fingerprint
          from templates
          where cluster = $1
            and hash = $2",
@@ -67,8 +67,12 @@ pub async fn find_structure(
     cluster: &str,
     hash: &str,
 ) -> sqlx::Result<Option<Vec<String>>> {
-    let structure =
-        sqlx::query_scalar("select structure from templates where cluster = $1 and hash = $2");
+    let structure = sqlx::query_scalar(
+        "select structure || details
+         from templates
+         where cluster = $1
+           and hash = $2",
+    );
     let found: Option<Option<Vec<String>>> = structure
         .bind(cluster)
         .bind(hash)
@@ -178,7 +182,7 @@ pub(super) async fn is_sealed(
         && !facts.allows_connections
         && facts.comment == Some(databases::template_comment(&template.hash));
     // an older version of tenantry took another fingerprint: no clone would be like it
-    Ok(sealed && recorded.is_some_and(|record| record.is_comparable))
+    Ok(sealed && recorded.is_some_and(|record| record.fingerprint.is_some()))
 }
 
 /// Refuses a blueprint whose applied migrations were changed.
@@ -279,7 +283,6 @@ pub(super) async fn keep_alive(session: &mut MaintenanceSession) -> StepError {
 /// What a filled template is.
 struct Filled {
     version: String,
-    fingerprint: String,
     structure: Vec<String>,
 }
 
@@ -317,7 +320,6 @@ async fn fill(
     }
     Ok(Filled {
         version: migrated.to,
-        fingerprint: fingerprint::of(connection).await?,
         structure: fingerprint::structure(connection).await?,
     })
 }
@@ -333,14 +335,22 @@ async fn record(
         .iter()
         .map(|file| (file.name.as_str(), file.sha256.as_str()))
         .collect();
+    let full_fingerprint = fingerprint::of_lines(&filled.structure);
+    let lines = filled.structure.iter().cloned();
+    let (details, structure): (Vec<_>, Vec<_>) =
+        lines.partition(|line| fingerprint::is_detail(line));
     db.run(async |connection| {
         sqlx::query(
-            "insert into templates (cluster, hash, database, version, migrations, fingerprint, structure)
-             values ($1, $2, $3, $4, $5, $6, $7)
+            // fingerprint: for older versions, which compare what they know of
+            "insert into templates
+                 (cluster, hash, database, version, migrations, fingerprint, structure, details, full_fingerprint)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              on conflict (cluster, hash) do update
              set database = excluded.database,
                  fingerprint = excluded.fingerprint,
                  structure = excluded.structure,
+                 details = excluded.details,
+                 full_fingerprint = excluded.full_fingerprint,
                  sealed_at = now()",
         )
         .bind(&cluster.name)
@@ -348,8 +358,10 @@ async fn record(
         .bind(template.database.as_str())
         .bind(&filled.version)
         .bind(Json(migrations))
-        .bind(&filled.fingerprint)
-        .bind(&filled.structure)
+        .bind(fingerprint::of_lines(&structure))
+        .bind(structure)
+        .bind(details)
+        .bind(full_fingerprint)
         .execute(connection)
         .await
     })

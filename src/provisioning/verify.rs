@@ -47,18 +47,28 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
         .db
         .run(async |connection| template::find(connection, &cluster.name, &hash).await)
         .await?;
-    let Some(expected) = expected.map(|record| record.fingerprint) else {
+    let Some(expected) = expected else {
         return Err(StepError::TemplateUnknown { hash });
     };
     let (db, of) = (&cx.provisioner.db, (&*cluster.name, &*hash));
     cx.in_tenant(async |connection| {
-        if cluster.has_fingerprint(connection, &expected).await? {
+        let (expected, found) = match &expected.fingerprint {
+            Some(expected) if cluster.has_fingerprint(connection, expected).await? => {
+                return Ok(());
+            }
+            Some(expected) => (expected, fingerprint::of(connection).await?),
+            // cloned before this version came, and its template is not the blueprint's any more
+            None => (
+                &expected.older_fingerprint,
+                fingerprint::of_older(connection).await?,
+            ),
+        };
+        if found == *expected {
             return Ok(());
         }
-        let actual = fingerprint::of(connection).await?;
         let difference = template::tell_difference(db, of, connection)
             .await
-            .unwrap_or_else(|| template::fingerprints_differ(&expected, &actual));
+            .unwrap_or_else(|| template::fingerprints_differ(expected, &found));
         Err(not_verified(format!(
             "its structure differs from its template's: {difference}"
         )))

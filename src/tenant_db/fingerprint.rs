@@ -1,15 +1,30 @@
 //! The structure of a database: its facts, a line each, and all of them as one hash.
 //!
 //! Guarantees: two databases have the same fingerprint exactly when their schemas, relations (with
-//! owner, grants, row security), columns, constraints, indexes, functions (signature, owner, grants, rights,
-//! volatility, settings, body), triggers, enum labels, default privileges and extensions are the same; the hash is over exactly the lines that
-//! [`structure`] returns, so that whatever differs can be named. Data does not count.
+//! owner, grants, row security, persistence, bounds, options of views), columns, constraints, indexes, sequences but for
+//! their values, functions (all but the inside of an aggregate), triggers, rules, policies, enums, domains, composite
+//! types, default privileges and extensions are the same; the hash is over exactly the lines that [`structure`]
+//! returns, so that whatever differs can be named. Data does not count, nor does what only tunes: storage parameters of
+//! tables, statistics.
 //!
 //! Does not: say what differs. [`super::structure`] does.
 
 use sqlx::PgConnection;
 
 use super::Error;
+use crate::secrets;
+
+/// Kinds of facts that a tenantry with fewer than 17 control migrations does not know.
+const DETAILS: [&str; 8] = [
+    "table options",
+    "view options",
+    "sequence options",
+    "function options",
+    "column collation",
+    "rule",
+    "domain",
+    "composite type",
+];
 
 /// Every structural fact of the database as one line: kind, name, attributes as `key=value`, with tabs
 /// between them. A macro because statements are literals.
@@ -138,6 +153,100 @@ facts (line) as (
     union all
     select concat_ws(E'\\t', 'extension', extname, 'version=' || extversion)
     from pg_extension
+    -- from here on: kinds that are in DETAILS
+    union all
+    select concat_ws(E'\\t',
+                     'table options',
+                     nspname || '.' || relname,
+                     'persistence=' || relpersistence::text,
+                     'replica identity=' || relreplident::text,
+                     'bound=' || pg_get_expr(relpartbound, pg_class.oid))
+    from pg_class
+    join scope on scope.oid = relnamespace
+    where relkind in ('r', 'p', 'f')
+    union all
+    select concat_ws(E'\\t', 'view options', nspname || '.' || relname, 'options=' || reloptions::text)
+    from pg_class
+    join scope on scope.oid = relnamespace
+    where relkind in ('v', 'm')
+    union all
+    select concat_ws(E'\\t',
+                     'sequence options',
+                     nspname || '.' || relname,
+                     'type=' || format_type(seqtypid, null),
+                     'start=' || seqstart,
+                     'increment=' || seqincrement,
+                     'minimum=' || seqmin,
+                     'maximum=' || seqmax,
+                     'cache=' || seqcache,
+                     'cycle=' || seqcycle)
+    from pg_sequence
+    join pg_class on pg_class.oid = seqrelid
+    join scope on scope.oid = relnamespace
+    union all
+    select concat_ws(E'\\t',
+                     'function options',
+                     nspname || '.' || proname || '(' || pg_get_function_identity_arguments(pg_proc.oid) || ')',
+                     'arguments=' || pg_get_function_arguments(pg_proc.oid),
+                     'language=' || lanname,
+                     'strict=' || proisstrict,
+                     'leakproof=' || proleakproof,
+                     'parallel=' || proparallel::text,
+                     'cost=' || procost,
+                     'rows=' || prorows)
+    from pg_proc
+    join scope on scope.oid = pronamespace
+    join pg_language on pg_language.oid = prolang
+    union all
+    select concat_ws(E'\\t',
+                     'column collation',
+                     nspname || '.' || relname || '.' || attname,
+                     'collation=' || attcollation::regcollation)
+    from pg_attribute
+    join pg_type on pg_type.oid = atttypid
+    join pg_class on pg_class.oid = attrelid
+    join scope on scope.oid = relnamespace
+    where attnum > 0
+      and not attisdropped
+      and relkind in ('r', 'p', 'v', 'm', 'f')
+      and attcollation <> typcollation
+    union all
+    select concat_ws(E'\\t',
+                     'rule',
+                     nspname || '.' || relname || '.' || rulename,
+                     'definition=' || pg_get_ruledef(pg_rewrite.oid),
+                     'enabled=' || ev_enabled::text)
+    from pg_rewrite
+    join pg_class on pg_class.oid = ev_class
+    join scope on scope.oid = relnamespace
+    -- a view's own
+    where rulename <> '_RETURN'
+    union all
+    select concat_ws(E'\\t',
+                     'domain',
+                     nspname || '.' || typname,
+                     'owner=' || typowner::regrole,
+                     'grants=' || typacl::text,
+                     'type=' || format_type(typbasetype, typtypmod),
+                     'not null=' || typnotnull,
+                     'default=' || pg_get_expr(typdefaultbin, 0),
+                     'collation=' || nullif(typcollation, 0)::regcollation)
+    from pg_type
+    join scope on scope.oid = typnamespace
+    where typtype = 'd'
+    union all
+    select concat_ws(E'\\t',
+                     'composite type',
+                     nspname || '.' || relname,
+                     'owner=' || relowner::regrole,
+                     'attributes=' || string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' order by attnum))
+    from pg_class
+    join scope on scope.oid = relnamespace
+    join pg_attribute on attrelid = pg_class.oid
+    where relkind = 'c'
+      and attnum > 0
+      and not attisdropped
+    group by nspname, relname, relowner
 )
 ",
             $select
@@ -162,4 +271,22 @@ pub async fn structure(connection: &mut PgConnection) -> Result<Vec<String>, Err
         .fetch_all(connection)
         .await
         .map_err(Error::sql("reading the structure"))
+}
+
+/// What a tenantry that does not know [`DETAILS`] compares.
+pub async fn of_older(connection: &mut PgConnection) -> Result<String, Error> {
+    let mut lines = structure(connection).await?;
+    lines.retain(|line| !is_detail(line));
+    Ok(of_lines(&lines))
+}
+
+/// The fingerprint of a database with these lines.
+pub fn of_lines(lines: &[String]) -> String {
+    hex::encode(secrets::sha256(lines.join("\n").as_bytes()))
+}
+
+/// Whether a line is about something that a tenantry with fewer than 17 control migrations does not know.
+pub fn is_detail(line: &str) -> bool {
+    let kind = line.split('\t').next().unwrap_or_default();
+    DETAILS.contains(&kind)
 }

@@ -33,17 +33,18 @@ const EXPRESSION: char = '\u{2}';
 
 /// One column of text each. What was made here has numbers from 16384 on.
 const CATALOGS: &str = r"
-select format(E'\x01%s\x01%s.%s %s %s %s %s %s %s', oid, relnamespace::regnamespace, relname, relkind, relowner, relacl,
-              relrowsecurity, relforcerowsecurity, reloptions)
-from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I');
-select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attgenerated, attacl,
-              attoptions)
+select format(E'\x01%s\x01%s.%s %s %s %s %s %s %s %s %s \x02%s', oid, relnamespace::regnamespace, relname, relkind, relowner, relacl,
+              relrowsecurity, relforcerowsecurity, relpersistence, relreplident, reloptions,
+              relpartbound)
+from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I', 'c');
+select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attcollation, attnotnull, attidentity,
+              attgenerated, attacl, attoptions)
 from pg_attribute
 where attrelid >= 16384
   and attnum > 0
   and not attisdropped
   -- half of all are of indexes, of which the index itself says everything but the options
-  and (attoptions is not null or attrelid in (select oid from pg_class where oid >= 16384 and relkind in ('r', 'p', 'v', 'm', 'f')));
+  and (attoptions is not null or attrelid in (select oid from pg_class where oid >= 16384 and relkind in ('r', 'p', 'v', 'm', 'f', 'c')));
 select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
               adbin)
 from pg_attrdef where oid >= 16384;
@@ -58,20 +59,27 @@ select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s',
               indexprs,
               indpred)
 from pg_index where indexrelid >= 16384;
-select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s %s %s %s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[], proowner, prosecdef,
-              provolatile, proconfig, proacl, proretset, prorettype::regtype, proargnames, proargmodes, proallargtypes::regtype[], md5(prosrc),
+select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[],
+              proowner, prosecdef, provolatile, proconfig, proacl, proretset, prorettype::regtype, proargnames, proargmodes, proallargtypes::regtype[], prokind, prolang,
+              proisstrict, proleakproof, proparallel, procost, prorows, md5(prosrc),
+              proargdefaults,
               prosqlbody)
 from pg_proc where oid >= 16384;
 select format(E'trigger \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s', tgrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
               tgdeferrable, tginitdeferred, tgoldtable, tgnewtable,
               tgqual)
 from pg_trigger where oid >= 16384 and not tgisinternal;
-select format(E'rule \x01%s\x01 %s \x02%s', ev_class, rulename, ev_action)
+select format(E'rule \x01%s\x01 %s %s %s %s \x02%s \x02%s', ev_class, rulename, ev_type, ev_enabled, is_instead, ev_qual, ev_action)
 from pg_rewrite where oid >= 16384;
 select format(E'policy \x01%s\x01 %s %s %s %s \x02%s \x02%s', polrelid, polname, polpermissive, polcmd, polroles,
               polqual,
               polwithcheck)
 from pg_policy;
+select format(E'sequence \x01%s\x01 %s %s %s %s %s %s %s', seqrelid, seqtypid::regtype, seqstart, seqincrement, seqmin, seqmax, seqcache, seqcycle)
+from pg_sequence;
+select format(E'domain %s %s %s %s %s %s %s \x02%s', oid::regtype, typowner, typacl, typbasetype::regtype, typtypmod, typnotnull, typcollation,
+              typdefaultbin)
+from pg_type where oid >= 16384 and typtype = 'd';
 select format('enum %s %s %s', enumtypid::regtype, enumsortorder, enumlabel) from pg_enum;
 select format('default privileges %s %s %s %s', defaclrole, defaclnamespace::regnamespace, defaclobjtype, defaclacl) from pg_default_acl;
 select format('extension %s %s', extname, extversion) from pg_extension;

@@ -188,6 +188,32 @@ async fn a_tenant_whose_structure_differs_from_its_template_is_not_verified() {
     story.becomes_ready_by_a_retry().await;
 }
 
+/// A tenant that one version begins and the next one completes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_of_an_older_versions_template_is_compared_as_that_version_does() {
+    for (odd, becomes) in [
+        ("comment on table notes is 'x'", "ready"),
+        ("create table odd ()", "failed"),
+    ] {
+        let blueprint = TinyBlueprint::new();
+        let point = "verify.before";
+        let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
+        let app = App::of(deployment, blueprint.source()).await;
+        let org = new_org();
+        app.accepts(&[&events::created(&org, "Acme")]).await;
+        let faults = &app.replica.provisioner.faults;
+        wait_until("it is about to be verified", async || faults.was_hit(point)).await;
+        let older = "update templates set details = null, full_fingerprint = null";
+        execute(&app.deployment.control_url, older).await;
+        let tenant = app.tenant(&org).find().await.unwrap();
+        execute(&app.deployment.url(&tenant.database), odd).await;
+        faults.release(point);
+
+        app.tenant(&org).is_in(becomes).await;
+        app.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_was_edited_after_it_was_applied_is_refused_by_name() {
     let story = Story::with(SEED, "insert into notes (body) values ('x')").await;

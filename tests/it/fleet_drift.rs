@@ -4,13 +4,29 @@ use serde_json::Value;
 
 use crate::{
     cli_operator::run,
-    support::{App, Deployment, TinyBlueprint, app::new_org, cluster::execute, events},
+    support::{
+        App, Deployment, TinyBlueprint,
+        app::new_org,
+        cluster::{ask, execute},
+        events,
+    },
 };
 
 const TASKS: &str = "
     create table tasks (id bigint primary key, owner text, due_on date default current_date);
     create index tasks_by_owner on tasks (owner);
     create function due() returns date language sql as 'select max(due_on) from tasks'";
+
+const DETAILED: &str = "
+    create table tasks (id bigint primary key, owner text);
+    create function due() returns date language sql as 'select current_date';
+    create function due_in(days integer default 7) returns date language sql as 'select current_date + days';
+    create view urgent as select id from tasks where id > 9;
+    create sequence numbers;
+    create table done (id bigint, at date) partition by range (at);
+    create table done_2026 partition of done for values from ('2026-01-01') to ('2027-01-01');
+    create domain label as text;
+    create type place as (street text)";
 
 /// A fleet of tenants that have tasks.
 struct Fleet {
@@ -21,8 +37,12 @@ struct Fleet {
 
 impl Fleet {
     async fn of(tenants: usize) -> Self {
+        Self::with(TASKS, tenants).await
+    }
+
+    async fn with(migration: &str, tenants: usize) -> Self {
         let blueprint = TinyBlueprint::new();
-        blueprint.write("migrations/0002_tasks.sql", TASKS);
+        blueprint.write("migrations/0002_tasks.sql", migration);
         let app = App::of(Deployment::new().await, blueprint.source()).await;
         let orgs: Vec<String> = (0..tenants).map(|_| new_org()).collect();
         for (at, org) in orgs.iter().enumerate() {
@@ -187,7 +207,7 @@ async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_template_of_an_older_version_accuses_nobody_and_is_built_anew() {
     let fleet = Fleet::of(2).await;
-    let older = "update templates set structure = null, fingerprint = 'of an older version'";
+    let older = "update templates set details = null, full_fingerprint = null";
     execute(&fleet.app.deployment.control_url, older).await;
     fleet.meddle(0, "drop index tasks_by_owner").await;
     let (code, drift, _) = fleet.drift(&[]).await;
@@ -204,5 +224,106 @@ async fn a_template_of_an_older_version_accuses_nobody_and_is_built_anew() {
         fleet.accused(&drift)[0].1,
         ["index tasks_by_owner is missing"]
     );
+    fleet.app.deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_version_finds_what_it_compares_and_nothing_else() {
+    let fleet = Fleet::with(DETAILED, 0).await;
+    let control = &fleet.app.deployment.control_url;
+    let agrees = "select fingerprint = encode(sha256(convert_to(array_to_string(structure, E'\\n'), 'UTF8')), 'hex')
+                  from templates";
+    assert!(ask::<bool>(control, agrees).await);
+    let kinds = "select array_agg(distinct split_part(line, E'\\t', 1) order by split_part(line, E'\\t', 1))
+                 from templates, unnest(structure) line";
+    let kinds: Vec<String> = ask(control, kinds).await;
+    let known = [
+        "column",
+        "constraint",
+        "default privileges",
+        "extension",
+        "function",
+        "index",
+        "partitioned table",
+        "schema",
+        "sequence",
+        "table",
+        "view",
+    ];
+    assert_eq!(kinds, known);
+    fleet.app.deployment.discard().await;
+}
+
+/// What is not to be seen at the first look: each is a change of one statement, in a database of its own.
+const DETAILS: [(&str, &str); 13] = [
+    (
+        "alter function due() strict",
+        "function due(): strict is true, should be false",
+    ),
+    (
+        "alter function due() parallel safe",
+        "function due(): parallel is s, should be u",
+    ),
+    (
+        "create or replace function public.due_in(days integer default 8) returns date language sql as 'select current_date + days'",
+        "function due_in(days integer): arguments is days integer DEFAULT 8, should be days integer DEFAULT 7",
+    ),
+    (
+        "alter view urgent set (security_barrier = true)",
+        "view urgent: options is {security_barrier=true}, should be nothing",
+    ),
+    (
+        "alter sequence numbers increment 2",
+        "sequence numbers: increment is 2, should be 1",
+    ),
+    (
+        "alter table tasks set unlogged",
+        "table tasks: persistence is u, should be p",
+    ),
+    (
+        "alter table tasks replica identity full",
+        "table tasks: replica identity is f, should be d",
+    ),
+    (
+        "alter table done detach partition done_2026;
+         alter table done attach partition done_2026 for values from ('2026-01-01') to ('2026-07-01')",
+        "table done_2026: bound is FOR VALUES FROM ('2026-01-01') TO ('2026-07-01'), should be FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+    ),
+    (
+        "alter table tasks alter owner type text collate \"C\"",
+        "column collation owner of tasks is there and should not be",
+    ),
+    (
+        "create rule keep as on delete to tasks do instead nothing",
+        "rule keep of tasks is there and should not be",
+    ),
+    (
+        "alter domain label set default 'nobody'",
+        "domain label: default is 'nobody'::text, should be nothing",
+    ),
+    (
+        "alter type place add attribute floor integer",
+        "composite type place: attributes is street text, floor integer, should be street text",
+    ),
+    (
+        "drop view urgent",
+        "view urgent is missing",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detail_that_was_changed_is_named() {
+    let fleet = Fleet::with(DETAILED, DETAILS.len() + 1).await;
+    for (at, (change, _)) in DETAILS.iter().enumerate() {
+        let change = format!("set search_path = public; {change}");
+        fleet.meddle(at, &change).await;
+    }
+    let (_, drift, stderr) = fleet.drift(&[]).await;
+    assert_eq!(drift["alike"], 1, "{stderr}");
+    for (who, told) in fleet.accused(&drift) {
+        let (change, expected) = DETAILS[who[0]];
+        assert_eq!((who.len(), told[0].as_str()), (1, expected), "{change}");
+    }
+    assert_eq!(fleet.accused(&drift).len(), DETAILS.len());
     fleet.app.deployment.discard().await;
 }

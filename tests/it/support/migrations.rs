@@ -101,7 +101,7 @@ impl Migrations {
         let record = provisioner.db.run(find).await?.unwrap();
         Ok(Wanted {
             version: record.version,
-            fingerprint: record.fingerprint,
+            fingerprint: record.fingerprint.unwrap(),
         })
     }
 
