@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     provisioning::{Again, BlueprintSource, Provisioner, StepError, pool},
     replica,
+    tenant_db::Cluster,
 };
 
 /// Where there is no terminal, a line says how far it is after this long.
@@ -83,14 +84,16 @@ async fn status(globals: &Globals, access: &Access, options: &Options) -> Result
 #[derive(Debug, Serialize)]
 struct OfCluster {
     cluster: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    made: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ready: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wanted: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dropped: Option<u32>,
+    #[serde(flatten)]
+    outcome: PoolOutcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum PoolOutcome {
+    Filled { made: u32, ready: u32, wanted: u32 },
+    Drained { dropped: u32 },
+    Failed { code: &'static str, error: String },
 }
 
 async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(), Failure> {
@@ -106,8 +109,7 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         .blueprint
         .load()
         .map_err(|error| failed(&error))?;
-    let mut report = Vec::new();
-    for cluster in provisioner.clusters.iter() {
+    let fill = async |cluster: &Cluster| {
         let progress = Progress::of(globals.printer, &cluster.name);
         let told = |filled: pool::Filled| {
             let wanted = filled.wanted.max(filled.ready);
@@ -117,34 +119,19 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         };
         let filled = pool::fill(&provisioner, cluster, &blueprint, || true, told).await;
         progress.bar.finish_and_clear();
-        let filled = filled.map_err(|error| failed(&error))?;
-        report.push(OfCluster {
-            cluster: cluster.name.clone(),
-            made: Some(filled.made),
-            ready: Some(filled.ready),
-            wanted: Some(filled.wanted),
-            dropped: None,
-        });
-    }
-    provisioner.clusters.close().await;
-    if options.json {
-        return globals.printer.json(&report);
-    }
-    for of in report {
-        globals.printer.data(format!(
-            "{}: {} made, {} ready",
-            of.cluster,
-            of.made.unwrap_or_default(),
-            of.ready.unwrap_or_default()
-        ));
-    }
-    Ok(())
+        filled.map(|filled| PoolOutcome::Filled {
+            made: filled.made,
+            ready: filled.ready,
+            wanted: filled.wanted,
+        })
+    };
+    let report = for_each_cluster(&provisioner, fill).await;
+    tell(globals, options, &report)
 }
 
 async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<(), Failure> {
     let provisioner = provisioner(globals, access)?;
-    let mut report = Vec::new();
-    for cluster in provisioner.clusters.iter() {
+    let drain = async |cluster: &Cluster| {
         let progress = Progress::of(globals.printer, &cluster.name);
         let told = |dropped: u32| {
             progress.bar.set_position(dropped.into());
@@ -152,29 +139,64 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
         };
         let dropped = pool::drain(&provisioner, cluster, told).await;
         progress.bar.finish_and_clear();
+        dropped.map(|dropped| PoolOutcome::Drained { dropped })
+    };
+    let report = for_each_cluster(&provisioner, drain).await;
+    if access.config.pool.is_on() {
+        let refilled =
+            "replicas refill the pool; to keep it empty set pool.size = 0 and restart them";
+        globals.printer.talk(refilled);
+    }
+    tell(globals, options, &report)
+}
+
+/// Does `work` for one cluster after the other; one that fails keeps it from no other.
+async fn for_each_cluster(
+    provisioner: &Provisioner,
+    work: impl AsyncFn(&Cluster) -> Result<PoolOutcome, StepError>,
+) -> Vec<OfCluster> {
+    let mut report = Vec::new();
+    for cluster in provisioner.clusters.iter() {
+        let outcome = work(cluster)
+            .await
+            .unwrap_or_else(|error| PoolOutcome::Failed {
+                code: error.code(),
+                error: chain(&error),
+            });
         report.push(OfCluster {
             cluster: cluster.name.clone(),
-            made: None,
-            ready: None,
-            wanted: None,
-            dropped: Some(dropped.map_err(|error| failed(&error))?),
+            outcome,
         });
     }
     provisioner.clusters.close().await;
-    if access.config.pool.is_on() {
-        let refilled = "replicas fill the pool again; for good: pool.size = 0, and restart them";
-        globals.printer.talk(refilled);
-    }
+    report
+}
+
+fn tell(globals: &Globals, options: &Options, report: &[OfCluster]) -> Result<(), Failure> {
     if options.json {
-        return globals.printer.json(&report);
+        globals.printer.json(&report)?;
     }
-    for of in report {
-        let dropped = of.dropped.unwrap_or_default();
-        globals
-            .printer
-            .data(format!("{}: {dropped} dropped", of.cluster));
+    let mut failures = Vec::new();
+    for OfCluster { cluster, outcome } in report {
+        let line = match outcome {
+            PoolOutcome::Filled { made, ready, .. } => {
+                format!("{cluster}: {made} made, {ready} ready")
+            }
+            PoolOutcome::Drained { dropped } => format!("{cluster}: {dropped} dropped"),
+            PoolOutcome::Failed { code, error } => {
+                failures.push(format!("{cluster}: {error} [{code}]"));
+                continue;
+            }
+        };
+        if !options.json {
+            globals.printer.data(line);
+        }
     }
-    Ok(())
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let fix = "`tenantry doctor` checks the clusters; then run the same command again";
+    Err(Failure::failed(failures.join("\n"), fix))
 }
 
 /// The blueprint that replicas of this configuration have.

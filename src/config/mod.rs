@@ -15,7 +15,11 @@ mod redact;
 mod retention;
 mod secret_files;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -572,6 +576,18 @@ impl Config {
         &self.redacted
     }
 
+    /// Tenants know their cluster by its name.
+    fn check_clusters(&self) -> Result<(), Error> {
+        let mut names = BTreeSet::new();
+        for Cluster { name, .. } in &self.clusters {
+            if name.is_empty() || !names.insert(name) {
+                let expected = "a name that no other cluster has";
+                return Err(Error::value("clusters.name", name, expected));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses what cannot work, before anything starts.
     fn check(&self) -> Result<(), Error> {
         let prefix = &self.tenants.prefix;
@@ -628,6 +644,7 @@ impl Config {
                 "at least 4",
             ));
         }
+        self.check_clusters()?;
         self.provisioning.check()?;
         self.pool.check()?;
         self.fleet.check()?;

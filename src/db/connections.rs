@@ -35,11 +35,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A server that refuses or is starting is waited for no longer than this, though others may wait longer for their turn.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// One that was waited for in vain is asked, and not waited for, until it answers, or for this time after the last attempt.
-const AWAY_FOR: Duration = Duration::from_secs(10);
-
-/// A host that says nothing at all.
+/// How long a host that says nothing at all is listened for.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// The same while it is known to be away.
+const SILENCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// For so long. After that somebody listens for the whole time again: it may be there, and slow.
+const AWAY_FOR: Duration = Duration::from_secs(10);
 
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -168,7 +171,7 @@ struct Mishaps {
     cut_off: Option<Instant>,
     /// One was found dead: the others are not asked.
     dead: Option<Instant>,
-    /// No new one was to be had, however long it was waited for.
+    /// The server was waited for in vain. Until it answers it is asked, and waited for no more.
     away: Option<Instant>,
 }
 
@@ -177,15 +180,19 @@ impl Lately {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a server that is away is waited for no longer by whoever began to wait then.
-    fn is_given_up(&self, began: Instant) -> bool {
-        let mut mishaps = self.lock();
-        let was_away = mishaps.away.is_some_and(|at| at.elapsed() < AWAY_FOR);
-        let is_given_up = was_away || began.elapsed() >= PATIENCE;
-        if is_given_up {
-            mishaps.away = Some(Instant::now());
+    fn is_away(&self) -> bool {
+        self.lock().away.is_some()
+    }
+
+    fn is_away_lately(&self) -> bool {
+        self.lock().away.is_some_and(|at| at.elapsed() < AWAY_FOR)
+    }
+
+    /// The first one who finds it sets the time; those who listened only briefly do not know better.
+    fn note_away(&self) {
+        if !self.is_away_lately() {
+            self.lock().away = Some(Instant::now());
         }
-        is_given_up
     }
 }
 
@@ -203,16 +210,24 @@ impl Manager for Connector {
     /// Waits for a server that is just starting, and longer for one that has no connection to spare: whoever asks
     /// has a limit.
     async fn create(&self) -> sqlx::Result<PgConnection> {
-        let (began, mut pause) = (Instant::now(), PAUSE);
+        let (mut away_since, mut pause) = (None, PAUSE);
         loop {
-            let error = match self.connect().await {
-                Err(error) if is_away(&error) || is_full(&error) => error,
+            let left = match self.connect().await {
+                Err(error) if is_full(&error) => {
+                    away_since = None;
+                    pause
+                }
+                Err(error) if is_away(&error) => {
+                    let waited = away_since.get_or_insert_with(Instant::now).elapsed();
+                    if waited >= PATIENCE || self.lately.is_away() {
+                        self.lately.note_away();
+                        return Err(error);
+                    }
+                    PATIENCE.saturating_sub(waited)
+                }
                 connected => return connected,
             };
-            if is_away(&error) && self.lately.is_given_up(began) {
-                return Err(error);
-            }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(self.longest_pause);
         }
     }
@@ -239,18 +254,33 @@ impl Connector {
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         // on the heap: large, and rare beside the uses in whose futures it is
         let connecting = Box::pin(PgConnection::connect_with(&self.options));
-        let connected = tokio::time::timeout(SILENCE, connecting).await;
-        let connected =
-            connected.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())));
-        if connected.is_ok() {
-            self.lately.lock().away = None;
+        let limit = if self.lately.is_away_lately() {
+            SILENCE_AGAIN
+        } else {
+            SILENCE
+        };
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(connected) => {
+                if connected.is_ok() {
+                    self.lately.lock().away = None;
+                }
+                connected
+            }
+            Err(_) => {
+                self.lately.note_away();
+                Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
+            }
         }
-        connected
     }
 
-    /// Waits as long as whoever wants the connection: a server that is only busy is not to be connected to anew.
+    /// Waits long: a server that is only busy is not to be connected to anew.
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        Box::pin(connection.ping()).await.inspect_err(|error| {
+        let asked = tokio::time::timeout(SILENCE, Box::pin(connection.ping())).await;
+        let asked = asked.unwrap_or_else(|_| {
+            self.lately.note_away();
+            Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
+        });
+        asked.inspect_err(|error| {
             self.lately.lock().dead = Some(Instant::now());
             tracing::debug!(%error, "an idle connection is dead; none is kept");
         })

@@ -74,6 +74,8 @@ async fn one(reach: &Reach<'_>, tenant: &Tenant, command: Command<'_>) -> Result
         ("DATABASE_URL", url),
         // what a command that is cut off has begun in the database ends there as well
         ("PGOPTIONS", timeout),
+        // seconds; a host that says nothing would cost the whole of the command's time
+        ("PGCONNECT_TIMEOUT", "10".to_owned()),
         ("TENANTRY_TENANT_ID", tenant.id.to_string()),
         ("TENANTRY_ORGANIZATION_ID", tenant.org_id.clone()),
     ];

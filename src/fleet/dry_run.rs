@@ -165,8 +165,6 @@ fn is_ahead(start: &Start<'_>, tried: &Tried) -> bool {
 async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tried, StepError> {
     let cluster = place.provisioner.clusters.get(start.cluster)?;
     let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
-    let is_held = || place.lease.is_held();
-    cluster.end_stale_sessions(&tag, is_held).await?;
     let templates = goal.templates(place.provisioner).await?;
     let of = rehearsal::Rehearsal {
         cluster,
@@ -176,7 +174,12 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
         tag: &tag,
         lease: place.lease,
     };
-    match rehearsal::rehearse(place.provisioner, &of).await {
+    let rehearse = async {
+        let is_held = || place.lease.is_held();
+        cluster.end_stale_sessions(&tag, is_held).await?;
+        rehearsal::rehearse(place.provisioner, &of).await
+    };
+    match rehearse.await {
         Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
             Err(error)
         }
@@ -191,16 +194,23 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
 }
 
 /// Drops the clones of a run that is over and did not come to do so itself; the job comes back while one is
-/// under way, whose process may be lost.
+/// under way, whose process may be lost, and while a cluster is away.
 pub(super) async fn sweep(place: &Place<'_>) -> Result<Outcome, StepError> {
+    let mut left = None;
     for cluster in place.provisioner.clusters.iter() {
-        if !rehearsal::sweep(cluster).await? {
-            let error = "a clone of the run is still under way".to_owned();
-            let failure = Failure::new(NOT_DUE, error);
-            return place.put_off(&failure, SWEEP_PAUSE).await;
+        match rehearsal::sweep(cluster).await {
+            Ok(true) => {}
+            Ok(false) => left = Some("a clone of the run is still under way".to_owned()),
+            Err(error) => left = Some(chain(&error)),
         }
     }
-    Ok(Outcome::Done)
+    match left {
+        Some(error) => {
+            let failure = Failure::new(NOT_DUE, error);
+            place.put_off(&failure, SWEEP_PAUSE).await
+        }
+        None => Ok(Outcome::Done),
+    }
 }
 
 impl Rehearsal {

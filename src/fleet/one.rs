@@ -4,8 +4,14 @@
 //! tried again later, a few times, with nothing held meanwhile; of a run that goes on no more only what may
 //! have been begun is brought to its end; a database with which process after process dies is left alone.
 
-use std::{cmp::max, collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    cmp::max,
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::{
@@ -31,6 +37,9 @@ use crate::{
 /// So often a process may die with a database, whatever else is allowed, before it is left alone.
 const MOST_LOST: u32 = 5;
 
+/// How long a cluster may take to say which of its databases are there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
 /// A server that is away is back after minutes, and a lock is free after seconds: the first delay is that of a later attempt.
 const AWAY: i32 = 3;
 
@@ -49,10 +58,15 @@ enum Found {
     Foreign(String),
 }
 
-/// The tenants of these targets and their databases: one query for all, and one more per cluster.
+/// Clusters that could not be asked, and why.
+pub(super) type Away = BTreeMap<String, Arc<tenant_db::Error>>;
+
+/// The tenants of these targets and their databases: one query for all, and one more per cluster, but for those
+/// that are `away` already.
 pub(super) async fn find_subjects(
     place: &Place<'_>,
     held: &[Held],
+    away: &mut Away,
 ) -> Result<BTreeMap<Uuid, Subject>, StepError> {
     let ids: Vec<TenantId> = held.iter().map(|held| held.tenant).collect();
     let tenants = place
@@ -60,31 +74,52 @@ pub(super) async fn find_subjects(
         .db
         .run(async |connection| tenants::find_all(connection, &ids).await)
         .await?;
-    let mut answers = BTreeMap::new();
-    for cluster in place.provisioner.clusters.iter() {
-        let of_cluster = tenants
+    let clusters = &place.provisioner.clusters;
+    let asked = clusters
+        .iter()
+        .filter(|cluster| !away.contains_key(&cluster.name));
+    let answers = join_all(asked.map(async |cluster| {
+        let names: Vec<&str> = tenants
             .iter()
-            .filter(|tenant| tenant.cluster.as_ref() == Some(&cluster.name));
-        let names: Vec<&str> = of_cluster.map(|tenant| &*tenant.database).collect();
-        if names.is_empty() {
-            continue;
+            .filter(|tenant| tenant.cluster.as_ref() == Some(&cluster.name))
+            .map(|tenant| &*tenant.database)
+            .collect();
+        (&*cluster.name, ask(cluster, &names).await)
+    }))
+    .await;
+    let mut facts = BTreeMap::new();
+    for (name, answer) in answers {
+        match answer {
+            Ok(found) => drop(facts.insert(name, found)),
+            Err(error) => drop(away.insert(name.to_owned(), Arc::new(error))),
         }
-        let find = async |connection: &mut _| databases::find_all(connection, &names).await;
-        let answer = cluster.run(find).await.map_err(Arc::new);
-        answers.insert(&*cluster.name, (cluster, answer));
     }
     let subject = |tenant: Tenant| {
-        let cluster = tenant.cluster.as_deref().unwrap_or_default();
-        let database = match answers.get(cluster) {
-            Some((cluster, Ok(facts))) => Ok(look(&tenant, facts, cluster)),
-            Some((_, Err(error))) => Err(Arc::clone(error)),
-            None => Err(Arc::new(tenant_db::Error::UnknownCluster(
-                cluster.to_owned(),
-            ))),
+        let name = tenant.cluster.as_deref().unwrap_or_default();
+        let database = match (clusters.get(name), facts.get(name), away.get(name)) {
+            (Ok(cluster), Some(facts), _) => Ok(look(&tenant, facts, cluster)),
+            (_, _, Some(error)) => Err(Arc::clone(error)),
+            (Err(unknown), ..) => Err(Arc::new(unknown)),
+            // nobody's database is there
+            (Ok(_), None, None) => Ok(Found::Gone),
         };
         (tenant.id.0, Subject { tenant, database })
     };
     Ok(tenants.into_iter().map(subject).collect())
+}
+
+/// What the cluster says of these databases. Tenants of other clusters wait for it.
+async fn ask(cluster: &Cluster, names: &[&str]) -> Result<Vec<Facts>, tenant_db::Error> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let find = async |connection: &mut _| databases::find_all(connection, names).await;
+    match tokio::time::timeout(ANSWER_WITHIN, cluster.run(find)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(tenant_db::Error::sql("looking for databases")(
+            sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+        )),
+    }
 }
 
 fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
@@ -341,7 +376,7 @@ fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option
         "a tenant's database was not migrated"
     );
     let delay_s = if is_again {
-        let away = i32::from(error.code() == "cluster_unavailable") * AWAY;
+        let away = i32::from(error.is_of_cluster()) * AWAY;
         backoff::delay(held.attempt + away, rand::random()).as_secs_f64()
     } else {
         0.0

@@ -74,20 +74,7 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
     let of_clones = clones.iter().filter_map(|tenant| tenant.cluster.as_deref());
     let clusters = fleet.iter().map(|tenant| &*tenant.cluster).chain(of_clones);
     let clusters: BTreeSet<&str> = clusters.collect();
-    let may_go_on = || place.lease.is_held() && !place.tasks.is_draining();
-    for name in clusters {
-        if !may_go_on() {
-            return Ok(Some(Outcome::Released));
-        }
-        let cluster = provisioner.clusters.get(name)?;
-        template::ensure_up_to(provisioner, cluster, (&goal.whole, &goal.cut)).await?;
-        // a pool of what no new tenant is made from would be evicted at once
-        if goal.is_whole() && !run.is_dry {
-            pool::fill(provisioner, cluster, &goal.cut, may_go_on, |_| {}).await?;
-        }
-    }
-    // the last pool may not be full
-    if !may_go_on() {
+    if build_all(place, run, (&goal, &clusters)).await? == Built::NotYet {
         return Ok(Some(Outcome::Released));
     }
     provisioner.faults.hit(super::FAULT_POINTS[0]).await?;
@@ -97,6 +84,63 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
             .map(Some);
     }
     begin(place, &goal, &fleet).await
+}
+
+/// How far template and pool of each cluster are.
+#[derive(Debug, PartialEq, Eq)]
+enum Built {
+    All,
+    /// Somebody else goes on.
+    NotYet,
+}
+
+/// Builds template and pool of each cluster.
+///
+/// A cluster that stays away is left out, if it is not the only one: its tenants fail by it, or have their template
+/// when it is back, and the others need not wait.
+async fn build_all(
+    place: &Place<'_>,
+    run: &Run,
+    (goal, clusters): (&Goal, &BTreeSet<&str>),
+) -> Result<Built, StepError> {
+    let provisioner = place.provisioner;
+    let may_go_on = || place.lease.is_held() && !place.tasks.is_draining();
+    let mut left_out = None;
+    let mut built = 0;
+    for name in clusters {
+        if !may_go_on() {
+            return Ok(Built::NotYet);
+        }
+        let build = async {
+            let cluster = provisioner.clusters.get(name)?;
+            template::ensure_up_to(provisioner, cluster, (&goal.whole, &goal.cut)).await?;
+            // a pool of what no new tenant is made from would be evicted at once
+            if goal.is_whole() && !run.is_dry {
+                pool::fill(provisioner, cluster, &goal.cut, may_go_on, |_| {}).await?;
+            }
+            Ok::<_, StepError>(())
+        };
+        match build.await {
+            Ok(()) => built += 1,
+            Err(error) if error.is_of_cluster() && !may_pass(place, &error).await? => {
+                tracing::warn!(
+                    fleet_run.id = %place.run,
+                    cluster = name,
+                    error.code = error.code(),
+                    error = chain(&error),
+                    "a fleet run is prepared without this cluster"
+                );
+                left_out = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match left_out {
+        Some(error) if built == 0 => Err(error),
+        // the last pool may not be full
+        _ if !may_go_on() => Ok(Built::NotYet),
+        _ => Ok(Built::All),
+    }
 }
 
 /// The version of the goal: the template's, as only that knows it for every migrator.

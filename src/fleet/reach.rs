@@ -1,9 +1,13 @@
 //! Many tenants' databases, one look into each: so many at once, each in its time.
 //!
-//! Guarantees: one database that is gone, hangs or refuses costs its own time and nobody else's; nothing
-//! is retried, and every tenant is in the outcome once.
+//! Guarantees: one database that is gone, hangs or refuses costs its own time and nobody else's; a cluster that says
+//! nothing several times is not waited for again; nothing is retried, and every tenant is in the outcome once.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -11,9 +15,9 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     causes::chain,
-    db::Db,
+    db::{self, Db},
     secrets,
-    tenant_db::{self, Clusters, Ident, statements},
+    tenant_db::{self, Cluster, Clusters, Ident, statements},
     tenants::{Tenant, TenantId},
 };
 
@@ -21,7 +25,7 @@ use crate::{
 const MARGIN: Duration = Duration::from_secs(15);
 
 /// How the fleet is reached.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Reach<'a> {
     /// Control database.
     pub db: &'a Db,
@@ -31,7 +35,13 @@ pub struct Reach<'a> {
     pub concurrency: usize,
     /// So long a statement may take.
     pub timeout: Duration,
+    /// By cluster, how often in a row no answer came, and what came instead.
+    silences: Mutex<BTreeMap<String, (u32, Arc<tenant_db::Error>)>>,
 }
+
+/// A cluster that did not answer so often in a row is not asked for the rest of its tenants. A single database may
+/// hang for reasons of its own.
+const SILENT: u32 = 3;
 
 /// A tenant, as people know it.
 #[derive(Debug, Clone, Serialize)]
@@ -42,6 +52,8 @@ pub struct Named {
     pub org_id: String,
     /// Host.
     pub url: String,
+    /// Cluster of the database.
+    pub cluster: String,
     /// Database.
     pub database: String,
 }
@@ -52,6 +64,7 @@ impl From<&Tenant> for Named {
             id: tenant.id,
             org_id: tenant.org_id.clone(),
             url: tenant.url.clone(),
+            cluster: tenant.cluster.clone().unwrap_or_default(),
             database: tenant.database.clone(),
         }
     }
@@ -114,6 +127,7 @@ impl Failed {
                 Some("3D000") => "database_gone",
                 // query_canceled, lock_not_available
                 Some("57014" | "55P03") => "statement_timed_out",
+                _ if error.told().is_some_and(db::is_unavailable) => "database_unreachable",
                 Some(_) => "statement_failed",
                 None => "database_unreachable",
             },
@@ -127,7 +141,18 @@ impl Failed {
     }
 }
 
-impl Reach<'_> {
+impl<'a> Reach<'a> {
+    /// Nobody was asked yet.
+    pub fn new(db: &'a Db, clusters: &'a Clusters, concurrency: usize, timeout: Duration) -> Self {
+        Self {
+            db,
+            clusters,
+            concurrency,
+            timeout,
+            silences: Mutex::default(),
+        }
+    }
+
     /// Runs `work` for each tenant, in its database; `told` hears of each that is through.
     pub(super) async fn each<'t, T>(
         &self,
@@ -161,6 +186,37 @@ impl Reach<'_> {
         }
     }
 
+    async fn connect(
+        &self,
+        cluster: &Cluster,
+        database: &Ident,
+    ) -> Result<PgConnection, tenant_db::Error> {
+        let silences = || self.silences.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_asked = |source: &Arc<tenant_db::Error>| tenant_db::Error::NotAsked {
+            cluster: cluster.name.clone(),
+            source: Arc::clone(source),
+        };
+        if let Some((SILENT.., source)) = silences().get(&cluster.name) {
+            return Err(not_asked(source));
+        }
+        match cluster.connect(database, None).await {
+            Err(error) if error.is_silence() => {
+                let source = Arc::new(error);
+                let told = not_asked(&source);
+                let mut silences = silences();
+                let (times, last) = silences
+                    .entry(cluster.name.clone())
+                    .or_insert_with(|| (0, Arc::clone(&source)));
+                (*times, *last) = (*times + 1, source);
+                Err(told)
+            }
+            connected => {
+                silences().remove(&cluster.name);
+                connected
+            }
+        }
+    }
+
     async fn in_database<T>(
         &self,
         tenant: &Tenant,
@@ -169,7 +225,7 @@ impl Reach<'_> {
         let cluster = tenant.cluster.as_deref().unwrap_or_default();
         let cluster = self.clusters.get(cluster)?;
         let database = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
-        let mut connection = cluster.connect(&database, None).await?;
+        let mut connection = self.connect(cluster, &database).await?;
         statements::bound(&mut connection, self.timeout).await?;
         let done = work(tenant, &mut connection).await?;
         // whatever it was in the middle of ends with it

@@ -172,7 +172,8 @@ impl Place<'_> {
         aim: &Aim<'_>,
         taken: &[Held],
     ) -> Result<Option<Outcome>, StepError> {
-        let mut subjects = one::find_subjects(self, taken).await?;
+        let mut away = one::Away::new();
+        let mut subjects = one::find_subjects(self, taken, &mut away).await?;
         let mut ended = Vec::new();
         let (mut recorded_at, mut looked_at) = (Instant::now(), Instant::now());
         let mut found_at = Instant::now();
@@ -192,7 +193,7 @@ impl Place<'_> {
             }
             if found_at.elapsed() >= TRUE_FOR {
                 // somebody may have archived one of them meanwhile
-                subjects = one::find_subjects(self, rest).await?;
+                subjects = one::find_subjects(self, rest, &mut away).await?;
                 found_at = Instant::now();
             }
             let subject = subjects.remove(&held.tenant.0);

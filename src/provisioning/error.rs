@@ -286,6 +286,16 @@ impl StepError {
         }
     }
 
+    /// Whether the cluster is away, has nothing to spare, or is none of this configuration: nothing that a tenant or
+    /// the blueprint could help.
+    pub fn is_of_cluster(&self) -> bool {
+        match self {
+            Self::Cluster(tenant_db::Error::UnknownCluster(_)) => true,
+            Self::Cluster(error) => error.told().is_some_and(db::is_unavailable),
+            _ => false,
+        }
+    }
+
     /// Whether the same attempt may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {

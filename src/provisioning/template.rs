@@ -166,9 +166,11 @@ pub(super) async fn is_sealed(
     let recorded = provisioner
         .db
         .run(async |connection| find(connection, &cluster.name, &template.hash).await);
-    let facts = async { Ok(cluster.find_database(name).await?) };
+    let facts = async { Ok::<_, StepError>(cluster.find_database(name).await?) };
     let recorded = async { Ok::<_, StepError>(recorded.await?) };
-    let (recorded, Some(facts)) = tokio::try_join!(recorded, facts)? else {
+    // neither is cut off when the other one fails: its connection would be closed
+    let (recorded, facts) = tokio::join!(recorded, facts);
+    let (recorded, Some(facts)) = (recorded?, facts?) else {
         return Ok(false);
     };
     if facts.owner != cluster.owner.as_str() {
@@ -262,6 +264,7 @@ async fn build(
     session.run(seal).await?;
     provisioner.faults.hit("template.sealed").await?;
     tracing::info!(
+        cluster = cluster.name,
         template = name.as_str(),
         version = filled.version,
         duration_ms = started.elapsed().as_millis(),

@@ -28,9 +28,11 @@ impl Cluster {
             ("statement_timeout", milliseconds(self.statement_timeout)),
             ("idle_session_timeout", milliseconds(IDLE_LIMIT)),
         ]);
-        let connection = connect(options).await.map_err(Error::sql(
-            "connecting to the cluster's maintenance database",
-        ))?;
+        let doing = format!(
+            "connecting to the maintenance database of cluster {}",
+            self.name
+        );
+        let connection = connect(options).await.map_err(Error::sql(doing))?;
         Ok(MaintenanceSession {
             connection,
             limit: self.statement_timeout + MAINTENANCE_MARGIN,

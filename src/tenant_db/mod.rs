@@ -48,6 +48,12 @@ const SPARE_MAINTENANCE_CONNECTIONS: u32 = 4;
 /// A clone may take long; whoever waits for a connection waits for other clones.
 const MAINTENANCE_ACQUIRE_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// What an error of getting a connection says before [`Cluster::run`] puts the cluster's name to it.
+const USING_MAINTENANCE: &str = "using the cluster's maintenance database";
+
+/// A cluster that does not answer within this time gets no new tenant, if another one does.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
 /// How much more than the server allows a statement it may take by our own clock.
 const MAINTENANCE_MARGIN: Duration = Duration::from_secs(10);
 
@@ -120,6 +126,17 @@ impl Error {
         move |source| Self::Sql { doing, source }
     }
 
+    /// Says which cluster's, where it was the way to its maintenance database.
+    fn of_cluster(self, cluster: &str) -> Self {
+        match self {
+            Self::Sql { doing, source } if doing == USING_MAINTENANCE => Self::Sql {
+                doing: format!("using the maintenance database of cluster {cluster}"),
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// What the server, or the way to it, said.
     pub fn told(&self) -> Option<&sqlx::Error> {
         match self {
@@ -127,6 +144,11 @@ impl Error {
             Self::NotAsked { source, .. } => source.told(),
             _ => None,
         }
+    }
+
+    /// Whether there was no answer at all.
+    pub fn is_silence(&self) -> bool {
+        matches!(self.told(), Some(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut)
     }
 
     /// The SQLSTATE, where the server gave one.
@@ -139,7 +161,7 @@ impl Error {
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
         Self::Sql {
-            doing: "using the cluster's maintenance database".to_owned(),
+            doing: USING_MAINTENANCE.to_owned(),
             source,
         }
     }
@@ -231,11 +253,12 @@ impl Clusters {
             .ok_or_else(|| Error::UnknownCluster(name.to_owned()))
     }
 
-    /// Names of those that answer just now. One that is alone is not asked.
+    /// Names of those that answer just now, and soon. One that is alone is not asked.
     pub async fn answering(&self) -> HashSet<&str> {
         let ask = async |cluster: &'_ Cluster| {
             let ping = async |connection: &mut PgConnection| Ok(connection.ping().await?);
-            cluster.run(ping).await.is_ok()
+            let asked = tokio::time::timeout(ANSWER_WITHIN, cluster.run(ping));
+            matches!(asked.await, Ok(Ok(())))
         };
         let asked = self.iter().map(async |cluster| {
             let answers = self.0.len() == 1 || ask(cluster).await;
@@ -308,7 +331,8 @@ impl Cluster {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.maintenance.run(work).await
+        let done = self.maintenance.run(work).await;
+        done.map_err(|error| error.of_cluster(&self.name))
     }
 
     /// Runs `work` on the maintenance database in a session that carries `tag`, if `is_held` still.
@@ -321,17 +345,16 @@ impl Cluster {
         is_held: impl Fn() -> bool,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.maintenance
-            .run(async |connection| {
-                sessions::set_name(connection, &tag.text).await?;
-                if !is_held() {
-                    return Err(Error::LostClaim);
-                }
-                let result = work(connection).await?;
-                sessions::set_name(connection, "tenantry").await?;
-                Ok(result)
-            })
-            .await
+        self.run(async |connection| {
+            sessions::set_name(connection, &tag.text).await?;
+            if !is_held() {
+                return Err(Error::LostClaim);
+            }
+            let result = work(connection).await?;
+            sessions::set_name(connection, "tenantry").await?;
+            Ok(result)
+        })
+        .await
     }
 
     /// A session of our own role in a tenant's database (or a template under construction).

@@ -404,6 +404,10 @@ fn a_wrong_configuration_names_file_line_and_key() {
             "[tenants]\nprefix = \"Tn-\"\n",
             "tenants.prefix = \"Tn-\" cannot be used",
         ),
+        (
+            "[[clusters]]\nname = \"a\"\n[[clusters]]\nname = \"a\"\n",
+            "clusters.name = \"a\" cannot be used: it takes a name that no other cluster has",
+        ),
         ("[server\n", "is not valid TOML: "),
         (
             "[sources.workos]\nkind = \"workos\"\nsecrets = [\"a\"]\ntolerance = 3\n",

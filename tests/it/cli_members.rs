@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::support::{
     App, Deployment, TinyBlueprint,
     app::new_org,
+    cluster::execute,
     events,
     people::{self, Belongs, new_id},
     process::tenantry,
@@ -77,6 +78,21 @@ async fn members_are_named_by_id_or_address_and_nobody_by_nothing() {
     let (code, _, stderr) = run(&app, &blueprint, &assigned).await;
     assert_eq!(code, 64);
     assert!(stderr.contains("[member_text_invalid]"), "{stderr}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tells_of_tenants_on_a_cluster_that_nobody_configured() {
+    let blueprint = TinyBlueprint::new();
+    let app = App::of(Deployment::new().await, blueprint.source()).await;
+    let org = new_org();
+    app.accepts(&[&events::created(&org, "Acme")]).await;
+    app.tenant(&org).is_ready().await;
+    let elsewhere = "update tenants set cluster = 'west'";
+    execute(&app.deployment.control_url, elsewhere).await;
+    let (code, stdout, _) = run(&app, &blueprint, &["doctor"]).await;
+    let told = "1 tenants are on cluster west, which is not configured";
+    assert!(code == 1 && stdout.contains(told), "{stdout}");
     app.stop().await;
 }
 

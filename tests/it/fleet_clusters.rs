@@ -1,6 +1,7 @@
 //! Two clusters: each has its share of the tenants, a template and a pool of its own, and what one that is away
 //! costs is its own tenants'.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tenantry::{
     fleet::{self, RunState, TargetState},
@@ -9,7 +10,7 @@ use tenantry::{
 };
 
 use crate::{
-    cli_operator::run,
+    cli_operator::run as command,
     fleet::{Fleet, all},
     support::{
         Deployment, TinyBlueprint,
@@ -35,7 +36,10 @@ impl TwoClusters {
         let west = PrivatePostgres::start(&cluster::settings(), |_| {})
             .await
             .unwrap();
+        let blueprint = TinyBlueprint::new();
         let mut deployment = Deployment::new().await;
+        let directory = blueprint.path().to_str().unwrap();
+        deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
         for (name, value) in settings {
             deployment.set(name, value);
         }
@@ -45,7 +49,7 @@ impl TwoClusters {
             ("west", west.url("postgres")),
         ];
         deployment.live_on(directory.path(), &clusters).await;
-        let fleet = Fleet::made_from(TinyBlueprint::new(), deployment, tenants).await;
+        let fleet = Fleet::made_from(blueprint, deployment, tenants).await;
         Self {
             fleet,
             west,
@@ -110,11 +114,8 @@ async fn each_cluster_has_its_share_of_the_tenants_a_template_and_a_pool() {
     }
 
     fleet.blueprint.write(NEXT, ADDITIVE);
-    let run_ended = fleet.migrate(&all()).await;
-    assert_eq!(
-        (run_ended.state, run_ended.counts.done),
-        (RunState::Done, 4)
-    );
+    let run = fleet.migrate(&all()).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 4));
     for org in &fleet.orgs {
         assert!(two.has_tags(org).await);
     }
@@ -138,7 +139,7 @@ async fn each_cluster_has_its_share_of_the_tenants_a_template_and_a_pool() {
         let tenant = fleet.tenant(org).await;
         execute(&two.url_of(&tenant), "drop table tags").await;
     }
-    let (code, stdout, stderr) = run(&fleet.app, &["fleet", "drift", "--json"]).await;
+    let (code, stdout, stderr) = command(&fleet.app, &["fleet", "drift", "--json"]).await;
     let drift: Value = serde_json::from_str(&stdout).unwrap();
     let groups = drift["drifted"].as_array().unwrap().iter();
     let groups: Vec<_> = groups
@@ -201,6 +202,89 @@ async fn a_cluster_that_is_away_fails_its_own_tenants_and_holds_up_no_others() {
         assert!(two.has_tags(org).await);
     }
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_begins_without_a_cluster_that_stays_away() {
+    let settings = [
+        ("TENANTRY__POOL__SIZE", "1"),
+        ("TENANTRY__FLEET__MAX_ATTEMPTS", "1"),
+    ];
+    let mut two = TwoClusters::of(4, &settings).await;
+    two.fleet.blueprint.write(NEXT, ADDITIVE);
+    two.west.halt().await.unwrap();
+
+    let run = two.fleet.migrate(&all()).await;
+    let ended = (run.state, run.counts.done, run.counts.failed);
+    assert_eq!(ended, (RunState::Failed, 2, 2));
+    let (code, stdout, stderr) = command(&two.fleet.app, &["pool", "fill"]).await;
+    assert_eq!((code, &*stdout), (1, "east: 0 made, 1 ready"), "{stderr}");
+    assert!(stderr.contains("west: "), "{stderr}");
+    let (_, _, stderr) = command(&two.fleet.app, &["fleet", "drift"]).await;
+    assert!(stderr.contains("[database_unreachable]"), "{stderr}");
+
+    two.west.restart().await.unwrap();
+    two.fleet.retry(&run).await;
+    let run = two.fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 4));
+    assert_eq!(two.count_databases("west", "template_").await, 2);
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_says_nothing_is_left_to_its_tenants() {
+    let settings = [
+        ("TENANTRY__FLEET__MAX_ATTEMPTS", "1"),
+        ("TENANTRY__FLEET__CONCURRENCY", "1"),
+    ];
+    let two = TwoClusters::of(8, &settings).await;
+    let silent = Silent::of(&two.west);
+    let orgs: Vec<String> = (0..6).map(|_| new_org()).collect();
+    for org in &orgs {
+        let event = events::created(org, "Acme");
+        two.fleet.app.accepts(&[&event]).await;
+    }
+    for org in &orgs {
+        let tenant = two.fleet.app.tenant(org).is_ready().await;
+        assert_eq!(tenant.cluster.as_deref(), Some("east"));
+    }
+    let (_, _, stderr) = command(&two.fleet.app, &["fleet", "drift"]).await;
+    assert!(stderr.contains("4 of 14 tenants"), "{stderr}");
+    drop(silent);
+    two.fleet.blueprint.write(NEXT, ADDITIVE);
+    let run = two.fleet.migrate(&all()).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 14));
+    two.stop().await;
+}
+
+/// All processes of a server stand still: its host answers, and nothing behind it.
+struct Silent(Vec<Pid>);
+
+impl Silent {
+    fn of(server: &PrivatePostgres) -> Self {
+        let status = std::fs::read_to_string(server.dir().join("data/postmaster.pid")).unwrap();
+        let postmaster = status.lines().next().unwrap().to_owned();
+        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = std::fs::read_to_string(children).unwrap();
+        let pids = children.split_whitespace().chain([&*postmaster]);
+        let pids = pids.map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap());
+        let silent = Self(pids.collect());
+        silent.signal(Signal::STOP);
+        silent
+    }
+
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // one that has ended meanwhile says nothing either
+            let _ = kill_process(*pid, signal);
+        }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

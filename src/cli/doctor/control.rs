@@ -8,6 +8,7 @@ use crate::{
     causes::chain,
     config::Config,
     db::{Db, Error, Schema},
+    tenants,
 };
 
 /// A clock this far off makes signatures look old or from the future (seconds).
@@ -63,8 +64,27 @@ pub(super) async fn check(config: &Config) -> Vec<Check> {
             fix,
         ));
     }
+    checks.extend(clusters_of_tenants(&db, config).await);
     db.close().await;
     checks
+}
+
+/// Tenants on clusters that nobody configured are out of reach. Where the schema is not there, another check says so.
+async fn clusters_of_tenants(db: &Db, config: &Config) -> Vec<Check> {
+    let count = async |connection: &mut _| tenants::count_by_cluster(connection).await;
+    let counts = db.run(count).await.unwrap_or_default();
+    let configured = config.effective_clusters();
+    let is_unknown = |name: &str| configured.iter().all(|cluster| cluster.name != name);
+    let unknown = counts.into_iter().filter(|(name, _)| is_unknown(name));
+    unknown
+        .map(|(name, tenants)| {
+            Check::fail(
+                "clusters",
+                format!("{tenants} tenants are on cluster {name}, which is not configured"),
+                "add it to [[clusters]] under this name; the control database's own server is `main` only while there is no [[clusters]]",
+            )
+        })
+        .collect()
 }
 
 async fn schema(db: &Db) -> Check {

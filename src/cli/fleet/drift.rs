@@ -39,12 +39,8 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let tenants = select::find(access, &options.select, &options.in_states).await?;
     let clusters = access.clusters()?;
-    let reach = Reach {
-        db: &access.db,
-        clusters: &clusters,
-        concurrency: options.concurrency.into(),
-        timeout: LOOK_TIMEOUT,
-    };
+    let concurrency = options.concurrency.into();
+    let reach = Reach::new(&access.db, &clusters, concurrency, LOOK_TIMEOUT);
     let mut progress = Progress::of(globals.printer, tenants.len());
     let found = drift::find(&reach, &tenants, || progress.step()).await;
     progress.finish();

@@ -70,12 +70,8 @@ pub(super) async fn run(
         confirm(globals.printer, tenants.len())?;
     }
     let clusters = access.clusters()?;
-    let reach = Reach {
-        db: &access.db,
-        clusters: &clusters,
-        concurrency: options.concurrency.into(),
-        timeout: Duration::from_secs(options.timeout),
-    };
+    let timeout = Duration::from_secs(options.timeout);
+    let reach = Reach::new(&access.db, &clusters, options.concurrency.into(), timeout);
     if !options.command.is_empty() {
         let how = (options.command.as_slice(), options.json);
         return command::run(globals, access, &reach, (&tenants, how)).await;
