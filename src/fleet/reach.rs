@@ -127,6 +127,8 @@ impl Failed {
                 Some("3D000") => "database_gone",
                 // query_canceled, lock_not_available
                 Some("57014" | "55P03") => "statement_timed_out",
+                // by the session's own mode, not by a server that only reads
+                Some("25006") => "statement_failed",
                 _ if error.told().is_some_and(db::is_unavailable) => "database_unreachable",
                 Some(_) => "statement_failed",
                 None => "database_unreachable",
