@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a closed pipe ends the output, not the program with a panic.
 
-use std::io::Write;
+use std::{fmt::Display, io::Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -67,6 +67,12 @@ impl Printer {
     }
 }
 
+/// `1 tenant`, `2 tenants`.
+pub(super) fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+    let ending = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {noun}{ending}")
+}
+
 /// The text without what would change the lines around it on a terminal: a tenant may have written it.
 fn plain(text: &str, allowed: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -82,7 +88,13 @@ fn plain(text: &str, allowed: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::{count, plain};
+
+    #[test]
+    fn one_is_singular_and_everything_else_plural() {
+        let counted = [0_u32, 1, 2].map(|number| count(number, "tenant"));
+        assert_eq!(counted, ["0 tenants", "1 tenant", "2 tenants"]);
+    }
 
     #[test]
     fn what_a_tenant_wrote_changes_no_line_but_its_own() {

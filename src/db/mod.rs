@@ -167,7 +167,7 @@ impl Db {
         }
     }
 
-    /// Listens on a channel, on a connection of its own; reconnects by itself.
+    /// Listens on a channel, on a connection of its own; reconnects automatically.
     pub async fn listen(&self, channel: &str) -> Result<PgListener, Error> {
         let own = PgPoolOptions::new()
             .max_connections(1)
@@ -188,7 +188,7 @@ impl Db {
         self.connections.clone().keep_closing_idle()
     }
 
-    /// Closes connections that were not needed for so long.
+    /// Closes connections that were not needed for this long.
     pub async fn close_those_idle_for(&self, limit: Duration) {
         self.connections.close_those_idle_for(limit).await;
     }

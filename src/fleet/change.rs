@@ -56,7 +56,7 @@ async fn note_clones(tx: &mut PgConnection, run: RunId, clones: &[TenantId]) -> 
     Ok(())
 }
 
-/// Nothing new is begun; what is under way ends.
+/// Pauses a run: nothing new begins, migrations under way finish.
 pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
     audit::by(tx, actor).await?;
     let run = lock(tx, id).await?;
@@ -68,7 +68,7 @@ pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
     find(tx, id).await?.ok_or(Error::Unknown(id))
 }
 
-/// A paused run goes on, and one that was stopped by failures with what it left.
+/// Resumes a paused run, or one that was stopped by failures with what it left.
 pub async fn resume(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
     audit::by(tx, actor).await?;
     let run = hold(tx, id).await?;
@@ -102,7 +102,7 @@ pub async fn retry(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
     }
 }
 
-/// The run ends; what is under way ends by itself, and what waits is skipped.
+/// Ends the run: migrations under way finish, and what waits is skipped.
 pub async fn abort(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
     audit::by(tx, actor).await?;
     let run = lock(tx, id).await?;
@@ -114,7 +114,7 @@ pub async fn abort(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
     find(tx, id).await?.ok_or(Error::Unknown(id))
 }
 
-/// A tenant that waits in a run goes before all others.
+/// Moves a waiting tenant to the front of a run.
 pub async fn put_first(
     tx: &mut PgConnection,
     id: RunId,
@@ -139,8 +139,8 @@ pub async fn put_first(
     Ok(())
 }
 
-/// The run of whoever makes it go on: nobody else begins or resumes one meanwhile, and its jobs are roused
-/// before its row is locked, as those who run them lock them in this order.
+/// Locks the run that is to go on: nobody else begins or resumes one meanwhile. Its jobs are roused before its row is
+/// locked, as those who run them lock in this order.
 async fn hold(tx: &mut PgConnection, id: RunId) -> Result<Run, Error> {
     one_at_a_time(tx).await?;
     let run = find(tx, id).await?.ok_or(Error::Unknown(id))?;
@@ -171,7 +171,7 @@ async fn go_on(tx: &mut PgConnection, run: &Run) -> Result<Run, Error> {
     find(tx, run.id).await?.ok_or(Error::Unknown(run.id))
 }
 
-/// Sees to it that a job for each place of the run begins, or notices what the caller commits.
+/// Makes sure that a job for each place of the run begins, or notices what the caller commits.
 pub(super) async fn rouse(tx: &mut PgConnection, run: &Run) -> Result<(), queue::Error> {
     let places = match run.prepared_at {
         Some(_) => run.concurrency.unsigned_abs(),

@@ -1,8 +1,8 @@
 //! A command of an operator, started for each of many tenants.
 //!
 //! Guarantees: the URL with the tenant's password is in the environment and never in the arguments; no shell reads the
-//! command line; the command ends with us, and when its time is up; what fails for one tenant does not keep it
-//! from the others; the audit log of the tenant has it before it begins.
+//! command line; the command ends with us, and when its time is up; a tenant's failure does not stop the
+//! others; the command is audited per tenant before it begins.
 
 use secrecy::ExposeSecret;
 use sqlx::PgConnection;
@@ -19,7 +19,7 @@ use crate::{
     tenants::{self, Tenant},
 };
 
-/// So much of what a command said last is told of a failure.
+/// How much of a command's last output the error of a failure quotes.
 const TOLD_CHARACTERS: usize = 500;
 
 /// What is to be started, and how.

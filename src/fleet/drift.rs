@@ -1,9 +1,9 @@
-//! Which tenants' databases are not what their blueprint makes, and what is different in them.
+//! Which tenants' databases have drifted from their blueprint, and how.
 //!
 //! Guarantees: every database is compared with the template that it comes from, or was migrated to; those
-//! that are alike are one group; nothing is written anywhere.
+//! that have drifted alike are one group; nothing is written anywhere.
 //!
-//! Does not: repair. Whoever does knows why it is so.
+//! Does not: repair. That takes somebody who knows why it is so.
 
 use std::collections::BTreeMap;
 
@@ -17,28 +17,28 @@ use crate::{
     tenants::Tenant,
 };
 
-/// So many differences of a group are told.
+/// How many differences of a group are listed at most.
 const MOST_TOLD: usize = 50;
 
 /// What was found.
 #[derive(Debug, Serialize)]
 pub struct Drift {
-    /// Tenants whose database is as it should be.
+    /// Tenants whose database matches its blueprint.
     pub alike: usize,
-    /// Those whose is not, by how it is; the largest group first.
+    /// Those whose database does not, by how it is; the largest group first.
     pub drifted: Vec<Group>,
-    /// Those that could not be looked at.
+    /// Those that could not be checked.
     pub unreached: Vec<Unreached>,
 }
 
 impl Drift {
-    /// Whether every database was looked at and is as it should be.
+    /// Whether every database was checked and matches its blueprint.
     pub fn is_none(&self) -> bool {
         self.drifted.is_empty() && self.unreached.is_empty()
     }
 }
 
-/// Tenants whose databases are alike, and not as they should be.
+/// Tenants whose databases have drifted alike.
 #[derive(Debug, Serialize)]
 pub struct Group {
     /// Their cluster.

@@ -1,7 +1,7 @@
 //! Statements of an operator over many tenants' databases.
 //!
-//! Guarantees: what fails for one tenant does not keep it from the others; each tenant's statements are one
-//! transaction of its own; what may write is in the audit log of each tenant before it is begun.
+//! Guarantees: a tenant's failure does not stop the others; each tenant's statements run in one transaction; what
+//! may write is audited per tenant before it begins.
 //!
 //! Does not: go on after a crash, or do anything twice. What has to be done in every tenant is a migration.
 
@@ -15,7 +15,7 @@ use crate::{
     tenants::Tenant,
 };
 
-/// So many characters of the statements are in the audit log.
+/// How many characters of the statements the audit log keeps.
 const LONGEST_EXCERPT: usize = 1000;
 
 /// What is to be run, and how.
@@ -25,13 +25,13 @@ pub struct Statements<'a> {
     pub sql: &'a str,
     /// What they may do.
     pub access: Access,
-    /// So many rows of a tenant are kept.
+    /// How many rows of a tenant are kept at most.
     pub most_rows: usize,
     /// Who wants it.
     pub actor: &'a Actor,
 }
 
-/// What became of all.
+/// What became of all tenants.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Summary {
     /// Tenants where it was done.
@@ -86,7 +86,7 @@ async fn one(
     Ok(statements::run(connection, cluster, statements.sql, limits).await?)
 }
 
-/// Writes down, before it is begun, what is done in a tenant's database.
+/// Records what is about to be done in a tenant's database.
 pub(super) async fn note(
     reach: &Reach<'_>,
     tenant: &Tenant,

@@ -13,7 +13,7 @@ use crate::{
 
 /// Hash of the blueprint that is configured here; a replica that still has another one leaves the run alone.
 ///
-/// Where there is none here, the replica that comes first decides. Reads files.
+/// Where none is configured here, the replica that comes first decides. Reads files.
 pub fn known_hash(source: &BlueprintSource, to: Option<&str>) -> Option<String> {
     let whole = source.load().ok()?;
     match to {

@@ -20,13 +20,13 @@ use crate::{
 /// The most targets that a job takes at once.
 const BATCH: i64 = 16;
 
-/// Work of this time is not spread over places: to take it would cost more.
+/// Work of this length is not spread over places: taking it would cost more.
 const QUICK: Duration = Duration::from_millis(50);
 
-/// Not more than so many all the same: the next ones may take longer than those before.
+/// The most that [`fewest`] returns: the next targets may take longer than those before.
 const MOST_QUICK: i64 = 4;
 
-/// The fewest targets to take, if there are so many, where each takes so long.
+/// The fewest targets to take, if there are that many, where each takes this long.
 pub(super) fn fewest(each: Duration) -> i64 {
     let quick = QUICK.as_micros() / each.as_micros().max(1);
     i64::try_from(quick)
@@ -63,7 +63,7 @@ pub(super) struct Record {
     pub(super) error: Option<String>,
     pub(super) fix: Option<String>,
     pub(super) blocker: Option<serde_json::Value>,
-    /// Not before so long from now.
+    /// Delay before the next attempt.
     pub(super) delay_s: f64,
 }
 
@@ -82,12 +82,9 @@ impl Record {
         *self = Self {
             state: TargetState::Failed,
             error_code: Some("control_database_refused"),
-            error: Some(format!(
-                "what became of it cannot be recorded: {}",
-                chain(error)
-            )),
+            error: Some(format!("its outcome cannot be recorded: {}", chain(error))),
             fix: Some(format!(
-                "repair what the cause names; then: tenantry fleet retry --failed {run}"
+                "fix what the cause names; then: tenantry fleet retry --failed {run}"
             )),
             to_version: None,
             blocker: None,
@@ -156,7 +153,7 @@ pub(super) async fn take(
     .await
 }
 
-/// The attempts that have begun something in the run and hold their jobs no more.
+/// The attempts that have begun something in the run and no longer hold their jobs.
 pub(super) async fn list_lost(
     connection: &mut PgConnection,
     run: RunId,
@@ -193,9 +190,9 @@ pub(super) async fn count_due(
     Ok(u32::try_from(due).unwrap_or(u32::MAX))
 }
 
-/// Takes over a target of an attempt that holds its job no more, those first that were tried least.
+/// Takes over a target of an attempt that no longer holds its job, the least tried ones first.
 ///
-/// One at a time, as it counts as an attempt: with it the next process may die as well.
+/// One at a time, since it counts as an attempt: the next process may die with it as well.
 pub(super) async fn take_over(
     tx: &mut PgConnection,
     run: RunId,

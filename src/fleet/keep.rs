@@ -2,7 +2,7 @@
 //!
 //! Guarantees: whatever became of the jobs of a run (cancelled, given up, never enqueued by a process that
 //! died), there are some again a moment later, also of a run that is over and of which something was begun
-//! and not brought to its end. Where nothing can be taken and somebody works, nobody is called.
+//! and not finished. Where nothing can be taken and somebody is working, no job is added.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub async fn keep_going(db: Db, waker: Waker) {
     }
 }
 
-/// Enqueues the jobs that runs want and have not; whether there were any.
+/// Enqueues the jobs that runs need and do not have; whether there were any.
 pub async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
     db.run(async |connection| {
         let mut any = false;
@@ -48,7 +48,7 @@ pub async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
     .await
 }
 
-/// How many places the run should have, those that there are included.
+/// How many places the run should have, including those that it has.
 async fn wanted(connection: &mut PgConnection, run: &Run) -> Result<u32, queue::Error> {
     let places = run.concurrency.unsigned_abs();
     let due = match run.state {

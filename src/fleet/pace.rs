@@ -4,13 +4,13 @@ use sqlx::PgConnection;
 
 use super::{Run, RunState};
 
-/// What is measured is what ended within so many seconds.
+/// Length of the measuring window.
 const WINDOW_S: f64 = 30.0;
 
 /// How fast a run is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Targets that ended within the last half minute, by the second.
+    /// Targets ended per second, over the last half minute.
     pub per_second: f64,
     /// Seconds until the last one will have ended at this pace; none while nothing ends.
     pub eta_s: Option<f64>,

@@ -12,9 +12,9 @@ const PATTERN: &str = "^(?:[0-9]{1,9}|(?:100|0?[0-9]{1,2})%)$";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Portion {
-    /// So many.
+    /// A count.
     Count(u32),
-    /// So many of a hundred.
+    /// A percentage.
     Percent(u8),
 }
 
@@ -96,7 +96,7 @@ impl utoipa::ToSchema for Portion {
 
 /// The last target of each wave, of `total` targets: waves go up to their portions, and the last one to the end.
 ///
-/// A wave that would be empty is none.
+/// A wave that would be empty is left out.
 pub(super) fn wave_ends(waves: &[Portion], total: u32) -> Vec<u32> {
     let mut ends: Vec<u32> = Vec::new();
     for end in waves.iter().map(|wave| wave.of(total)).chain([total]) {

@@ -98,15 +98,15 @@ impl RunState {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = FleetCounts)]
 pub struct Counts {
-    /// They wait.
+    /// Waiting.
     pub pending: u32,
-    /// They are migrated just now.
+    /// Being migrated.
     pub running: u32,
-    /// Their databases are on the run's version; also of those that were on it before, with nothing applied.
+    /// On the run's version, including those that were on it before, with nothing applied.
     pub done: u32,
-    /// They are further than the run's version or not kept up any more, or the run was aborted before their turn came.
+    /// Ahead of the run's version, no longer migratable, or not reached before the run was aborted.
     pub skipped: u32,
-    /// They could not be migrated.
+    /// Could not be migrated.
     pub failed: u32,
 }
 
@@ -116,7 +116,7 @@ impl Counts {
         self.pending + self.running + self.settled()
     }
 
-    /// Those of which nothing more is to come.
+    /// Those that have ended, one way or another.
     pub const fn settled(&self) -> u32 {
         self.done + self.skipped + self.failed
     }
@@ -178,9 +178,9 @@ pub struct Run {
     pub waves: Vec<Portion>,
     /// The wave it is in, counted from 1.
     pub current_wave: i32,
-    /// At most so many databases at once, over all replicas.
+    /// Maximum number of databases migrated at once, over all replicas.
     pub concurrency: i32,
-    /// More failures than this stop the run.
+    /// The run stops after more failures than this.
     #[sqlx(json(nullable))]
     pub max_failures: Option<Portion>,
     /// Failures that were known when the run was resumed.
@@ -223,9 +223,9 @@ pub struct NewRun {
     pub selection: Selection,
     /// How far each wave goes; the last one goes to the end in any case.
     pub waves: Vec<Portion>,
-    /// At most so many databases at once, over all replicas: 1 to 256.
+    /// Maximum number of databases migrated at once, over all replicas: 1 to 256.
     pub concurrency: u32,
-    /// More failures than this stop the run.
+    /// The run stops after more failures than this.
     pub max_failures: Option<Portion>,
     /// Only throw-away clones are migrated.
     pub is_dry: bool,
@@ -279,7 +279,7 @@ pub async fn list_page(
     Ok(asked.page(LIST, rows, |run: &Run| (run.created_at, run.id)))
 }
 
-/// The run, and nobody changes its state until the transaction ends. Whoever locks jobs as well locks them first.
+/// The run, locked: nobody changes its state until the transaction ends. Whoever locks jobs as well locks them first.
 pub(super) async fn lock(tx: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Run>> {
     sqlx::query("select from fleet_runs where id = $1 for update")
         .bind(id)
@@ -308,7 +308,7 @@ pub(super) async fn find_progress(
         .await
 }
 
-/// Runs that want a job: unfinished ones, and those of which something was begun and not ended.
+/// Runs that need a job: unfinished ones, and those of which something was begun and not finished.
 pub(super) async fn list_wanting(connection: &mut PgConnection) -> sqlx::Result<Vec<Run>> {
     sqlx::query_as(select_run!(
         "where state in ('preparing', 'running')
@@ -356,7 +356,7 @@ pub(super) async fn insert(
     Ok(inserted.rows_affected() == 1)
 }
 
-/// The run is in another state now, with the reason where it stopped.
+/// Sets the run's state, with the reason where it stops.
 ///
 /// The caller has locked it and looked where it is.
 pub(super) async fn set_state(
@@ -380,7 +380,7 @@ pub(super) async fn set_state(
     Ok(())
 }
 
-/// The failures that there are do not stop the run any more.
+/// From now on the present failures do not stop the run.
 pub(super) async fn forgive(tx: &mut PgConnection, id: RunId, failures: u32) -> sqlx::Result<()> {
     sqlx::query("update fleet_runs set forgiven = $2 where id = $1")
         .bind(id)

@@ -1,8 +1,8 @@
 //! When there is nothing to take: the run waits, goes on to its next wave, or ends.
 //!
 //! Guarantees: decided under the run's lock, by one count of what is committed: of several places that find
-//! nothing at the same time the last one sees it all. Who was cloned from an older template and became
-//! ready meanwhile is migrated before the run ends.
+//! nothing at the same time the last one sees it all. A tenant that was cloned from an older template
+//! and became ready meanwhile is migrated before the run ends.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -70,7 +70,7 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
     }
 }
 
-/// Leaves a run that goes on no more and has nothing under way. Nobody needs its blueprint for that.
+/// Leaves a run that no longer goes on and has nothing under way. Nobody needs its blueprint for that.
 pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepError> {
     let is_left = place
         .provisioner
@@ -83,7 +83,7 @@ pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepErro
     Ok(is_left.then_some(Outcome::Settled(Settled::Completed)))
 }
 
-/// The run under its lock; `None` where it goes on no more, and then the job is completed.
+/// The run under its lock; `None` where it no longer goes on, and then the job is completed.
 async fn lock_running_or_complete(
     tx: &mut sqlx::PgConnection,
     place: &Place<'_>,
@@ -226,7 +226,7 @@ async fn stop(
     Ok(Next::Completed)
 }
 
-/// Stops the run where more have failed than may; whether it is stopped now.
+/// Stops the run where more have failed than is allowed; whether it is stopped now.
 pub(super) async fn stop_by_policy(place: &Place<'_>) -> Result<bool, StepError> {
     place
         .provisioner

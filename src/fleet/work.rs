@@ -1,10 +1,9 @@
 //! One place of a run: takes targets, migrates them one after the other, records what became of them.
 //!
-//! Guarantees: what attempts that were lost had begun is brought to its end first, after their sessions were
-//! ended, whatever became of the run meanwhile; nothing is begun without the lease; a target and its
-//! tenant's row are recorded together: at once where it failed, else with others that take less than a second
-//! together; a result that cannot be recorded is a failure, so that every run ends; a pause is noticed after
-//! the migration that is under way.
+//! Guarantees: what lost attempts had begun is finished first, after their sessions were ended, whatever became of
+//! the run meanwhile; nothing is begun without the lease; a target and its tenant's row are recorded together: a
+//! failure at once, other results in groups that take less than a second; a result that cannot be recorded counts
+//! as a failure, so that every run ends; a pause is noticed after the migration under way.
 
 use std::{
     collections::BTreeMap,
@@ -37,10 +36,10 @@ const RECORD_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks at whether the run goes on.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
 
-/// What was read of a tenant and its database is read again after so long.
+/// How long what was read about a tenant and its database is relied on.
 const TRUE_FOR: Duration = Duration::from_secs(1);
 
-/// A replica with another blueprint may be the one for this run: it is left to that one for so long.
+/// How long a run of another blueprint is left to other replicas, one of which may have it.
 const STRANGE: Duration = Duration::from_secs(3);
 
 /// Why a place is left: another replica has the run's blueprint.

@@ -72,7 +72,7 @@ pub(super) struct StreamEvent {
     responses(
         (status = 200, description = "preparing, running, paused, done, failed, aborted, whenever the run's state, wave or counts have changed; the data says how far it is, how fast, and how long it will take", body = StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "It has ended, and that was seen"),
-        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No run with this id", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []))

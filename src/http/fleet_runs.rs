@@ -26,10 +26,10 @@ use crate::{
 /// Databases that are migrated at once where the request does not say.
 const CONCURRENCY: u32 = 16;
 
-/// So many waves a run may have.
+/// The most waves a run may have.
 const MOST_WAVES: usize = 100;
 
-/// So many tenants' databases a dry run may clone.
+/// The most tenants' databases a dry run may clone.
 const MOST_CLONES: usize = 100;
 
 /// A new run.
@@ -49,10 +49,10 @@ pub(super) struct Wanted {
     /// How far each wave goes, a count such as `"1"` or a share such as `"10%"`; the last one goes to the end.
     #[schema(max_items = 100)]
     waves: Vec<Portion>,
-    /// At most so many databases at once, over all replicas.
+    /// Maximum number of databases migrated at once, over all replicas.
     #[schema(minimum = 1, maximum = 256)]
     concurrency: u32,
-    /// More failures than this, a count or a share of all targets, stop the run; if not given, none does.
+    /// The run stops after more failures than this, a count or a share of all targets; if not given, no number stops it.
     max_failures: Option<Portion>,
     /// Only throw-away clones are migrated.
     dry_run: bool,
@@ -81,7 +81,7 @@ impl Wanted {
         if let Some(to) = &self.to
             && (!(1..=255).contains(&to.chars().count()) || to.chars().any(char::is_control))
         {
-            return Err(Problem::invalid("to is no version"));
+            return Err(Problem::invalid("`to` is not a valid version"));
         }
         if !(1..=256).contains(&self.concurrency) {
             return Err(Problem::invalid("concurrency is not between 1 and 256"));
@@ -93,7 +93,7 @@ impl Wanted {
             return Err(Problem::invalid("there are more than 100 tenants to clone"));
         }
         if !self.dry_run && !self.clones.is_empty() {
-            return Err(Problem::invalid("clone is for a dry run"));
+            return Err(Problem::invalid("`clone` requires `dry_run`"));
         }
         tenants::check_all(&self.selection.labels)
             .map_err(|invalid| Problem::invalid(invalid.to_string()))?;
@@ -174,7 +174,7 @@ pub(super) async fn list(
     operation_id = "create_fleet_run",
     tag = "fleet",
     params(
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     request_body = Wanted,
     responses((status = 201, description = "The run, being prepared", body = Run, headers(("location" = String, description = "Where it is"))), Changing),
@@ -204,7 +204,7 @@ pub(super) async fn create(
     params(("id" = Uuid, Path, description = "Id of the run")),
     responses(
         (status = 200, description = "The run", body = Run),
-        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No run with this id", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []))
@@ -226,7 +226,7 @@ pub(super) async fn get(
     params(("id" = Uuid, Path, description = "Id of the run"), WhichTargets),
     responses(
         (status = 200, description = "A page of targets, by the ids of their tenants", body = Page<Target>),
-        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No run with this id", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []))
@@ -256,7 +256,7 @@ async fn act(
     mutation.run(state, StatusCode::OK, act).await
 }
 
-/// Begin nothing new in a run; what is under way ends.
+/// Pause a run; migrations under way finish.
 #[utoipa::path(
     post,
     path = "/v1/fleet-runs/{id}/pause",
@@ -264,7 +264,7 @@ async fn act(
     tag = "fleet",
     params(
         ("id" = Uuid, Path, description = "Id of the run"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The run, paused", body = Run), Changing),
     security(("key" = []))
@@ -277,7 +277,7 @@ pub(super) async fn pause(
     act(&state, id, &mutation, fleet::pause).await
 }
 
-/// Let a paused run go on, or one that was stopped by failures with what it left.
+/// Resume a run that was paused, or one that was stopped by failures with what it left.
 #[utoipa::path(
     post,
     path = "/v1/fleet-runs/{id}/resume",
@@ -285,7 +285,7 @@ pub(super) async fn pause(
     tag = "fleet",
     params(
         ("id" = Uuid, Path, description = "Id of the run"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The run, running or being prepared", body = Run), Changing),
     security(("key" = []))
@@ -306,7 +306,7 @@ pub(super) async fn resume(
     tag = "fleet",
     params(
         ("id" = Uuid, Path, description = "Id of the run"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The run, running or paused", body = Run), Changing),
     security(("key" = []))
@@ -329,7 +329,7 @@ pub(super) struct First {
     tenant: TenantId,
 }
 
-/// Let a tenant that waits in a run go before all others.
+/// Move a waiting tenant to the front of a run.
 #[utoipa::path(
     post,
     path = "/v1/fleet-runs/{id}/first",
@@ -337,7 +337,7 @@ pub(super) struct First {
     tag = "fleet",
     params(
         ("id" = Uuid, Path, description = "Id of the run"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     request_body = First,
     responses((status = 200, description = "The run", body = Run), Changing),
@@ -356,7 +356,7 @@ pub(super) async fn first(
     mutation.run(&state, StatusCode::OK, put).await
 }
 
-/// End a run; what waits in it is skipped, what is under way ends.
+/// End a run; waiting tenants are skipped, migrations under way finish.
 #[utoipa::path(
     post,
     path = "/v1/fleet-runs/{id}/abort",
@@ -364,7 +364,7 @@ pub(super) async fn first(
     tag = "fleet",
     params(
         ("id" = Uuid, Path, description = "Id of the run"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The run, aborted", body = Run), Changing),
     security(("key" = []))

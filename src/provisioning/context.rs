@@ -1,7 +1,7 @@
 //! What the steps of one attempt share.
 //!
 //! Guarantees: the tenant's password and the organization's name are the same for every step of an attempt; a
-//! session in the tenant's database is used again only after it went well; a database that is not this tenant's
+//! session in the tenant's database is reused only after its work succeeded; a database that is not this tenant's
 //! is refused.
 
 use std::{sync::atomic::AtomicBool, time::Duration};
@@ -97,8 +97,8 @@ impl StepContext<'_> {
         Ok(self.provisioner.clusters.get(&name)?)
     }
 
-    /// The records of steps that still hold: a tenant begins again where it was placed without its database,
-    /// and where the blueprint was repaired since. Nobody has used what was never opened.
+    /// The records of steps that still hold: all of them, or that of `place` alone where the database is gone,
+    /// unusable or outdated (see `is_outdated`). Nobody has used what was never opened.
     pub(super) async fn still_done(&self, done: Vec<String>) -> Result<Vec<String>, StepError> {
         if !done.iter().any(|name| name == Step::CreateDatabase.name()) {
             return Ok(done);
@@ -126,8 +126,8 @@ impl StepContext<'_> {
         Ok(vec![Step::Place.name().to_owned()])
     }
 
-    /// Whether the tenant's database is of another blueprint, or seeded with other files, than there are now, and
-    /// was never opened, as it says itself: then nothing is lost when it is made once more.
+    /// Whether the tenant's database is of another blueprint than the present one, or seeded with other files, and
+    /// was never opened by its own notes: then nothing is lost when it is made anew.
     pub(super) async fn is_outdated(&self, mark: &Mark) -> Result<bool, StepError> {
         // not the session of later steps: it would end with the database
         let mut connection = self.connect().await?;
@@ -153,7 +153,7 @@ impl StepContext<'_> {
         }
     }
 
-    /// What decides, beside the member, what the database is told.
+    /// What, besides the member, decides what the database is told.
     pub(super) fn terms<'s>(&'s self, sync_hash: &'s str) -> Terms<'s> {
         Terms {
             admin_role: &self.provisioner.admin_role,
@@ -170,7 +170,7 @@ impl StepContext<'_> {
         }
     }
 
-    /// After a step was cut off: whatever it has under way ends, before anybody hears of it.
+    /// After a step was cut off: ends whatever it has under way, before the failure is reported.
     pub(super) async fn end_sessions(&self) {
         self.session.lock().await.take();
         // one that is not placed has done nothing on any cluster
@@ -213,8 +213,8 @@ impl StepContext<'_> {
         Ok(connected.await?)
     }
 
-    /// Opens the session that later steps use, while something else goes on. One that cannot be had is
-    /// asked for again by whoever needs it, and says why then.
+    /// Opens the session that later steps use, while something else goes on. Where that fails, the step that needs
+    /// the session opens it and reports why it cannot.
     pub(super) async fn open_early(&self) {
         let mut session = self.session.lock().await;
         if session.is_none() {
@@ -222,7 +222,10 @@ impl StepContext<'_> {
         }
     }
 
-    /// Runs `work` in the tenant's database, in a session that later steps use again.
+    /// Runs `work` in the tenant's database, in a session that later steps reuse.
+    ///
+    /// After `verify` the session is inside a read-only transaction: whoever comes next begins with `rollback` (see
+    /// `seed::note_opening`). A session whose work failed is dropped, never reused.
     pub(super) async fn in_tenant<T>(
         &self,
         work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, StepError>,

@@ -26,7 +26,7 @@ use crate::{
 /// Where a test can make the undoing fail: between the tenant's database and a clone that was left.
 pub(super) const DROPPED: &str = "undo.create_database.dropped";
 
-/// A race with another session can make us look again, not more often than this.
+/// How often a race with another session may make us look again.
 const LOOKS: usize = 5;
 
 pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {

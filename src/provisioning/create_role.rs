@@ -1,5 +1,6 @@
 //! Step 3, `create_role`: the tenant's login role, with the password that its row has had from the start.
-//! Undone when nobody can log in any more, and the role is gone but for what still hangs on its database.
+//! Undone when nobody can log in any more and the role is gone; where it has rights inside the database, it goes
+//! right after that.
 
 use super::{StepContext, StepError, UndoContext, is_marked};
 use crate::{

@@ -19,7 +19,7 @@ pub enum StepError {
     #[error("the control database cannot be used")]
     Control(#[from] sqlx::Error),
     /// The tenant's cluster.
-    #[error("the tenant's cluster cannot be used as needed")]
+    #[error("an operation on the tenant's cluster failed")]
     Cluster(#[source] tenant_db::Error),
     /// The blueprint does not load.
     #[error("the blueprint cannot be used")]
@@ -44,7 +44,7 @@ pub enum StepError {
         failed: String,
     },
     /// A check of the finished tenant did not hold.
-    #[error("the tenant is not what it should be: {problem}")]
+    #[error("verification failed: {problem}")]
     NotVerified {
         /// What is wrong.
         problem: String,
@@ -82,7 +82,7 @@ pub enum StepError {
     #[error("the tenant's password cannot be opened")]
     Secrets(#[from] secrets::Error),
     /// The step took too long and was cut off.
-    #[error("step {step} did not end within {} s", limit.as_secs())]
+    #[error("step {step} did not finish within {} s", limit.as_secs())]
     TimedOut {
         /// The step.
         step: &'static str,
@@ -93,9 +93,7 @@ pub enum StepError {
     #[error("the claim on the job was lost")]
     LostClaim,
     /// Processes die with it.
-    #[error(
-        "it was tried {times} times, and the process that was at it last ended before it was done"
-    )]
+    #[error("{times} attempts were made, and the last one ended with the death of its process")]
     WorkersLost {
         /// How often.
         times: i32,
@@ -105,10 +103,10 @@ pub enum StepError {
     Injected(#[from] faults::Injected),
 }
 
-/// How what failed is begun again.
+/// How what failed is tried again.
 #[derive(Debug)]
 pub enum Again {
-    /// By itself, after a while.
+    /// Automatically, after a while.
     ByItself,
     /// With this command.
     With(String),
@@ -138,7 +136,7 @@ impl StepError {
         Self::file_after(code, file, source, 0)
     }
 
-    /// The same where the file was sent behind so many ASCII characters of ours.
+    /// The same for a file that was sent after `before` ASCII characters of ours.
     pub(super) fn file_after(
         code: &'static str,
         file: &SqlFile,
@@ -208,18 +206,18 @@ impl StepError {
     pub fn fix(&self, again: &Again) -> String {
         match (self.repair(), again) {
             (None, Again::ByItself) => {
-                "nothing: it is tried again by itself; `tenantry doctor` checks the connection"
+                "nothing: it is retried automatically; `tenantry doctor` checks the connection"
                     .to_owned()
             }
             (None, Again::With(command)) => {
-                format!("see with `tenantry doctor` what cannot be reached; then: {command}")
+                format!("run `tenantry doctor` to see what cannot be reached; then: {command}")
             }
-            (Some(repair), Again::ByItself) => format!("{repair}; it is tried again by itself"),
+            (Some(repair), Again::ByItself) => format!("{repair}; it is retried automatically"),
             (Some(repair), Again::With(command)) => format!("{repair}; then: {command}"),
         }
     }
 
-    /// What is to be repaired; `None` where what was away may have come back.
+    /// What to fix; `None` where what was away may have come back.
     fn repair(&self) -> Option<Cow<'static, str>> {
         let repair = match self {
             Self::Control(_) | Self::TimedOut { .. } | Self::LostClaim | Self::Injected(_) => {
@@ -230,28 +228,25 @@ impl StepError {
             Self::Migration(error) => error.fix(),
             Self::File { file, .. } => {
                 return Some(
-                    format!("repair {file} in the blueprint (or what it met in the database)")
-                        .into(),
+                    format!("fix {file} in the blueprint (or what it met in the database)").into(),
                 );
             }
             Self::IsolationOpen { database } => {
                 return Some(format!("revoke connect on database \"{database}\" from public, or from the role that gives it").into());
             }
             Self::MembersNotSynced { .. } => {
-                "repair sync/ in the blueprint, or what it met in the database"
+                "fix sync/ in the blueprint, or what it met in the database"
             }
-            Self::NotVerified { .. } => {
-                "repair what the cause names (seed, verify query, or rights)"
-            }
+            Self::NotVerified { .. } => "fix what the cause names (seed, verify query, or rights)",
             Self::PublicSchemaOpen => "use Postgres 15 or newer, or a superuser on 14",
             Self::NoRoom => "add a cluster to the configuration or raise a capacity",
-            Self::NotPlaced | Self::TemplateUnknown { .. } => "repair what the cause names",
+            Self::NotPlaced | Self::TemplateUnknown { .. } => "fix what the cause names",
             Self::NotCopied { .. } => {
-                "keep its application away for a moment (nobody's session is ended for a dry run), or choose another tenant"
+                "disconnect its application for a moment (a dry run never ends sessions), or choose another tenant"
             }
-            Self::Secrets(_) => "configure the key that sealed it again in secrets.keys",
+            Self::Secrets(_) => "add the key that sealed it back to secrets.keys",
             Self::WorkersLost { .. } => {
-                "find out why tenantry's processes end while it is under way (memory? a short grace period?)"
+                "find out why tenantry's processes die during this work (out of memory? grace period too short?)"
             }
         };
         Some(Cow::Borrowed(repair))
@@ -265,7 +260,7 @@ impl StepError {
             tenant_db::Error::ForeignRole { .. } => {
                 "rename or drop that role, if you know whose it is"
             }
-            tenant_db::Error::UnknownCluster(_) => "configure the cluster in [[clusters]] again",
+            tenant_db::Error::UnknownCluster(_) => "add the cluster back to [[clusters]]",
             error => match error.sqlstate().as_deref() {
                 Some("42501") => {
                     "`tenantry doctor` prints the grant that is missing (or another deployment uses this tenants.prefix on the cluster)"
@@ -273,7 +268,7 @@ impl StepError {
                 Some("53100") => "free or add disk space on the cluster",
                 Some("53300") => "raise max_connections or lower queue.concurrency",
                 _ if self.is_retryable() => return None,
-                _ => "repair what the cause names",
+                _ => "fix what the cause names",
             },
         })
     }

@@ -6,11 +6,11 @@
 //!             or a clone         rights        tenant's                 data, login here on
 //! ```
 //!
-//! Guarantees: each step looks first and does only what is missing; each is recorded when done; a
-//! retry begins with the first step that is not; nothing is written by an attempt that lost its
-//! claim, or for a tenant that nobody wants any more; `activate` is last, and one transaction: nobody is
-//! routed to a tenant that is not verified; the sessions of a step that was cut off are ended before it is
-//! called failed, if the server lets them, else before the next attempt; [`undo`] takes an unfinished tenant back, in reverse order, until nothing is left.
+//! Guarantees: each step looks first and does only what is missing; each is recorded when done; a retry resumes at
+//! the first step that is not. An attempt that lost its claim writes nothing, and nothing is written for a tenant
+//! nobody wants any more. `activate` is last and one transaction: nobody is routed to an unverified tenant. When a
+//! step is cut off, its sessions are ended before it counts as failed; where the server refuses, the next attempt
+//! ends them. [`undo`] takes an unfinished tenant back in reverse order until nothing is left.
 //!
 //! Does not: retry. The queue does.
 
@@ -70,7 +70,7 @@ pub enum Step {
     CreateRole,
     /// Load this tenant's own rows.
     Seed,
-    /// Tell the database of the members.
+    /// Tell the database about the members.
     SyncMembers,
     /// Prove that the tenant is what it should be.
     Verify,
@@ -89,8 +89,8 @@ pub const PLAN: [Step; 7] = [
     Step::Activate,
 ];
 
-/// Where a test can make a step fail: before its effect, after it, after its record. The last one of activation has
-/// no such point after it: the job is completed by then, and its handler may be dropped at any moment.
+/// Where a test can make a step fail: before its effect, after it, after its record. Activation has
+/// no point after its record: the job is completed by then, and its handler may be dropped at any moment.
 pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
 
 /// Points between the parts of a step.
@@ -153,7 +153,7 @@ pub struct Provisioner {
     pub keyring: Arc<Keyring>,
     /// Names and limits.
     pub names: config::Tenants,
-    /// How long what has no limit in the blueprint may take.
+    /// Time limits of what has none in the blueprint.
     pub timeouts: config::Provisioning,
     /// Slug of the administrators' role, which the creator has where nobody named one.
     pub admin_role: String,
@@ -350,8 +350,8 @@ async fn in_time(
         .unwrap_or(Err(cut_off))
 }
 
-/// Ends what the server may still do for a step that was cut off. The next attempt does it once more, and
-/// has something to say when it cannot.
+/// Ends what the server may still do for a step that was cut off. The next attempt does so again, and fails if it
+/// cannot.
 async fn end_sessions(cluster: &Cluster, tag: &Tag) {
     if let Err(left) = cluster.end_own_sessions(tag).await {
         tracing::warn!(

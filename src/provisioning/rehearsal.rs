@@ -1,6 +1,6 @@
 //! Rehearsals: a migration tried on a throw-away clone, of a template or of a tenant's database.
 //!
-//! Guarantees: no tenant is touched: nobody's session is ended, and a database that somebody is in is not
+//! Guarantees: no tenant is touched: no session is ended, and a database that somebody is in is not
 //! cloned; while one is cloned nobody can connect to it, so that takes seconds at most. The clone stays on its
 //! cluster, and no tenant's role can connect to it. One rehearsal at a time per cluster, under an advisory
 //! lock that ends with its session; the clone is dropped, or the rehearsal has failed; one that was left by a
@@ -21,7 +21,7 @@ use crate::{
     tenants::Tenant,
 };
 
-/// A tenant's database may be closed to new connections for so long.
+/// How long new connections to a tenant's database may have to wait while it is copied.
 const LONGEST_COPY: Duration = Duration::from_secs(10);
 
 /// What is cloned.
@@ -154,7 +154,7 @@ async fn clone_template(
     }
 }
 
-/// Only while nobody is in it: the server would wait for them, and let nobody in meanwhile.
+/// Only while nobody is in it: the server would wait for its sessions to end, and let nobody in meanwhile.
 async fn clone_tenant(
     cluster: &Cluster,
     session: &mut MaintenanceSession,

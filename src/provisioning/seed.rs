@@ -64,7 +64,7 @@ fn note_of(blueprint: &Blueprint) -> String {
     format!("tenant {}", blueprint.tenant_seed_hash())
 }
 
-/// The note that somebody may have used the database: it is never made once more.
+/// The note that somebody may have used the database: it is never made anew.
 const OPENED: &str = "opened";
 
 /// What the notes say of a database.

@@ -3,7 +3,7 @@
 //! Guarantees: written only by the attempt that holds the job, and only of a tenant that is still to be
 //! made ready; a step that is done stays done until it is undone.
 //!
-//! The commits of `advance` do not wait for the disk, but for activation's. The log is written in order, so
+//! Commits of `advance` do not wait for the disk, except activation's. The log is written in order, so
 //! a crash of the server can only lose the last of these records together with all that came after
 //! them in the control database; each step looks first, and runs again. Activation waits, and with
 //! it every record before it is on disk.
@@ -129,7 +129,7 @@ pub async fn note_at_provider(
 pub enum Went<'a> {
     /// It was begun.
     Begun,
-    /// It is done, and took so long.
+    /// It is done, and took this long.
     Done(Duration),
     /// It failed.
     Failed(&'a Failure),
@@ -204,7 +204,7 @@ pub(super) enum Advanced {
 
 /// A step is done, the next one begins, or both: one statement, and one commit.
 ///
-/// A tenant that was abandoned meanwhile has nothing recorded; one that was suspended begins nothing.
+/// For a tenant that was abandoned meanwhile nothing is recorded; for one that was suspended nothing begins.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     claim: &Claim,

@@ -1,6 +1,6 @@
 //! Step 5, `sync_members`: the tenant's database is told of its members; and the job that does it ever after.
 //!
-//! Guarantees: a ready tenant has the people who were members when it became ready, but for those whose
+//! Guarantees: a ready tenant has the people who were members when it became ready, except those whose
 //! own script failed; each member is told in a transaction of its own, so that one who fails does not
 //! keep the others out; scripts run with the rights of the application, so that none changes the
 //! schema; values reach them as settings, set as parameters; what was told is recorded afterwards, and
@@ -23,7 +23,7 @@ use crate::{
     tenants::{self, Tenant, TenantId, TenantState},
 };
 
-/// Members between two records: what a crash makes to be told again at most.
+/// Members between two records: the most that are told again after a crash.
 const PAGE: i64 = 100;
 
 /// Failures that are named in an error; the rest is counted.
@@ -197,7 +197,7 @@ async fn tell_all(
     Ok(failed)
 }
 
-/// Tells of a page, as far as its time allows but of one member at least: how many were told of, and who could not be.
+/// Tells of a page, as far as its time allows and of one member at least: how many were told of, and who could not be.
 async fn tell_page(
     cx: &StepContext<'_>,
     tenant: &Tenant,

@@ -179,7 +179,7 @@ impl Teller<'_> {
     }
 }
 
-/// What a script may ask for, beside what a seed may. What is not known is the empty string.
+/// What a script may ask for, besides what a seed may. Unknown values are the empty string.
 async fn set_member(
     connection: &mut PgConnection,
     member: &Unsynced,

@@ -83,7 +83,7 @@ pub async fn find_structure(
 
 /// The most telling difference of a database from a template, in words; `None` where it cannot be told.
 ///
-/// Of a template it takes cluster and hash. For an error that is there already, so it has none of its own.
+/// `cluster` and `hash` name the template. It describes an error that has already occurred, so it returns none.
 pub(super) async fn tell_difference(
     db: &Db,
     (cluster, hash): (&str, &str),
@@ -100,7 +100,7 @@ pub(super) async fn tell_difference(
     })
 }
 
-/// What is said where nobody knows what the difference is.
+/// The message where the difference is unknown.
 pub(super) fn fingerprints_differ(expected: &str, found: &str) -> String {
     let short = |fingerprint: &str| fingerprint.chars().take(12).collect::<String>();
     format!(
@@ -128,7 +128,7 @@ pub async fn ensure(
 
 /// Makes sure that the template of the blueprint `cut` is there, which is `whole` up to some version.
 ///
-/// What templates have applied is compared with the whole: some may be further than the cut.
+/// What templates have applied is compared with `whole`: some may be further than `cut`.
 pub async fn ensure_up_to(
     provisioner: &Provisioner,
     cluster: &Cluster,

@@ -135,7 +135,7 @@ pub async fn clone_template(
 }
 
 /// Takes the seal from a template whose texts are sorted otherwise by the system's libraries of today: the server
-/// clones it no more, and whoever looks next builds it anew.
+/// no longer clones it, and whoever looks next builds it anew.
 async fn unseal_outdated(connection: &mut PgConnection, template: &Ident) -> Result<(), Error> {
     let is_outdated = sqlx::query_scalar(
         "select exists (
@@ -354,7 +354,7 @@ pub async fn drop_database(connection: &mut PgConnection, name: &Ident) -> Resul
         .await;
     match forced {
         // autovacuum belongs to nobody: who may not end it ends nothing by force. Without force the server
-        // sends it away by itself
+        // sends it away on its own
         Err(refused) if crate::db::sqlstate(&refused).as_deref() == Some("42501") => {
             sessions::end_those_we_may(connection, name).await?;
             sqlx::raw_sql(AssertSqlSafe(drop)).execute(connection).await

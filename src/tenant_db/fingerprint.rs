@@ -1,7 +1,7 @@
 //! The structure of a database: its facts, a line each, and all of them as one hash.
 //!
 //! Guarantees: two databases have the same fingerprint exactly when their schemas, relations (with
-//! owner, grants, row security, persistence, bounds, options of views), columns, constraints, indexes, sequences but for
+//! owner, grants, row security, persistence, bounds, options of views), columns, constraints, indexes, sequences except
 //! their values, functions (all but the inside of an aggregate), triggers, rules, policies, enums, domains, composite
 //! types, default privileges and extensions are the same; the hash is over exactly the lines that [`structure`]
 //! returns, so that whatever differs can be named. Data does not count, nor does what only tunes: storage parameters of

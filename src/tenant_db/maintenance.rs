@@ -17,7 +17,7 @@ pub const IDLE_LIMIT: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub struct MaintenanceSession {
     connection: PgConnection,
-    /// What is done at once in it takes no longer.
+    /// How long one piece of work in it may take.
     limit: Duration,
 }
 

@@ -136,14 +136,14 @@ struct MigratorFacts {
     ready: bool,
 }
 
-/// How often another replica may come in between.
+/// How often another replica may get in between.
 const LOOKS: usize = 5;
 
-/// Makes sure that programs can log in to migrate: with one of these passwords, which is returned, as members of
-/// the owner role and as nothing else, in sessions that begin as the owner role and wait no longer than this.
+/// Makes sure the migrators' login role exists: a member of the owner role only, whose sessions begin as the owner
+/// role, with lock and statement time-outs set.
 ///
-/// One that the role has already stays: a replica that knows that one only may be about to log in. Else it is the
-/// first.
+/// Returns its password: the one it already has if that is among `passwords` (another replica may be about to use
+/// it), else the first.
 pub async fn ensure_migrator(
     connection: &mut PgConnection,
     cluster: &Cluster,
@@ -166,7 +166,7 @@ pub async fn ensure_migrator(
     }
 }
 
-/// Says whether the role has this password, which nobody may read, without saying which it is.
+/// The comment of a role that has this password: tells which one it is without revealing it.
 fn migrator_mark(password: &SecretString) -> String {
     let digest =
         secrets::sha256(&[b"tenantry migrator ", password.expose_secret().as_bytes()].concat());

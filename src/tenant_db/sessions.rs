@@ -34,7 +34,7 @@ enum Whose {
 impl Cluster {
     /// Ends every session of other attempts on the tag's tenant, and waits until they are gone.
     ///
-    /// Other ones than ours may be newer: only if `is_held` still.
+    /// Those attempts may be newer than ours: sessions are ended only while `is_held`.
     pub async fn end_stale_sessions(
         &self,
         tag: &Tag,

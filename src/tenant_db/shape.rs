@@ -2,7 +2,7 @@
 //!
 //! It costs a third of what the fingerprint costs.
 //!
-//! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, but for an
+//! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, except for an
 //! expression that differs only in *which* object of the user's it names. The reverse does not hold: text that
 //! means the same may be stored differently. So a shape that is known answers, and one that is not asks for the
 //! fingerprint.

@@ -1,7 +1,7 @@
 //! Statements that an operator gives for a tenant's database, and their rows as text.
 //!
 //! Guarantees: without leave to write nothing is written, and the rights are those of the application
-//! group; with it, all statements are one transaction with the owner's rights; at most so many rows are kept.
+//! group; with it, all statements are one transaction with the owner's rights; the number of rows kept is bounded.
 //!
 //! Does not: keep an operator who may write from writing. What is read only here guards against mistakes.
 

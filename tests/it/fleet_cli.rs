@@ -208,7 +208,7 @@ async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
     let who = (&further.id.to_string().into(), &further.url.clone().into());
     assert_eq!(start(1), ("0003_colours", what, who), "{plan}");
     let (_, stdout, stderr) = fleet(&app, &["plan", "--to", "2"]).await;
-    let said = "1 tenants to bring to 0002_tags, 1 are ahead and skipped; ";
+    let said = "1 tenant to bring to 0002_tags, 1 ahead and skipped; ";
     assert!(stderr.contains(said), "{stderr}");
     let line = |url: &str| stdout.lines().find(|line| line.ends_with(url)).unwrap();
     assert!(line(&behind.url).contains("0002_tags"), "{stdout}");
@@ -227,7 +227,7 @@ async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
         "{stderr}"
     );
     let line = stdout.lines().find(|line| line.ends_with(&further.url));
-    assert!(line.unwrap().contains("is compared"), "{stdout}");
+    assert!(line.unwrap().contains("then compared"), "{stdout}");
     app.stop().await;
 }
 
@@ -296,7 +296,7 @@ async fn who_watches_hears_that_nothing_changes_in_what_is_under_way() {
     };
     let ((code, _, stderr), _replica) = tokio::join!(fleet(&app, &waits), another);
     assert_eq!(code, 0, "{stderr}");
-    let said = "1 databases are under way and nothing has changed for ";
+    let said = "1 database under way, and nothing has changed for ";
     assert!(stderr.contains(said), "{stderr}");
     app.stop().await;
 }

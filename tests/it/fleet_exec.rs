@@ -215,12 +215,12 @@ async fn the_last_statement_counts_and_who_has_no_rows_is_counted() {
     let nobody = "select body from notes where false";
     let (stdout, stderr) = exec(&["--sql", nobody]).await;
     assert_eq!(stdout, "");
-    assert!(stderr.contains("3 tenants gave no rows\n"), "{stderr}");
-    assert!(stderr.contains("done for 3 of 3 tenants"), "{stderr}");
+    assert!(stderr.contains("3 tenants returned no rows\n"), "{stderr}");
+    assert!(stderr.contains("succeeded for 3 of 3 tenants"), "{stderr}");
     let one = "select body from notes where body = 'House 1'";
     let (stdout, stderr) = exec(&["--sql", one]).await;
     assert_eq!(stdout.lines().count(), 2, "a header and a row: {stdout}");
-    assert!(stderr.contains("2 tenants gave no rows\n"), "{stderr}");
+    assert!(stderr.contains("2 tenants returned no rows\n"), "{stderr}");
 
     let earlier = "select 'an earlier one' as which; ";
     for last in [nobody, "set time zone 'UTC'"] {
@@ -234,7 +234,7 @@ async fn the_last_statement_counts_and_who_has_no_rows_is_counted() {
     assert!(!stdout.contains("an earlier one"), "{stdout}");
     let header = stdout.lines().next().unwrap();
     assert!(header.ends_with("rows changed"), "{stdout}");
-    assert!(!stderr.contains("gave no rows"), "{stderr}");
+    assert!(!stderr.contains("returned no rows"), "{stderr}");
 
     let alike = "select 1 as id, 2 as id, 3 as id_2, 4 as id, 5 as other";
     let (stdout, _) = exec(&["--json", "--sql", alike]).await;

@@ -700,7 +700,7 @@ async fn a_step_that_waits_for_somebody_else_is_cut_off_and_tried_again_by_itsel
     let told = "select failure ->> 'cause' from tenants";
     assert_eq!(
         app.ask::<String>(told).await,
-        "step create_role did not end within 1 s"
+        "step create_role did not finish within 1 s"
     );
     holder.release().await;
 

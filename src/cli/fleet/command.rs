@@ -12,7 +12,7 @@ use crate::{
     tenants::Tenant,
 };
 
-/// Of our own environment a command gets these.
+/// The variables of our own environment that a command gets.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 pub(super) async fn run(

@@ -8,14 +8,14 @@ use super::{
     which,
 };
 use crate::{
-    cli::{Failure, Globals, access::Access},
+    cli::{Failure, Globals, access::Access, printer::count},
     fleet::{
         Named, Reach,
         drift::{self, Drift, Group},
     },
 };
 
-/// So long a look at one database may take.
+/// How long checking one database may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(in crate::cli) struct Options {
     select: Select,
     #[command(flatten)]
     in_states: InStates,
-    /// So many databases at once
+    /// Number of databases to work on at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
     /// As JSON
@@ -63,22 +63,26 @@ fn print(globals: &Globals, found: &Drift) {
     for failed in &found.unreached {
         let Named { url, .. } = &failed.tenant;
         let line = format!(
-            "{url} was not looked at: {} [{}]",
+            "{url} could not be checked: {} [{}]",
             failed.error, failed.code
         );
         globals.printer.talk(line);
     }
     let drifted: usize = found.drifted.iter().map(|group| group.tenants.len()).sum();
+    let alike = match found.alike {
+        1 => "1 tenant matches its blueprint".to_owned(),
+        alike => format!("{alike} tenants match their blueprint"),
+    };
+    let have = if drifted == 1 { "has" } else { "have" };
     globals.printer.talk(format!(
-        "{} tenants are as they should be, {drifted} are not, {} were not looked at",
-        found.alike,
+        "{alike}, {drifted} {have} drifted, {} could not be checked",
         found.unreached.len()
     ));
 }
 
 fn row(group: &Group) -> Vec<String> {
     let first = group.differences.first().map_or(
-        "cannot be told: the database cannot be read any more",
+        "unknown: the database can no longer be read",
         String::as_str,
     );
     let more = match group.difference_count {
@@ -95,16 +99,21 @@ fn row(group: &Group) -> Vec<String> {
 
 fn judge(all: usize, found: &Drift) -> Result<(), Failure> {
     let drifted: usize = found.drifted.iter().map(|group| group.tenants.len()).sum();
+    let all = count(all, "tenant");
     if drifted > 0 {
+        let have_drifted = match drifted {
+            1 => "has drifted from its blueprint",
+            _ => "have drifted from their blueprint",
+        };
         return Err(Failure::failed(
-            format!("{drifted} of {all} tenants are not what their blueprint makes"),
-            "--json names every tenant and difference; docs/fleet.md says how drift is mended",
+            format!("{drifted} of {all} {have_drifted}"),
+            "see every tenant and difference with --json; docs/fleet.md says how to undo drift",
         ));
     }
     match found.unreached.len() {
         0 => Ok(()),
-        count => Err(Failure::failed(
-            format!("{count} of {all} tenants were not looked at"),
+        unreached => Err(Failure::failed(
+            format!("{unreached} of {all} could not be checked"),
             "see the lines above; `tenantry doctor` checks the clusters",
         )),
     }

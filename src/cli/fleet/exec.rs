@@ -15,7 +15,11 @@ use super::{
     select::{self, InStates, Select},
 };
 use crate::{
-    cli::{Exit, Failure, Globals, access::Access, printer::Printer},
+    cli::{
+        Exit, Failure, Globals,
+        access::Access,
+        printer::{Printer, count},
+    },
     fleet::{
         Reach, Unreached,
         exec::{self, Statements, Summary},
@@ -33,29 +37,29 @@ pub(in crate::cli) struct Options {
     /// A file with the statements
     #[arg(long, group = "what", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// A command and its arguments, started for each tenant with the URL of its role in `DATABASE_URL`; has to be the last
+    /// A command and its arguments, started for each tenant with the URL of its role in `DATABASE_URL`; must be the last option
     #[arg(long, group = "what", value_name = "ARGV", num_args = 1.., allow_hyphen_values = true, requires = "write")]
     command: Vec<String>,
-    /// Let it change the databases: statements with the rights of their owner, a command with those of the tenant's role
+    /// Allow changes: SQL runs with the owner's rights, a command with the tenant role's
     #[arg(long)]
     write: bool,
-    /// Do not ask before they change anything
+    /// Do not ask for confirmation
     #[arg(long, requires = "write")]
     yes: bool,
     #[command(flatten)]
     select: Select,
     #[command(flatten)]
     in_states: InStates,
-    /// So many databases at once
+    /// Number of databases to work on at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// So many seconds a statement or a command may take
+    /// Time limit per statement or command, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
-    /// At most so many rows of a tenant
+    /// Maximum number of rows per tenant
     #[arg(long, default_value_t = 1000, value_name = "N")]
     rows: usize,
-    /// As JSON, a line a tenant
+    /// Print JSON, one line per tenant
     #[arg(long)]
     json: bool,
 }
@@ -116,15 +120,16 @@ fn read(options: &Options) -> Result<String, Failure> {
     })
 }
 
-/// Asks whoever is at the terminal; where nobody is, they have to have said it.
+/// Asks at the terminal; where there is none, `--yes` has to be given.
 fn confirm(printer: Printer, tenants: usize) -> Result<(), Failure> {
     let refuse = |hint: &str| Failure::new(Exit::Usage, "nothing was changed", hint);
     if !std::io::stdin().is_terminal() {
         return Err(refuse(
-            "there is no terminal to ask at: give --yes with --write",
+            "no terminal to confirm on: pass --yes together with --write",
         ));
     }
-    printer.talk(format!("this may change {tenants} databases; go on? [y/N]"));
+    let databases = count(tenants, "database");
+    printer.talk(format!("this may change {databases}; go on? [y/N]"));
     let _ = std::io::stderr().flush();
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
@@ -139,7 +144,7 @@ fn tell(printer: Printer, tenant: &Tenant, given: &Result<Given, Unreached>, as_
     match given {
         Ok(given) if as_json => printer.data(line(tenant, given).to_string()),
         Ok(given) if given.is_cut => {
-            let told = format!("{}: it has more rows than --rows", tenant.url);
+            let told = format!("{}: output truncated at --rows", tenant.url);
             printer.talk(told);
         }
         Ok(_) => {}
@@ -159,7 +164,7 @@ fn tell(printer: Printer, tenant: &Tenant, given: &Result<Given, Unreached>, as_
 struct Tables {
     access: statements::Access,
     of_columns: BTreeMap<Vec<String>, Vec<Vec<String>>>,
-    /// So many only looked, and there was nothing to see.
+    /// How many only looked and got no rows.
     without_rows: usize,
 }
 
@@ -204,7 +209,8 @@ impl Tables {
             printer.table(&header, rows);
         }
         if self.without_rows > 0 {
-            printer.talk(format!("{} tenants gave no rows", self.without_rows));
+            let tenants = count(self.without_rows, "tenant");
+            printer.talk(format!("{tenants} returned no rows"));
         }
     }
 }
@@ -231,7 +237,7 @@ fn line(tenant: &Tenant, given: &Given) -> Json {
     })
 }
 
-/// The columns as fields of one object: of those that are named alike the later ones get a number.
+/// The columns as fields of one object; where several have the same name, the later ones get a number.
 fn field_names(columns: &[String]) -> Vec<String> {
     let mut taken: BTreeSet<String> = columns.iter().cloned().collect();
     let mut met = BTreeSet::new();
@@ -249,16 +255,16 @@ fn field_names(columns: &[String]) -> Vec<String> {
 }
 
 pub(super) fn judge(printer: Printer, all: usize, summary: &Summary) -> Result<(), Failure> {
-    let failed = summary.failed.len();
+    let (failed, all) = (summary.failed.len(), count(all, "tenant"));
     printer.talk(format!(
-        "done for {} of {all} tenants, failed for {failed}",
+        "succeeded for {} of {all}, failed for {failed}",
         summary.done
     ));
     if failed == 0 {
         return Ok(());
     }
     Err(Failure::failed(
-        format!("it failed for {failed} of {all} tenants"),
-        "see the lines above; repair, then run it for those alone: --tenant",
+        format!("it failed for {failed} of {all}"),
+        "fix what the lines above report, then repeat for those tenants with --tenant",
     ))
 }

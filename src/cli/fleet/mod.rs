@@ -13,12 +13,12 @@ use runs::Change;
 
 use super::{Failure, Globals, access};
 
-/// So many tenants of a group are named in a table; `--json` names all.
+/// How many tenants of a group a table names; `--json` names all.
 const MOST_NAMED: usize = 5;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Show what each tenant is on, and what would run
+    /// Show each tenant's version and the migrations that would run
     Plan(plan::Options),
     /// Bring every tenant's database to the blueprint's version; replicas do it, this watches
     Migrate(runs::Migrate),
@@ -28,19 +28,19 @@ pub(super) enum Command {
     Runs(runs::Listed),
     /// List what became of each tenant in a run
     Targets(runs::Targets),
-    /// Begin nothing new in a run; what is under way ends
+    /// Pause a run; migrations under way finish
     Pause(runs::Act),
-    /// Let a run go on that was paused, or stopped by failures
+    /// Resume a run that was paused or stopped by failures
     Resume(runs::Act),
-    /// Try the failed tenants of a run again; what waits goes on as well, if the run is not paused
+    /// Retry the failed tenants of a run; waiting ones go on as well, unless the run is paused
     Retry(runs::Retry),
-    /// End a run; what waits is skipped
+    /// End a run; waiting tenants are skipped
     Abort(runs::Act),
-    /// Let a tenant that waits in a run go before all others
+    /// Move a waiting tenant to the front of a run
     First(runs::First),
-    /// Find tenants whose database is not what their blueprint makes, and what is different
+    /// Find tenants whose database has drifted from its blueprint, and show how
     Drift(drift::Options),
-    /// Run statements, or a command, for many tenants; only looking, unless it is said
+    /// Run SQL or a command for many tenants; read-only unless --write is given
     Exec(exec::Options),
 }
 

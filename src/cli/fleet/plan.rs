@@ -1,6 +1,6 @@
-//! `tenantry fleet plan`: what each tenant is on, what would run, and how long about that takes.
+//! `tenantry fleet plan`: each tenant's version, what would run, and about how long that takes.
 //!
-//! Guarantees: no tenant is touched, and nothing is begun but the dry run of `--measure`. The time is an estimate
+//! Guarantees: no tenant is touched, and nothing is begun except the dry run of `--measure`. The time is an estimate
 //! from the newest dry run to the same version: by the clones of tenants where it had some, as they have data, else
 //! by those of templates. Runs to other versions ran other migrations and say nothing of it.
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{runs, select::Select, which};
 use crate::{
     blueprint::{Blueprint, SqlFile},
-    cli::{Failure, Globals, access::Access, pool},
+    cli::{Failure, Globals, access::Access, pool, printer},
     fleet::{self, Rehearsal, Run},
     page::Asked,
     tenants::{self, Standing, TenantId},
@@ -54,7 +54,7 @@ struct Start {
     which: Vec<Who>,
     /// Whether they have it all.
     is_there: bool,
-    /// Whether they are further than what is planned: a run skips them.
+    /// Whether they are ahead of what is planned: a run skips them.
     is_ahead: bool,
     /// What would run, where that can be told before it runs.
     migrations: Option<Vec<String>>,
@@ -123,7 +123,7 @@ fn count(starts: &[Start], of: impl Fn(&Start) -> bool) -> u32 {
     counted.map(|start| start.tenants).sum()
 }
 
-/// The tenants of each cluster by what they are on. At one version some may be there, and others not: those that a
+/// The tenants of each cluster by their version. At one version some may have it all, and others not: those that a
 /// failure left at it, or that differ in the shared seed.
 fn starts(fleet: Vec<Standing>, (whole, cut): (&Blueprint, &Blueprint)) -> Vec<Start> {
     let hash = cut.hash();
@@ -196,9 +196,11 @@ fn print(globals: &Globals, plan: &Plan, waiting: u32) {
         let what = match &start.migrations {
             _ if start.is_ahead => "nothing: ahead, skipped".to_owned(),
             _ if start.is_there => "nothing".to_owned(),
-            Some(names) if names.is_empty() => "what the seeds lack; is compared".to_owned(),
+            Some(names) if names.is_empty() => {
+                "changed shared seeds only; then compared with the template".to_owned()
+            }
             Some(names) => names.join(", "),
-            None => "what the migrator finds missing".to_owned(),
+            None => "whatever the migrator finds missing".to_owned(),
         };
         vec![
             start.cluster.clone(),
@@ -221,9 +223,10 @@ fn print(globals: &Globals, plan: &Plan, waiting: u32) {
     };
     let ahead = match count(&plan.starts, |start| start.is_ahead) {
         0 => String::new(),
-        ahead => format!(", {ahead} are ahead and skipped"),
+        ahead => format!(", {ahead} ahead and skipped"),
     };
-    globals.printer.talk(format!(
-        "{waiting} tenants to bring to {version}{ahead}; {time}"
-    ));
+    let waiting = printer::count(waiting, "tenant");
+    globals
+        .printer
+        .talk(format!("{waiting} to bring to {version}{ahead}; {time}"));
 }

@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::printer::Printer;
+use crate::cli::printer::{Printer, count};
 
 /// Where there is no terminal, a line says how far it is after this long.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
@@ -41,7 +41,8 @@ impl Progress {
         if !self.is_terminal && self.told_at.elapsed() >= LINE_PAUSE {
             self.told_at = Instant::now();
             let (done, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
-            self.printer.talk(format!("{done} of {all} tenants"));
+            let all = count(all, "tenant");
+            self.printer.talk(format!("{done} of {all}"));
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::{select::Select, watch};
 use crate::{
-    cli::{Failure, Globals, access::Access, pool, tenants},
+    cli::{Failure, Globals, access::Access, pool, printer::count, tenants},
     fleet::{self, NewRun, Portion, Run, RunId, RunState, Target, TargetFilter, TargetState},
     page::Asked,
     tenants::Selection,
@@ -21,19 +21,19 @@ pub(in crate::cli) struct Migrate {
     /// How far each wave goes, such as 1,10%,100%: a count of tenants or a share of them
     #[arg(long = "wave", value_name = "PORTIONS", value_delimiter = ',')]
     waves: Vec<Portion>,
-    /// At most so many databases at once, over all replicas; each has `fleet.concurrency` places
+    /// Maximum number of databases migrated at once, over all replicas
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
     concurrency: u32,
-    /// More failures than this stop the run: a count, or a share such as 5% [default: any number may fail]
+    /// Stop the run after more failures than this: a count, or a share such as 5% [default: no limit]
     #[arg(long, value_name = "PORTION")]
     max_failures: Option<Portion>,
     /// Migrate throw-away clones of the templates that tenants were made from, and no tenant
     #[arg(long)]
     dry_run: bool,
-    /// Clone the database of this tenant as well, with its data: id, organization id, host or database; several times: each of them
+    /// Clone the database of this tenant as well, with its data: id, organization id, host or database; may be repeated
     #[arg(long = "clone", value_name = "TENANT", requires = "dry_run")]
     clones: Vec<String>,
-    /// Begin it and leave
+    /// Start the run and return at once
     #[arg(long)]
     no_wait: bool,
     /// As JSON, when it is over
@@ -52,7 +52,7 @@ pub(in crate::cli) struct One {
 pub(in crate::cli) struct Act {
     #[command(flatten)]
     one: One,
-    /// The run after it, as JSON
+    /// Print the changed run as JSON
     #[arg(long)]
     json: bool,
 }
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Status {
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Listed {
-    /// At most so many
+    /// Maximum number of rows
     #[arg(long, default_value_t = 20)]
     limit: u32,
     /// As JSON
@@ -86,7 +86,7 @@ pub(in crate::cli) struct Targets {
     /// Only targets in this state
     #[arg(long, value_parser = parse_state)]
     state: Option<TargetState>,
-    /// At most so many
+    /// Maximum number of rows
     #[arg(long, default_value_t = 200)]
     limit: u32,
     /// As JSON
@@ -279,7 +279,7 @@ pub(super) async fn targets(
         .printer
         .table(&header, page.data.into_iter().map(row));
     if !is_all {
-        globals.printer.talk("there are more: --limit");
+        globals.printer.talk("more rows exist: raise --limit");
     }
     Ok(())
 }
@@ -305,7 +305,10 @@ pub(super) async fn change(
     }
     let more = match run.counts.running {
         0 => String::new(),
-        running => format!("; {running} databases are under way and end by themselves"),
+        running => format!(
+            "; migrations under way finish ({})",
+            count(running, "database")
+        ),
     };
     globals.printer.talk(format!(
         "fleet run {} is {} now{more}",
@@ -417,7 +420,7 @@ fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
         };
         let of = match &rehearsal.tenant {
             Some(tenant) => format!("tenant {tenant}"),
-            None => format!("{} tenants", rehearsal.tenants),
+            None => count(rehearsal.tenants, "tenant"),
         };
         globals.printer.data(format!(
             "{:<14}{} on {} ({of}): {ended}",

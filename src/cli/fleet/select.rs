@@ -7,10 +7,10 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Select {
-    /// Only tenants with this label; several times: with all of them
+    /// Only tenants with this label; repeat to require several labels
     #[arg(long = "select", value_name = "KEY=VALUE")]
     labels: Vec<Label>,
-    /// Only this tenant: id, organization id, host or database; several times: each of them
+    /// Only this tenant: id, organization id, host or database; may be repeated
     #[arg(long = "tenant", value_name = "TENANT")]
     tenants: Vec<String>,
 }

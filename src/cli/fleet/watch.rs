@@ -10,7 +10,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    cli::{Exit, Failure, Globals, access::Access},
+    cli::{Exit, Failure, Globals, access::Access, printer::count},
     fleet::{self, Run, RunId, RunState},
 };
 
@@ -20,11 +20,11 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 /// Where there is no terminal, a line says how far it is after this long.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
 
-/// So long nothing needs to happen.
+/// How long nothing may happen before that is reported.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// So many leases, if that is longer, where something is under way: another replica has it by then if the one that
-/// had it is lost.
+/// The same in leases, if that is longer, where something is under way: by then another replica has taken it over
+/// if its own is lost.
 const LEASES: u32 = 2;
 
 /// Waits until the run is over; one that is paused is not waited for.
@@ -75,10 +75,10 @@ async fn follow(
         if !is_terminal && told_at.elapsed() >= LINE_PAUSE {
             told_at = Instant::now();
             globals.printer.talk(format!(
-                "{}: {} of {} tenants, {} failed",
+                "{}: {} of {}, {} failed",
                 run.state.name(),
                 counts.settled(),
-                counts.total(),
+                count(counts.total(), "tenant"),
                 counts.failed
             ));
         }
@@ -101,16 +101,16 @@ async fn follow(
 fn idle(run: &Run, since: Duration) -> String {
     match run.state {
         _ if run.counts.running > 0 => format!(
-            "{} databases are under way and nothing has changed for {} s: a migration may take long; or whoever had them is gone, and no `tenantry serve` with this blueprint runs",
-            run.counts.running,
+            "{} under way, and nothing has changed for {} s: the migration may be slow, or its replica is gone and no other `tenantry serve` with this blueprint is running",
+            count(run.counts.running, "database"),
             since.as_secs()
         ),
         RunState::Preparing => format!(
-            "fleet run {} is still being prepared: a template may take long; or no `tenantry serve` with this blueprint runs",
+            "fleet run {} is still being prepared: building the template may be slow, or no `tenantry serve` with this blueprint is running",
             run.id
         ),
         _ => format!(
-            "nothing is under way in fleet run {}: what is left waits for its next attempt, or a tenant is just being made from another blueprint and waited for; or no `tenantry serve` with this blueprint runs",
+            "nothing is under way in fleet run {}: the tenants left wait for their next attempt, or the run waits for a tenant that is being made from another blueprint, or no `tenantry serve` with this blueprint is running",
             run.id
         ),
     }

@@ -74,7 +74,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// From now on our own session is known.
+    /// Makes our own session known.
     pub(super) fn follow(&self, pid: i32) {
         self.pid.store(pid, Ordering::Relaxed);
     }
@@ -85,7 +85,7 @@ impl<'a> Watch<'a> {
         seen.clone()
     }
 
-    /// Runs `work`, and looks who is in its way where it takes long.
+    /// Runs `work`, and looks who is in its way when it takes long.
     pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;

@@ -21,11 +21,10 @@ use tokio::{
     process::Command,
 };
 
-/// So much of each stream is kept.
+/// How much of each stream is kept.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// How long output is waited for when the program has ended: somebody outside of the group may hold the
-/// stream.
+/// How long to wait for output after the program has ended: somebody outside the group may hold the stream.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Job 1 waits for the pipe, job 2 is the program. `exec` takes no builtin and no function for a program.
@@ -131,7 +130,7 @@ struct Leash {
 impl Drop for Leash {
     fn drop(&mut self) {
         if let Some(group) = self.group {
-            // none is left where the program ended by itself and left nothing running
+            // none is left where the program ended on its own and left nothing running
             let _ = kill_process_group(group, Signal::KILL);
             if std::process::id() == 1 {
                 let mut groups = ENDED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -53,9 +53,7 @@ pub enum Error {
         passing: bool,
     },
     /// The program failed and left the database between two versions.
-    #[error(
-        "the migrator left database {database} changed, but at version {version:?} still: {told}"
-    )]
+    #[error("the migrator changed database {database} but left it at version {version:?}: {told}")]
     HalfApplied {
         /// The database.
         database: String,
@@ -64,7 +62,7 @@ pub enum Error {
         /// The last lines of its standard error.
         told: String,
     },
-    /// Nobody knows to which head to go.
+    /// It is not clear which head to go to.
     #[error("alembic has several heads: {what}")]
     SeveralHeads {
         /// What was found.
@@ -79,17 +77,15 @@ pub enum Error {
         told: String,
     },
     /// The version is not one, or not the wanted one.
-    #[error("the version cannot be told: {what}")]
+    #[error("the version cannot be determined: {what}")]
     VersionUnreadable {
         /// What was found.
         what: String,
         /// Whose version it is.
         migrator: Migrator,
     },
-    /// The database is further than the version that was asked for.
-    #[error(
-        "database {database} is at version {version:?} already, which is further than {target:?}"
-    )]
+    /// The database is beyond the version that was asked for.
+    #[error("database {database} is already at version {version:?}, beyond {target:?}")]
     Ahead {
         /// The database.
         database: String,
@@ -100,7 +96,7 @@ pub enum Error {
     },
     /// The program did not stop at the version that it was to stop at, or did not come to it.
     #[error(
-        "the migrator ended well, and database {database} is at version {version:?} instead of {target:?}, which TENANTRY_TARGET says"
+        "the migrator succeeded, but database {database} is at version {version:?} instead of {target:?} (TENANTRY_TARGET)"
     )]
     TargetMissed {
         /// The database.
@@ -111,7 +107,7 @@ pub enum Error {
         target: String,
     },
     /// It took too long and was cut off.
-    #[error("the migration of database {database} did not end within {} s", limit.as_secs_f64())]
+    #[error("the migration of database {database} did not finish within {} s", limit.as_secs_f64())]
     TimedOut {
         /// The database.
         database: String,
@@ -127,7 +123,7 @@ fn held_by(blocker: Option<&Blocker>) -> String {
 fn left_at(reached: Option<&str>) -> String {
     let say = |version| {
         format!(
-            " with the database at version {version:?} now, and what follows that half applied if it is no transaction"
+            "; the database is now at version {version:?}, and the next migration may be half applied if it does not run in a transaction"
         )
     };
     reached.map_or_else(String::new, say)
@@ -154,23 +150,21 @@ impl Error {
     /// What to do.
     pub fn fix(&self) -> &'static str {
         match self {
-            Self::LockTimeout { .. } => {
-                "end the session that is named, if it does not end by itself"
-            }
+            Self::LockTimeout { .. } => "end the session named above if it does not go away",
             Self::Drifted { .. } => {
-                "change back in that database what is named, or put it into a migration"
+                "revert the named difference in that database, or make it a migration"
             }
             Self::DatabaseGone { .. } => "restore the database, or archive the tenant whose it was",
             Self::Failed {
                 reached: Some(_), ..
             } => {
-                "repair what the migrator's own words name; if what follows the version that was reached does not run in a transaction, look in the database for what is there of it, and take that back by hand"
+                "fix what the migrator reports; if the migration after the version reached does not run in a transaction, undo by hand whatever it left"
             }
             Self::NotStarted { .. } | Self::Failed { .. } => {
-                "repair what the migrator's own words name; it runs in the blueprint's directory with the environment that docs/migrators.md lists"
+                "fix what the migrator reports; it runs in the blueprint's directory with the environment that docs/migrators.md lists"
             }
             Self::HalfApplied { .. } => {
-                "bring the database by hand to the version it is at or to the next one (a revision that cannot run in a transaction should do one thing)"
+                "bring the database by hand to its current version or the next one (a revision outside a transaction should do one thing)"
             }
             Self::SeveralHeads { .. } => {
                 "merge the heads (alembic merge heads), or take out of the database the revisions that it is not on"
@@ -191,7 +185,7 @@ impl Error {
                 "leave that tenant out, or choose a later version: a migration goes forward only"
             }
             Self::TargetMissed { .. } => {
-                "let the program stop at the version in TENANTRY_TARGET, written as version_query returns it; one that cannot stop migrates without --to only"
+                "make the program stop at TENANTRY_TARGET (spelled as version_query returns it); a program that cannot stop can only migrate without --to"
             }
             Self::TimedOut { .. } => {
                 "raise migrate_timeout_ms in blueprint.toml, or find out what the migration waits for"

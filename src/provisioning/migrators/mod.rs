@@ -1,12 +1,11 @@
 //! Migrators: bring one database to a blueprint's version.
 //!
-//! Guarantees: one migrator at a time in a database, under an advisory lock that lives and dies with
-//! our session; never as a superuser: `sql` files run as the owner role, programs log in as a member of it;
-//! a database that is there already
-//! costs a connection and one query; every wait is bounded, and a lock that was not had names who holds
-//! it; the sessions of what was cut off are ended before it is called failed, if the server lets them; nothing is begun by an attempt that lost
-//! its claim; afterwards the structure is compared with the template's, but for a database that is on record with
-//! the blueprint and in which nothing changed.
+//! Guarantees: one migrator at a time in a database, under an advisory lock that lives and dies with our session;
+//! never as a superuser: `sql` files run as the owner role, programs log in as a member of it; a database that is
+//! already at its version costs a connection and one query; every wait is bounded, and the error about a lock names
+//! who holds it, where that was seen; the sessions of a migration that was cut off are ended before it counts as
+//! failed, if the server lets them; an attempt that lost its claim begins nothing; afterwards the structure is
+//! compared with the template's, unless the database is already on record with this blueprint and nothing changed.
 //!
 //! Does not: retry, choose databases, or write anything into the control database.
 
@@ -58,7 +57,7 @@ pub struct Migration<'a> {
     pub tenant: Option<(TenantId, &'a str)>,
     /// Whose attempt it is, and the proof that its claim is still held; `None` for a template.
     pub attempt: Option<(&'a Tag, &'a Lease)>,
-    /// Version of the sealed template of this blueprint: a database that is there needs nothing.
+    /// Version of the sealed template of this blueprint: a database at this version needs no program to run.
     pub head: Option<&'a str>,
     /// Fingerprint of that template, which the database must have afterwards.
     pub expected: Option<&'a str>,
@@ -102,7 +101,7 @@ impl Migration<'_> {
     }
 }
 
-/// Brings the database to the blueprint's version. Once: nothing is tried again.
+/// Brings the database to the blueprint's version, in one attempt: nothing is retried.
 pub async fn migrate(migration: &Migration<'_>) -> Result<Migrated, StepError> {
     let settings = &migration.blueprint.settings;
     let limit = Duration::from_millis(settings.migrate_timeout_ms.into());

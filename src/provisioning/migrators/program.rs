@@ -22,16 +22,16 @@ use crate::{
     tenant_db::{self, roles, sessions, shape},
 };
 
-/// Of our own environment everybody gets these.
+/// The variables of our own environment that every program gets.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
-/// What sysexits calls a failure of the moment: the only exit code that means something to us.
+/// A temporary failure in sysexits: the only exit code that means something to us.
 const TRY_AGAIN: i32 = 75;
 
 /// The exit codes of whoever was ended by a signal; 255 is one that programs choose.
 const BY_SIGNAL: std::ops::RangeInclusive<i32> = 129..=192;
 
-/// So many lines of what it said are told.
+/// How many lines of its output an error quotes at most.
 const TOLD_LINES: usize = 20;
 
 /// Runs the program where the database is not at its version, and then the shared seed.
@@ -59,8 +59,8 @@ pub(super) async fn migrate(
     })
 }
 
-/// The version before the program runs. Several revisions may be those of two branches whose merge is next: only
-/// Alembic knows.
+/// The version before the program runs. Several revisions may be those of two branches whose merge is next, which
+/// only Alembic knows.
 fn version_before(migration: &Migration<'_>, state: &State) -> Result<String, Error> {
     let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
     match state.versions.as_slice() {
@@ -166,8 +166,8 @@ async fn run(
     Ok(to)
 }
 
-/// Whether Alembic, which found nothing to do, has the version after the target: it is asked, as an `env.py` that did
-/// nothing ends as well.
+/// Whether Alembic, which found nothing to do, has the version after the target. It has to be asked: an `env.py` that
+/// does nothing succeeds too.
 async fn is_ahead(
     migration: &Migration<'_>,
     project: &Project,
@@ -210,13 +210,13 @@ fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Resu
     let wanted = migration.head.unwrap_or(to);
     if to.is_empty() && wanted.is_empty() {
         let what = format!(
-            "the migrator ended well, and no version is found in database {database}: where is it kept (version_schema and version_table, or version_query, in blueprint.toml), and was it that database which was migrated?"
+            "the migrator succeeded, but no version is found in database {database}: where is it kept (version_schema and version_table, or version_query, in blueprint.toml), and was that the database it migrated?"
         );
         return Err(Error::VersionUnreadable { what, migrator });
     }
     if to.is_empty() || to != wanted {
         let what = format!(
-            "the migrator ended well, and database {database} is at version {to:?} instead of {wanted:?}"
+            "the migrator succeeded, but database {database} is at version {to:?} instead of {wanted:?}"
         );
         return Err(Error::VersionUnreadable { what, migrator });
     }
@@ -272,9 +272,9 @@ fn environment(
 /// How a program that failed left its database.
 enum Left {
     AsItWas,
-    /// At this version still, and with another structure: one that is no transaction was broken off.
+    /// Still at this version, but with another structure: a migration outside a transaction was broken off.
     Changed(String),
-    /// At this version now. Whether the next one was broken off nobody can tell: it has no template.
+    /// Now at this version. Nobody can tell whether the next one was broken off: there is no template of it.
     Further(String),
 }
 

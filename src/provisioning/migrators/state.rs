@@ -21,7 +21,7 @@ const LOCK: i64 = 0x7465_6e61_6e74_7279;
 /// How long until the lock is asked for again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One version is right, or those of a few branches: the tenant's own role may write where they stand.
+/// How many versions are read. One is right, or those of a few branches; but the tenant's own role may write more.
 pub(super) const MOST_VERSIONS: usize = 9;
 
 /// What a database is on.

@@ -33,7 +33,7 @@ pub const FAULT_POINTS: [&str; 6] = [
 /// Between two looks whether tenants still wait.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// While tenants are made and none of them waits, a database is begun after this long all the same.
+/// While tenants are being made and none of them waits, a database is still begun after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How fast it goes.

@@ -12,10 +12,11 @@
 //! Guarantees: a row is there before its database, and a database that lost its row is found by its mark;
 //! one database is claimed by one tenant at most, under any crash; a tenant gets one of its own blueprint
 //! only; one builder at a time per cluster, which begins and evicts no database while a tenant waits;
-//! tenants' jobs make no database of the pool, and drop only what they had claimed themselves. An empty pool costs a clone, as if there was none.
+//! tenants' jobs create no pool databases, and drop only those they had claimed. An empty pool costs a clone, as if
+//! there were none.
 //!
-//! Does not: build templates by itself, as a directory that is being copied just now would give it one after
-//! the other. Count against the capacity of a cluster, which is of tenants.
+//! Does not: build templates of its own accord, since a directory that is still being copied would give it one
+//! after the other; count against the capacity of a cluster, which is for tenants.
 
 mod build;
 mod rows;

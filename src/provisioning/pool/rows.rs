@@ -1,7 +1,7 @@
 //! The rows of the warm pool: one a database, from before it is created until it is a tenant's or gone.
 //!
 //! Guarantees: every change is guarded by the state from which it leads; one tenant claims one database at
-//! most, and nobody one that is claimed; a claim is made only by the attempt that holds the job.
+//! most, and nobody claims one that is claimed already; a claim is made only by the attempt that holds the job.
 //!
 //! Whoever makes or drops databases holds the pool's lock on the cluster (`build`); a claim needs no lock.
 
@@ -177,7 +177,7 @@ pub(super) async fn forget(connection: &mut PgConnection, id: Uuid) -> sqlx::Res
     Ok(())
 }
 
-/// Takes what was left half done: building, dropping, or claimed for a tenant that needs it no more. All of
+/// Takes what was left half done: building, dropping, or claimed for a tenant that no longer needs it. All of
 /// it is to be dropped. The caller holds the pool's lock: nobody else is at it.
 pub(super) async fn take_lost(
     connection: &mut PgConnection,
@@ -388,7 +388,7 @@ pub(super) async fn count_ready(
     .await
 }
 
-/// So many databases of a cluster are in a state.
+/// How many databases of a cluster are in a state.
 #[derive(Debug, Clone, FromRow, Serialize)]
 pub struct StateCount {
     /// The cluster.
