@@ -20,8 +20,11 @@ use crate::{
     registrations,
 };
 
+const FAULT_COMMITTING: &str = "prune.committing";
+const FAULT_COMMITTED: &str = "prune.committed";
+
 /// Where a test can make it fail: before the commit of a batch, after it.
-pub const FAULT_POINTS: [&str; 2] = ["prune.committing", "prune.committed"];
+pub const FAULT_POINTS: [&str; 2] = [FAULT_COMMITTING, FAULT_COMMITTED];
 
 /// Between two batches at least.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
@@ -187,13 +190,13 @@ async fn prune_batch(db: &Db, faults: &Faults, due: Due) -> sqlx::Result<u64> {
                 Kind::RegistrationEvents => registrations::prune_events(tx, age, limit).await?,
             };
             if rows > 0 {
-                faults.hit(FAULT_POINTS[0]).await.map_err(injected)?;
+                faults.hit(FAULT_COMMITTING).await.map_err(injected)?;
             }
             Ok::<_, sqlx::Error>(rows)
         })
         .await?;
     if rows > 0 {
-        faults.hit(FAULT_POINTS[1]).await.map_err(injected)?;
+        faults.hit(FAULT_COMMITTED).await.map_err(injected)?;
     }
     Ok(rows)
 }

@@ -17,41 +17,41 @@ use deadpool::managed::{
 use futures_util::future::join_all;
 use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
 
-/// A connection is asked whether it lives when it was given out so long ago; a busy one shows it by itself.
+/// A connection that was last handed out longer ago is pinged before reuse; a busier one shows it by itself.
 const PING_AFTER: Duration = Duration::from_secs(1);
 
-/// One that was not needed for so long is closed.
+/// A connection that was not needed for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Between two looks for those that were not needed.
-const LOOK_AFTER: Duration = Duration::from_secs(30);
+/// Between two sweeps for idle connections.
+const SWEEP_PAUSE: Duration = Duration::from_secs(30);
 
-/// What a session keeps in the server grows as long as it lives.
-const LIFETIME: Duration = Duration::from_mins(30);
+/// A connection is replaced at this age: what a session keeps in the server's memory only grows.
+const MAX_AGE: Duration = Duration::from_mins(30);
 
-/// The first pause between two attempts to reach a server that is just starting.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The first pause between two attempts to connect to a server that is starting, or full.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// A server that refuses or is starting is waited for no longer than this, though others may wait longer for their turn.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a server that refuses or is starting is waited for, even where callers may wait longer for their turn.
+const STARTUP_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a host that says nothing at all is listened for.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long a host may say nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same while it is known to be away.
-const SILENCE_AGAIN: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT_WHILE_AWAY: Duration = Duration::from_secs(1);
 
-/// For so long. After that somebody listens for the whole time again: it may be there, and slow.
-const AWAY_FOR: Duration = Duration::from_secs(10);
+/// For how long that is known. Then somebody gives it the whole time again: it may be there, and slow.
+const AWAY_TTL: Duration = Duration::from_secs(10);
 
-/// How long goodbyes may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long closing may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whoever waited for so long is told of in the log.
-const LONG: Duration = Duration::from_secs(2);
+/// Acquiring a connection for longer than this is logged.
+const SLOW_ACQUIRE: Duration = Duration::from_secs(2);
 
-/// `too_many_connections`
-const FULL: &str = "53300";
+/// SQLSTATE `too_many_connections`.
+const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// Up to so many connections, each opened when it is first needed.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ pub(super) struct Connections {
 /// A connection that is in use. Closed when it is dropped: it may be in the middle of something.
 pub(super) struct InUse {
     object: Option<Object<Connector>>,
-    lately: Arc<Lately>,
+    health: Arc<Health>,
 }
 
 impl Connections {
@@ -71,7 +71,7 @@ impl Connections {
         let connector = Connector {
             options,
             longest_pause: acquire_timeout / 5,
-            lately: Arc::default(),
+            health: Arc::default(),
         };
         let pool = Pool::builder(connector)
             .max_size(usize::try_from(most).unwrap_or(usize::MAX))
@@ -90,13 +90,13 @@ impl Connections {
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)?
             .map_err(cause)?;
-        if began.elapsed() >= LONG {
+        if began.elapsed() >= SLOW_ACQUIRE {
             let waited_s = began.elapsed().as_secs_f64();
             tracing::warn!(waited_s, "a connection was long in coming");
         }
         Ok(InUse {
             object: Some(object),
-            lately: Arc::clone(&self.pool.manager().lately),
+            health: Arc::clone(&self.pool.manager().health),
         })
     }
 
@@ -113,32 +113,32 @@ impl Connections {
     /// Closes those that are not needed, again and again.
     pub(super) async fn keep_closing_idle(self) {
         loop {
-            tokio::time::sleep(LOOK_AFTER).await;
-            self.close_those_idle_for(IDLE_TIMEOUT).await;
+            tokio::time::sleep(SWEEP_PAUSE).await;
+            self.close_idle(IDLE_TIMEOUT).await;
         }
     }
 
-    pub(super) async fn close_those_idle_for(&self, limit: Duration) {
-        say_goodbye(self.take_those_idle_for(limit)).await;
+    pub(super) async fn close_idle(&self, limit: Duration) {
+        close_all(self.take_idle(limit)).await;
     }
 
     /// Closes all; those in use when they are given back. Nobody gets one any more.
     pub(super) async fn close(&self) {
-        let idle = self.take_those_idle_for(Duration::ZERO);
+        let idle = self.take_idle(Duration::ZERO);
         self.pool.close();
-        say_goodbye(idle).await;
+        close_all(idle).await;
     }
 
-    fn take_those_idle_for(&self, limit: Duration) -> Vec<PgConnection> {
+    fn take_idle(&self, limit: Duration) -> Vec<PgConnection> {
         let retained = self.pool.retain(|_, metrics| metrics.last_used() < limit);
         retained.removed
     }
 }
 
 /// A server that does not listen finds out by itself.
-async fn say_goodbye(connections: Vec<PgConnection>) {
+async fn close_all(connections: Vec<PgConnection>) {
     let all = join_all(connections.into_iter().map(Connection::close));
-    let _ = tokio::time::timeout(GOODBYE, all).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, all).await;
 }
 
 impl InUse {
@@ -155,7 +155,7 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
-            self.lately.lock().cut_off = Some(Instant::now());
+            self.health.lock().cut_off = Some(Instant::now());
             drop(Object::take(object));
         }
     }
@@ -163,10 +163,10 @@ impl Drop for InUse {
 
 /// When something last went wrong, which those that are idle since before it may not know of.
 #[derive(Default)]
-struct Lately(Mutex<Mishaps>);
+struct Health(Mutex<LastFailures>);
 
 #[derive(Clone, Copy, Default)]
-struct Mishaps {
+struct LastFailures {
     /// One was not given back: the server may have ended the others as well.
     cut_off: Option<Instant>,
     /// One was found dead: the others are not asked.
@@ -175,8 +175,8 @@ struct Mishaps {
     away: Option<Instant>,
 }
 
-impl Lately {
-    fn lock(&self) -> MutexGuard<'_, Mishaps> {
+impl Health {
+    fn lock(&self) -> MutexGuard<'_, LastFailures> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -185,7 +185,7 @@ impl Lately {
     }
 
     fn is_away_lately(&self) -> bool {
-        self.lock().away.is_some_and(|at| at.elapsed() < AWAY_FOR)
+        self.lock().away.is_some_and(|at| at.elapsed() < AWAY_TTL)
     }
 
     /// The first one who finds it sets the time; those who listened only briefly do not know better.
@@ -200,7 +200,7 @@ impl Lately {
 struct Connector {
     options: PgConnectOptions,
     longest_pause: Duration,
-    lately: Arc<Lately>,
+    health: Arc<Health>,
 }
 
 impl Manager for Connector {
@@ -210,7 +210,7 @@ impl Manager for Connector {
     /// Waits for a server that is just starting, and longer for one that has no connection to spare: whoever asks
     /// has a limit.
     async fn create(&self) -> sqlx::Result<PgConnection> {
-        let (mut away_since, mut pause) = (None, PAUSE);
+        let (mut away_since, mut pause) = (None, FIRST_RETRY_PAUSE);
         loop {
             let left = match self.connect().await {
                 Err(error) if is_full(&error) => {
@@ -219,11 +219,11 @@ impl Manager for Connector {
                 }
                 Err(error) if is_away(&error) => {
                     let waited = away_since.get_or_insert_with(Instant::now).elapsed();
-                    if waited >= PATIENCE || self.lately.is_away() {
-                        self.lately.note_away();
+                    if waited >= STARTUP_WAIT || self.health.is_away() {
+                        self.health.note_away();
                         return Err(error);
                     }
-                    PATIENCE.saturating_sub(waited)
+                    STARTUP_WAIT.saturating_sub(waited)
                 }
                 connected => return connected,
             };
@@ -238,12 +238,12 @@ impl Manager for Connector {
         metrics: &Metrics,
     ) -> RecycleResult<sqlx::Error> {
         let given_out = Some(metrics.recycled.unwrap_or(metrics.created));
-        let lately = *self.lately.lock();
-        let is_old = metrics.age() >= LIFETIME || metrics.last_used() >= IDLE_TIMEOUT;
-        if is_old || lately.dead >= given_out {
+        let health = *self.health.lock();
+        let is_old = metrics.age() >= MAX_AGE || metrics.last_used() >= IDLE_TIMEOUT;
+        if is_old || health.dead >= given_out {
             return Err(RecycleError::message("it is old"));
         }
-        if metrics.last_used() >= PING_AFTER || lately.cut_off >= given_out {
+        if metrics.last_used() >= PING_AFTER || health.cut_off >= given_out {
             self.ask(connection).await?;
         }
         Ok(())
@@ -254,34 +254,30 @@ impl Connector {
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         // on the heap: large, and rare beside the uses in whose futures it is
         let connecting = Box::pin(PgConnection::connect_with(&self.options));
-        let limit = if self.lately.is_away_lately() {
-            SILENCE_AGAIN
+        let limit = if self.health.is_away_lately() {
+            CONNECT_TIMEOUT_WHILE_AWAY
         } else {
-            SILENCE
+            CONNECT_TIMEOUT
         };
-        match tokio::time::timeout(limit, connecting).await {
-            Ok(connected) => {
-                if connected.is_ok() {
-                    self.lately.lock().away = None;
-                }
-                connected
-            }
-            Err(_) => {
-                self.lately.note_away();
-                Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
-            }
+        let Ok(connected) = tokio::time::timeout(limit, connecting).await else {
+            self.health.note_away();
+            return Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
+        };
+        if connected.is_ok() {
+            self.health.lock().away = None;
         }
+        connected
     }
 
     /// Waits long: a server that is only busy is not to be connected to anew.
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        let asked = tokio::time::timeout(SILENCE, Box::pin(connection.ping())).await;
+        let asked = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(connection.ping())).await;
         let asked = asked.unwrap_or_else(|_| {
-            self.lately.note_away();
+            self.health.note_away();
             Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
         });
         asked.inspect_err(|error| {
-            self.lately.lock().dead = Some(Instant::now());
+            self.health.lock().dead = Some(Instant::now());
             tracing::debug!(%error, "an idle connection is dead; none is kept");
         })
     }
@@ -294,7 +290,8 @@ fn is_away(error: &sqlx::Error) -> bool {
             [ErrorKind::ConnectionRefused, ErrorKind::TimedOut].contains(&error.kind())
         }
         sqlx::Error::Database(error) => {
-            error.is_transient_in_connect_phase() && error.code().as_deref() != Some(FULL)
+            error.is_transient_in_connect_phase()
+                && error.code().as_deref() != Some(TOO_MANY_CONNECTIONS)
         }
         _ => false,
     }
@@ -302,7 +299,7 @@ fn is_away(error: &sqlx::Error) -> bool {
 
 fn is_full(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
-    code.as_deref() == Some(FULL)
+    code.as_deref() == Some(TOO_MANY_CONNECTIONS)
 }
 
 fn cause(error: PoolError<sqlx::Error>) -> sqlx::Error {

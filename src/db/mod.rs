@@ -189,8 +189,8 @@ impl Db {
     }
 
     /// Closes connections that were not needed for this long.
-    pub async fn close_those_idle_for(&self, limit: Duration) {
-        self.connections.close_those_idle_for(limit).await;
+    pub async fn close_idle(&self, limit: Duration) {
+        self.connections.close_idle(limit).await;
     }
 
     /// Closes every connection.

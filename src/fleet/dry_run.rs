@@ -156,8 +156,7 @@ type Tried = Result<(Migrated, Duration), StepError>;
 /// Whether its tenants are further than the version, as only the migrator could tell. A tenant that was chosen is told of.
 fn is_ahead(start: &Start<'_>, tried: &Tried) -> bool {
     let error = tried.as_ref().err();
-    matches!(start.source, Source::Template(_))
-        && error.is_some_and(|error| error.code() == "ahead_of_version")
+    matches!(start.source, Source::Template(_)) && error.is_some_and(StepError::is_ahead)
 }
 
 /// Tries one; an error of its own is one for which all are tried again, later. A tenant's database is copied once:
@@ -180,9 +179,7 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
         rehearsal::rehearse(place.provisioner, &of).await
     };
     match rehearse.await {
-        Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
-            Err(error)
-        }
+        Err(error) if error.is_of_worker() => Err(error),
         Err(error)
             if matches!(start.source, Source::Template(_))
                 && prepare::may_pass(place, &error).await? =>

@@ -52,14 +52,17 @@ pub use work::{Place, work};
 
 use crate::tenants::TenantId;
 
-/// Where a test can make a place of a run fail: templates are there, targets are taken, results are about to be
-/// recorded, and recorded.
-pub const FAULT_POINTS: [&str; 4] = [
-    "fleet.prepared",
-    "fleet.taken",
-    "fleet.recording",
-    "fleet.recorded",
-];
+/// Templates and pools are there.
+pub const FAULT_PREPARED: &str = "fleet.prepared";
+/// Targets are taken.
+pub const FAULT_TAKEN: &str = "fleet.taken";
+/// Results are about to be recorded.
+pub const FAULT_RECORDING: &str = "fleet.recording";
+/// Results are recorded.
+pub const FAULT_RECORDED: &str = "fleet.recorded";
+
+/// Where a test can make a place of a run fail.
+pub const FAULT_POINTS: [&str; 4] = [FAULT_PREPARED, FAULT_TAKEN, FAULT_RECORDING, FAULT_RECORDED];
 
 /// Why something cannot be done about fleet runs. Then nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -176,14 +176,12 @@ pub(super) async fn migrate(
                 ..blank(held, TargetState::Done)
             }))
         }
-        Err(error @ (StepError::LostClaim | StepError::Control(_) | StepError::Injected(_))) => {
-            Err(error)
-        }
+        Err(error) if error.is_of_worker() => Err(error),
         // only its migrator could tell
-        Err(error) if error.code() == "ahead_of_version" => {
+        Err(error) if error.is_ahead() => {
             Ok(Some(skipped(held, "ahead_of_version", &chain(&error))))
         }
-        Err(error) if error.code() == "database_gone" && !is_kept_up(place, held).await? => {
+        Err(error) if error.is_database_gone() && !is_kept_up(place, held).await? => {
             let why = "the tenant was given up meanwhile";
             Ok(Some(skipped(held, "gone", why)))
         }

@@ -77,7 +77,7 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
     if build_all(place, run, (&goal, &clusters)).await? == Built::NotYet {
         return Ok(Some(Outcome::Released));
     }
-    provisioner.faults.hit(super::FAULT_POINTS[0]).await?;
+    provisioner.faults.hit(super::FAULT_PREPARED).await?;
     if run.is_dry {
         return dry_run::rehearse(place, run, (&goal, &fleet, &clones))
             .await
@@ -106,7 +106,7 @@ async fn build_all(
     let provisioner = place.provisioner;
     let may_go_on = || place.lease.is_held() && !place.tasks.is_draining();
     let mut left_out = None;
-    let mut built = 0;
+    let mut prepared = 0;
     for name in clusters {
         if !may_go_on() {
             return Ok(Built::NotYet);
@@ -121,7 +121,7 @@ async fn build_all(
             Ok::<_, StepError>(())
         };
         match build.await {
-            Ok(()) => built += 1,
+            Ok(()) => prepared += 1,
             Err(error) if error.is_of_cluster() && !may_pass(place, &error).await? => {
                 tracing::warn!(
                     fleet_run.id = %place.run,
@@ -136,7 +136,7 @@ async fn build_all(
         }
     }
     match left_out {
-        Some(error) if built == 0 => Err(error),
+        Some(error) if prepared == 0 => Err(error),
         // the last pool may not be full
         _ if !may_go_on() => Ok(Built::NotYet),
         _ => Ok(Built::All),

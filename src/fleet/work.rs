@@ -161,7 +161,7 @@ impl Place<'_> {
                 }
             })
             .await?;
-        self.provisioner.faults.hit(super::FAULT_POINTS[1]).await?;
+        self.provisioner.faults.hit(super::FAULT_TAKEN).await?;
         Ok(taken)
     }
 
@@ -229,7 +229,7 @@ impl Place<'_> {
         if ended.is_empty() {
             return Ok(true);
         }
-        self.provisioner.faults.hit(super::FAULT_POINTS[2]).await?;
+        self.provisioner.faults.hit(super::FAULT_RECORDING).await?;
         let records = std::mem::take(ended);
         let recorded = self.try_record(aim, &records).await;
         let (progress, records) = match recorded {
@@ -238,7 +238,7 @@ impl Place<'_> {
             }
             recorded => (recorded?, records),
         };
-        self.provisioner.faults.hit(super::FAULT_POINTS[3]).await?;
+        self.provisioner.faults.hit(super::FAULT_RECORDED).await?;
         for record in &records {
             let outcome = match record.state {
                 TargetState::Pending => "retried",

@@ -48,8 +48,11 @@ pub enum Unavailable {
     Stopping,
 }
 
+const FAULT_BEFORE: &str = "inbox.before";
+const FAULT_RECORDED: &str = "inbox.recorded";
+
 /// Where a test can make the inbox fail: before and after the commit.
-pub const FAULT_POINTS: [&str; 2] = ["inbox.before", "inbox.recorded"];
+pub const FAULT_POINTS: [&str; 2] = [FAULT_BEFORE, FAULT_RECORDED];
 
 type Answer = Result<Recorded, Unavailable>;
 
@@ -192,12 +195,12 @@ impl Writer {
 
     async fn record_once(&self, events: &[NewEvent]) -> sqlx::Result<Vec<Recorded>> {
         let injected = |error: crate::faults::Injected| sqlx::Error::Protocol(error.to_string());
-        self.faults.hit(FAULT_POINTS[0]).await.map_err(injected)?;
+        self.faults.hit(FAULT_BEFORE).await.map_err(injected)?;
         let recorded = self
             .db
             .run(async |connection| record(connection, events, self.max_attempts).await)
             .await?;
-        self.faults.hit(FAULT_POINTS[1]).await.map_err(injected)?;
+        self.faults.hit(FAULT_RECORDED).await.map_err(injected)?;
         Ok(recorded)
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{JobContext, JobError};
 use crate::{
-    notifications::{self, FAULT_POINTS, Head, Next, Outgoing, Sender},
+    notifications::{self, Head, Next, Outgoing, Sender},
     queue::{
         self, Claim, Failure,
         worker::{Lease, Outcome, Settled},
@@ -77,7 +77,7 @@ async fn attempt(
     (endpoint, outgoing): (&str, &Outgoing),
 ) -> Result<(), JobError> {
     let (faults, metrics) = (&cx.provisioner.faults, &cx.provisioner.metrics);
-    faults.hit(FAULT_POINTS[0]).await?;
+    faults.hit(notifications::FAULT_SENDING).await?;
     // after a long stop somebody else has the job and may be further
     if !lease.is_held() {
         return Err(JobError::Lost);
@@ -85,7 +85,7 @@ async fn attempt(
     let tried = sender
         .send(outgoing, std::time::SystemTime::now().into())
         .await;
-    faults.hit(FAULT_POINTS[1]).await?;
+    faults.hit(notifications::FAULT_SENT).await?;
     let made = usize::try_from(outgoing.tries).unwrap_or_default();
     let next = Next::after(&tried, made, sender.schedule(), rand::random());
     cx.db

@@ -63,12 +63,12 @@ use crate::{
     tenants::{self, TenantFailure, TenantId},
 };
 
+const FAULT_BEFORE: &str = "process_event.before";
+const FAULT_COMMITTING: &str = "process_event.committing";
+const FAULT_COMMITTED: &str = "process_event.committed";
+
 /// Where a test can make a job fail: before its work, before its commit, after it.
-pub const FAULT_POINTS: [&str; 3] = [
-    "process_event.before",
-    "process_event.committing",
-    "process_event.committed",
-];
+pub const FAULT_POINTS: [&str; 3] = [FAULT_BEFORE, FAULT_COMMITTING, FAULT_COMMITTED];
 
 /// What handlers need.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 use chrono::TimeDelta;
 use sqlx::PgConnection;
 
-use super::{FAULT_POINTS, JobContext, JobError, hear};
+use super::{JobContext, JobError, hear};
 use crate::{
     causes::chain,
     identity::{self, Heard},
@@ -50,13 +50,13 @@ pub async fn process_batch(cx: &JobContext) -> Result<usize, queue::Error> {
             taken.truncate(inbox::count_within(tx, &events, BATCH_BYTES).await?);
             let follow_up = process(cx, tx, &taken).await?;
             queue::complete_taken(tx, &taken, &cx.worker).await?;
-            cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
+            cx.provisioner.faults.hit(super::FAULT_COMMITTING).await?;
             Ok::<_, JobError>(follow_up)
         })
         .await;
     match processed {
         Ok(follow_up) => {
-            let _ = cx.provisioner.faults.hit(FAULT_POINTS[2]).await;
+            let _ = cx.provisioner.faults.hit(super::FAULT_COMMITTED).await;
             for claim in &taken {
                 let kind = claim.payload.kind();
                 cx.provisioner.metrics.job_attempt_ended(kind, "completed");
@@ -96,11 +96,11 @@ pub(super) async fn run(cx: &JobContext, claim: &Claim) -> Result<Outcome, JobEr
             queue::assert_held(tx, claim).await?;
             let follow_up = process(cx, tx, std::slice::from_ref(claim)).await?;
             queue::complete(tx, claim).await?;
-            cx.provisioner.faults.hit(FAULT_POINTS[1]).await?;
+            cx.provisioner.faults.hit(super::FAULT_COMMITTING).await?;
             Ok::<_, JobError>(follow_up)
         })
         .await?;
-    cx.provisioner.faults.hit(FAULT_POINTS[2]).await?;
+    cx.provisioner.faults.hit(super::FAULT_COMMITTED).await?;
     if follow_up {
         cx.waker.wake();
     }
@@ -120,7 +120,7 @@ async fn process(
     let heard = stored
         .map(|stored| read(cx, stored))
         .collect::<Result<Vec<_>, _>>()?;
-    cx.provisioner.faults.hit(FAULT_POINTS[0]).await?;
+    cx.provisioner.faults.hit(super::FAULT_BEFORE).await?;
     let heeded = hear::hear(cx, tx, &heard).await?;
     inbox::settle(tx, &heeded.settled).await?;
     Ok(heeded.has_follow_up)

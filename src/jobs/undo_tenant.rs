@@ -8,7 +8,7 @@ use super::{
 use crate::{
     causes::chain,
     identity::{self, Heard},
-    provisioning::{self, Again, Failed, StepError, UNDO_FAULT_POINTS, Undone},
+    provisioning::{self, Again, FAULT_UNDO_COMMITTING, FAULT_UNDO_ROW, Failed, StepError, Undone},
     queue::{
         self, Claim, Failure, JobId,
         worker::{Lease, Outcome, Settled},
@@ -78,7 +78,7 @@ async fn forget(
     deleted: Option<(String, String)>,
 ) -> Result<Outcome, JobError> {
     let faults = &cx.provisioner.faults;
-    faults.hit(UNDO_FAULT_POINTS[1]).await?;
+    faults.hit(FAULT_UNDO_ROW).await?;
     cx.db
         .transaction(async |tx| {
             identity::lock(tx).await?;
@@ -99,7 +99,7 @@ async fn forget(
                 let own = own_organization(registration.id);
                 identity::discard_own_organization(tx, (&registration.source, &own)).await?;
             }
-            faults.hit(UNDO_FAULT_POINTS[2]).await?;
+            faults.hit(FAULT_UNDO_COMMITTING).await?;
             Ok(queue::complete(tx, claim).await?)
         })
         .await?;

@@ -37,8 +37,13 @@ pub use replay::{list_failed, replay, replay_line};
 pub use schedule::Next;
 pub use sender::{AttemptError, Sender, SetupError, Tried};
 
-/// Where a test can make a delivery fail: before it is sent, and between sending and recording.
-pub const FAULT_POINTS: [&str; 2] = ["notification.sending", "notification.sent"];
+/// Before a notification is sent.
+pub const FAULT_SENDING: &str = "notification.sending";
+/// Between sending and recording.
+pub const FAULT_SENT: &str = "notification.sent";
+
+/// Where a test can make a delivery fail.
+pub const FAULT_POINTS: [&str; 2] = [FAULT_SENDING, FAULT_SENT];
 
 /// Why something cannot be done about notifications.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use sqlx::PgConnection;
 
-use super::{FAULT_POINTS, Step, StepContext, StepError, seed, steps, template};
+use super::{Step, StepContext, StepError, seed, steps, template};
 use crate::{
     members,
     queue::{self, NewJob},
@@ -42,7 +42,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
             let step = Step::Activate;
             let done = Some((step, started.elapsed()));
             steps::advance(tx, cx.claim, tenant.id, done, None).await?;
-            cx.fault(Step::Activate, FAULT_POINTS[1]).await?;
+            cx.fault(Step::Activate, super::FAULT_AFTER_EFFECT).await?;
             queue::complete(tx, cx.claim).await?;
             Ok(is_ready)
         })

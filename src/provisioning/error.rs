@@ -281,6 +281,22 @@ impl StepError {
         }
     }
 
+    /// Whether it is one of this worker (its claim, the control database, an injected fault) and not of the database
+    /// that it was at.
+    pub fn is_of_worker(&self) -> bool {
+        matches!(self, Self::LostClaim | Self::Control(_) | Self::Injected(_))
+    }
+
+    /// Whether the database is further than it was to be brought.
+    pub fn is_ahead(&self) -> bool {
+        matches!(self, Self::Migration(migrators::Error::Ahead { .. }))
+    }
+
+    /// Whether there is no such database.
+    pub fn is_database_gone(&self) -> bool {
+        matches!(self, Self::Migration(migrators::Error::DatabaseGone { .. }))
+    }
+
     /// Whether the cluster is away, has nothing to spare, or is none of this configuration: nothing that a tenant or
     /// the blueprint could help.
     pub fn is_of_cluster(&self) -> bool {

@@ -42,7 +42,7 @@ use undo::UndoContext;
 
 pub use error::{Again, StepError};
 pub use sync_members::{Synced, sync_members};
-pub use undo::{UNDO_FAULT_POINTS, Undone, undo};
+pub use undo::{FAULT_UNDO_COMMITTING, FAULT_UNDO_ROW, UNDO_FAULT_POINTS, Undone, undo};
 pub(crate) use verify::EXCESS_RIGHT;
 
 use crate::{
@@ -89,9 +89,13 @@ pub const PLAN: [Step; 7] = [
     Step::Activate,
 ];
 
+const FAULT_BEFORE: &str = "before";
+const FAULT_AFTER_EFFECT: &str = "after_effect";
+const FAULT_RECORDED: &str = "recorded";
+
 /// Where a test can make a step fail: before its effect, after it, after its record. Activation has
 /// no point after its record: the job is completed by then, and its handler may be dropped at any moment.
-pub const FAULT_POINTS: [&str; 3] = ["before", "after_effect", "recorded"];
+pub const FAULT_POINTS: [&str; 3] = [FAULT_BEFORE, FAULT_AFTER_EFFECT, FAULT_RECORDED];
 
 /// Points between the parts of a step.
 pub const INNER_FAULT_POINTS: [&str; 5] = [
@@ -300,7 +304,7 @@ async fn run_step(
     if !is_begun && advance(cx, None, Some(step)).await? == Advanced::Unwanted {
         return Ok(Went::Nowhere);
     }
-    cx.fault(step, FAULT_POINTS[0]).await?;
+    cx.fault(step, FAULT_BEFORE).await?;
     let limit = cx.limit(step);
     let result = in_time(step, limit, Box::pin(step.run(cx))).await;
     if let Err(StepError::TimedOut { .. }) = result {
@@ -310,13 +314,13 @@ async fn run_step(
     let mut is_next_begun = false;
     // activation records itself, in the transaction that opens the tenant
     if step != Step::Activate {
-        cx.fault(step, FAULT_POINTS[1]).await?;
+        cx.fault(step, FAULT_AFTER_EFFECT).await?;
         let (done, next) = ((step, started.elapsed()), next());
         if advance(cx, Some(done), next).await? == Advanced::Unwanted {
             return Ok(Went::Nowhere);
         }
         is_next_begun = next.is_some();
-        cx.fault(step, FAULT_POINTS[2]).await?;
+        cx.fault(step, FAULT_RECORDED).await?;
     }
     cx.provisioner
         .metrics

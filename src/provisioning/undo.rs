@@ -16,8 +16,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::{
-    FAULT_POINTS, Failed, PLAN, Provisioner, Step, StepError, create_database, end_sessions,
-    in_time, steps,
+    Failed, PLAN, Provisioner, Step, StepError, create_database, end_sessions, in_time, steps,
 };
 use crate::{
     queue::{self, Claim, worker::Lease},
@@ -26,11 +25,17 @@ use crate::{
     tenants::{self, Tenant, TenantId},
 };
 
-/// Where a test can make the undoing fail, beside `undo.<step>.` and each of the [`FAULT_POINTS`].
+/// Before the tenant's row is taken back.
+pub const FAULT_UNDO_ROW: &str = "undo.row.before";
+
+/// Before that is committed.
+pub const FAULT_UNDO_COMMITTING: &str = "undo.row.committing";
+
+/// Where a test can make the undoing fail, beside `undo.<step>.` and each of the [`super::FAULT_POINTS`].
 pub const UNDO_FAULT_POINTS: [&str; 3] = [
     create_database::DROPPED,
-    "undo.row.before",
-    "undo.row.committing",
+    FAULT_UNDO_ROW,
+    FAULT_UNDO_COMMITTING,
 ];
 
 /// How an attempt to undo ended.
@@ -102,18 +107,18 @@ async fn find_abandoned(
 
 async fn undo_step(cx: &UndoContext<'_>, step: Step) -> Result<(), StepError> {
     cx.check_lease()?;
-    cx.fault(step, FAULT_POINTS[0]).await?;
+    cx.fault(step, super::FAULT_BEFORE).await?;
     let undone = in_time(step, cx.limit(step), step.undo(cx)).await;
     if let (Err(StepError::TimedOut { .. }), Some(cluster)) = (&undone, cx.cluster()?) {
         end_sessions(cluster, &cx.tag).await;
     }
     undone?;
-    cx.fault(step, FAULT_POINTS[1]).await?;
+    cx.fault(step, super::FAULT_AFTER_EFFECT).await?;
     let forget = async |connection: &mut PgConnection| {
         steps::forget(connection, cx.claim, cx.tenant.id, step).await
     };
     cx.provisioner.db.run(forget).await?;
-    cx.fault(step, FAULT_POINTS[2]).await
+    cx.fault(step, super::FAULT_RECORDED).await
 }
 
 impl UndoContext<'_> {

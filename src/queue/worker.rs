@@ -51,8 +51,12 @@ pub enum Settled {
     Postponed,
 }
 
+const FAULT_CLAIMED: &str = "queue.claimed";
+const FAULT_SETTLING: &str = "queue.settling";
+const FAULT_SETTLED: &str = "queue.settled";
+
 /// Where a test can make a worker fail: after the claim, before and after it is settled.
-pub const FAULT_POINTS: [&str; 3] = ["queue.claimed", "queue.settling", "queue.settled"];
+pub const FAULT_POINTS: [&str; 3] = [FAULT_CLAIMED, FAULT_SETTLING, FAULT_SETTLED];
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -332,7 +336,7 @@ impl Worker {
         run: impl Fn(Claim, Lease) -> F,
     ) {
         let (kind, id, attempt) = (claim.payload.kind(), claim.id, claim.attempt);
-        if self.settings.faults.hit(FAULT_POINTS[0]).await.is_err() {
+        if self.settings.faults.hit(FAULT_CLAIMED).await.is_err() {
             self.forget(id, attempt);
             return;
         }
@@ -344,13 +348,13 @@ impl Worker {
             () = lost.cancelled() => Outcome::Lost,
         };
         // an error at these points is that of a worker that vanished: the lease brings the job back
-        let vanished = self.settings.faults.hit(FAULT_POINTS[1]).await.is_err();
+        let vanished = self.settings.faults.hit(FAULT_SETTLING).await.is_err();
         let settled = if vanished {
             Ok(())
         } else {
             self.settle(&claim, &outcome).await
         };
-        let _ = self.settings.faults.hit(FAULT_POINTS[2]).await;
+        let _ = self.settings.faults.hit(FAULT_SETTLED).await;
         self.forget(id, attempt);
         let name = match (&settled, &outcome) {
             (Err(Error::LostClaim { .. }), _) | (_, Outcome::Lost) => {

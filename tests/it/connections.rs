@@ -96,7 +96,7 @@ async fn those_that_are_not_needed_are_closed() {
     let limit = Duration::from_secs(2);
     tokio::time::sleep(limit).await;
     let needed = office.process().await.unwrap();
-    office.db.close_those_idle_for(limit).await;
+    office.db.close_idle(limit).await;
     assert_eq!(office.db.connections(), (1, 1));
     assert_eq!(office.process().await.unwrap(), needed);
     wait_until("their sessions are gone", async || {

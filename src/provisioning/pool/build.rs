@@ -20,14 +20,21 @@ use crate::{
     tenant_db::{self, Cluster, Ident, MaintenanceSession, databases, spare},
 };
 
+const FAULT_BEGUN: &str = "pool.begun";
+const FAULT_CLONED: &str = "pool.cloned";
+const FAULT_MARKED: &str = "pool.marked";
+const FAULT_READY: &str = "pool.ready";
+const FAULT_DROPPING: &str = "pool.dropping";
+const FAULT_DROPPED: &str = "pool.dropped";
+
 /// Where a test can make building and dropping fail.
 pub const FAULT_POINTS: [&str; 6] = [
-    "pool.begun",
-    "pool.cloned",
-    "pool.marked",
-    "pool.ready",
-    "pool.dropping",
-    "pool.dropped",
+    FAULT_BEGUN,
+    FAULT_CLONED,
+    FAULT_MARKED,
+    FAULT_READY,
+    FAULT_DROPPING,
+    FAULT_DROPPED,
 ];
 
 /// Between two looks whether tenants still wait.
@@ -287,7 +294,7 @@ impl<'a> Builder<'a> {
             rows::begin(connection, id, (&cluster.name, hash), name.as_str()).await
         })
         .await?;
-        faults.hit(FAULT_POINTS[0]).await?;
+        faults.hit(FAULT_BEGUN).await?;
         let session = &mut self.session;
         let clone = async |connection: &mut _| {
             databases::clone_template(connection, cluster, &template.database, &name).await
@@ -297,11 +304,11 @@ impl<'a> Builder<'a> {
             let name = name.as_str().to_owned();
             return Err(tenant_db::Error::ForeignDatabase { name, found }.into());
         }
-        faults.hit(FAULT_POINTS[1]).await?;
+        faults.hit(FAULT_CLONED).await?;
         let comment = spare::pool_comment(id, hash);
         let mark = async |connection: &mut _| spare::mark_pooled(connection, &name, &comment).await;
         session.run(mark).await?;
-        faults.hit(FAULT_POINTS[2]).await?;
+        faults.hit(FAULT_MARKED).await?;
         let is_ours = db
             .run(async |connection| rows::mark_ready(connection, id).await)
             .await?;
@@ -309,7 +316,7 @@ impl<'a> Builder<'a> {
             // stopped for so long that another one has the lock, and took this for lost
             return Err(StepError::LostClaim);
         }
-        faults.hit(FAULT_POINTS[3]).await?;
+        faults.hit(FAULT_READY).await?;
         Ok(())
     }
 
@@ -322,9 +329,9 @@ impl<'a> Builder<'a> {
         if !is_ours {
             return Ok(false);
         }
-        faults.hit(FAULT_POINTS[4]).await?;
+        faults.hit(FAULT_DROPPING).await?;
         self.drop_database(database).await?;
-        faults.hit(FAULT_POINTS[5]).await?;
+        faults.hit(FAULT_DROPPED).await?;
         db.run(async |connection| rows::forget(connection, id).await)
             .await?;
         Ok(true)
