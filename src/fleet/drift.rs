@@ -31,13 +31,6 @@ pub struct Drift {
     pub unreached: Vec<Unreached>,
 }
 
-impl Drift {
-    /// Whether every database was checked and matches its blueprint.
-    pub fn is_none(&self) -> bool {
-        self.drifted.is_empty() && self.unreached.is_empty()
-    }
-}
-
 /// Tenants whose databases have drifted alike.
 #[derive(Debug, Serialize)]
 pub struct Group {

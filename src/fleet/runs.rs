@@ -233,6 +233,27 @@ pub struct NewRun {
     pub clones: Vec<TenantId>,
 }
 
+impl NewRun {
+    /// Databases that are migrated at once where nobody says how many.
+    pub const DEFAULT_CONCURRENCY: u32 = 16;
+}
+
+/// Every tenant, in one wave, whatever fails.
+impl Default for NewRun {
+    fn default() -> Self {
+        Self {
+            blueprint_hash: None,
+            wanted_version: None,
+            selection: Selection::default(),
+            waves: Vec::new(),
+            concurrency: Self::DEFAULT_CONCURRENCY,
+            max_failures: None,
+            is_dry: false,
+            clones: Vec::new(),
+        }
+    }
+}
+
 /// A run by its id.
 pub async fn find(connection: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Run>> {
     sqlx::query_as(select_run!("where id = $1"))

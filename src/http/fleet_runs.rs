@@ -23,9 +23,6 @@ use crate::{
     tenants::{self, Selection, TenantId},
 };
 
-/// Databases that are migrated at once where the request does not say.
-const CONCURRENCY: u32 = 16;
-
 /// The most waves a run may have.
 const MOST_WAVES: usize = 100;
 
@@ -68,7 +65,7 @@ impl Default for Wanted {
             to: None,
             selection: Selection::default(),
             waves: Vec::new(),
-            concurrency: CONCURRENCY,
+            concurrency: NewRun::DEFAULT_CONCURRENCY,
             max_failures: None,
             dry_run: false,
             clones: Vec::new(),

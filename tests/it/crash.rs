@@ -10,7 +10,8 @@ use tenantry::{
 };
 
 use crate::support::{
-    app::{Deployment, is_delivered, new_org, wait_until},
+    Deployment,
+    app::{FENCED, is_delivered, metric, new_org, wait_until},
     cluster::ask,
     events,
     process::Process,
@@ -176,7 +177,7 @@ async fn stopped_at(point: &str) {
     let before: String = ask(control, state).await;
 
     zombie.resume();
-    let fenced = async || metric(&zombie, "tenantry_fenced_writes_total").await >= 1.0;
+    let fenced = async || metric(zombie.address, FENCED).await >= Some(1);
     wait_until(&format!("{what}: the zombie notices"), fenced).await;
 
     assert_eq!(
@@ -209,13 +210,6 @@ async fn a_zombie_writes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_inside_the_last_transaction_opens_nothing() {
     Box::pin(stopped_at("activate.after_effect")).await;
-}
-
-pub async fn metric(process: &Process, name: &str) -> f64 {
-    let answer = crate::support::app::get(process.address, "/metrics").await;
-    let line = answer.lines().find(|line| line.starts_with(name));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
-        .unwrap_or(0.0)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,8 +18,8 @@ use secrecy::ExposeSecret;
 use tenantry::provisioning::BlueprintSource;
 
 use crate::support::{
-    App,
-    app::{Deployment, deliver, get, new_org, wait_until},
+    App, Deployment,
+    app::{deliver, get, new_org, wait_until},
     events,
     process::Process,
 };

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use crate::support::{
-    App,
-    app::{Deployment, get, new_org, wait_for, wait_until},
+    App, Deployment,
+    app::{get, new_org, wait_for, wait_until},
     events,
     process::Process,
 };

@@ -10,112 +10,94 @@ use tenantry::fleet::FAULT_POINTS;
 use crate::{
     cli_operator::run,
     support::{
-        App, Deployment, TinyBlueprint,
-        app::new_org,
+        Deployment, Fleet, TinyBlueprint,
         app::wait_until,
         cluster::{execute, hold},
-        events,
+        fleet::{ADDITIVE, NEXT},
         process::{Process, tenantry},
     },
 };
 
-/// Runs `tenantry fleet …`: exit code, standard output, standard error.
-async fn fleet(app: &App, arguments: &[&str]) -> (i32, String, String) {
-    run(app, &[&["fleet"], arguments].concat()).await
-}
-
-/// What it prints with `--json`, and its exit code.
-async fn json(app: &App, arguments: &[&str]) -> (i32, Value) {
-    let (code, stdout, stderr) = fleet(app, &[arguments, &["--json"]].concat()).await;
-    let printed = serde_json::from_str(&stdout);
-    (
-        code,
-        printed.unwrap_or_else(|_| panic!("{stdout} {stderr}")),
-    )
-}
-
-/// It is refused with this code.
-async fn is_refused(app: &App, arguments: &[&str], code: &str) {
-    let (exit, _, stderr) = fleet(app, arguments).await;
-    assert_eq!(exit, 1, "{arguments:?}: {stderr}");
-    assert!(
-        stderr.contains(&format!("[{code}]")),
-        "{arguments:?}: {stderr}"
-    );
-}
-
-async fn empty() -> (App, TinyBlueprint) {
-    let blueprint = TinyBlueprint::new();
-    let mut deployment = Deployment::new().await;
-    let directory = blueprint.path().to_str().unwrap().to_owned();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
-    let app = App::of(deployment, blueprint.source()).await;
-    (app, blueprint)
-}
-
-/// Ready tenants in the order in which they are migrated, one migration behind; the first one cannot have it.
-async fn three_behind(app: &App, blueprint: &TinyBlueprint) -> Vec<(String, String)> {
-    let mut tenants = Vec::new();
-    for _ in 0..3 {
-        let org = new_org();
-        app.accepts(&[&events::created(&org, "Acme")]).await;
-        let tenant = app.tenant(&org).is_ready().await;
-        tenants.push((tenant.id.0, org, app.deployment.url(&tenant.database)));
+impl Fleet {
+    /// Runs `tenantry fleet …`: exit code, standard output, standard error.
+    async fn cli(&self, arguments: &[&str]) -> (i32, String, String) {
+        run(&self.app, &[&["fleet"], arguments].concat()).await
     }
-    app.is_idle().await;
-    tenants.sort();
-    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
-    execute(&tenants[0].2, "create table public.tags (by_hand int)").await;
-    let named = tenants.into_iter().map(|(_, org, url)| (org, url));
-    named.collect()
+
+    /// What it prints with `--json`, and its exit code.
+    async fn json(&self, arguments: &[&str]) -> (i32, Value) {
+        let (code, stdout, stderr) = self.cli(&[arguments, &["--json"]].concat()).await;
+        let printed = serde_json::from_str(&stdout);
+        (
+            code,
+            printed.unwrap_or_else(|_| panic!("{stdout} {stderr}")),
+        )
+    }
+
+    /// It is refused with this code.
+    async fn is_refused(&self, arguments: &[&str], code: &str) {
+        let (exit, _, stderr) = self.cli(arguments).await;
+        assert_eq!(exit, 1, "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains(&format!("[{code}]")),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
+
+async fn empty() -> Fleet {
+    Fleet::made_from(TinyBlueprint::new(), Deployment::new().await, 0).await
+}
+
+/// Three tenants that are one migration behind; the first one cannot have it.
+async fn three_behind() -> Fleet {
+    let fleet = Fleet::on(Deployment::new().await, 3).await;
+    fleet
+        .sql(&fleet.orgs[0], "create table public.tags (by_hand int)")
+        .await;
+    fleet
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_without_tenants_is_migrated_at_once() {
-    let (app, _blueprint) = empty().await;
-    let (code, _, stderr) = fleet(&app, &["status"]).await;
+    let fleet = empty().await;
+    let (code, _, stderr) = fleet.cli(&["status"]).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("there is no fleet run yet"), "{stderr}");
-    let (code, plan) = json(&app, &["plan"]).await;
+    let (code, plan) = fleet.json(&["plan"]).await;
     assert_eq!((code, &plan["starts"]), (0, &Value::Array(Vec::new())));
-    let (code, stdout, stderr) = fleet(&app, &["migrate"]).await;
+    let (code, stdout, stderr) = fleet.cli(&["migrate"]).await;
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("0 done, 0 failed"), "{stdout}");
-    app.stop().await;
+    fleet.app.stop().await;
 }
 
 /// A replica that looks by itself once an hour has to be called.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_calls_the_workers() {
-    let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await;
-    let directory = blueprint.path().to_str().unwrap().to_owned();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
     deployment.set("TENANTRY__QUEUE__POLL_INTERVAL_MS", "3600000");
-    let app = App::of(deployment, blueprint.source()).await;
-    let org = new_org();
-    app.accepts(&[&events::created(&org, "Acme")]).await;
-    app.tenant(&org).is_ready().await;
-    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
-    let (code, _, stderr) = Box::pin(fleet(&app, &["migrate", "--no-wait"])).await;
+    let fleet = Fleet::made_from(TinyBlueprint::new(), deployment, 0).await;
+    fleet.app.new_tenant("Acme").await;
+    fleet.blueprint.write(NEXT, ADDITIVE);
+    let (code, _, stderr) = Box::pin(fleet.cli(&["migrate", "--no-wait"])).await;
     assert_eq!(code, 0, "{stderr}");
     // the next poll is in an hour
     wait_until("somebody was called", async || {
         let done = "select count(*) from fleet_runs where state = 'done'";
-        app.ask::<i64>(done).await == 1
+        fleet.app.ask::<i64>(done).await == 1
     })
     .await;
-    app.stop().await;
+    fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
-    let (app, blueprint) = empty().await;
-    let tenants = three_behind(&app, &blueprint).await;
-    Box::pin(what_would_run_is_planned(&app)).await;
-    let (code, tried) = json(&app, &["migrate", "--dry-run"]).await;
+    let fleet = three_behind().await;
+    Box::pin(what_would_run_is_planned(&fleet)).await;
+    let (code, tried) = fleet.json(&["migrate", "--dry-run"]).await;
     assert_eq!((code, &tried["rehearsals"][0]["applied"]), (0, &1.into()));
-    let (_, stdout, stderr) = fleet(&app, &["plan"]).await;
+    let (_, stdout, stderr) = fleet.cli(&["plan"]).await;
     assert!(stdout.contains("0002_tags"), "{stdout}");
     assert!(
         stderr.contains("3 tenants to bring to 0002_tags; about"),
@@ -123,75 +105,75 @@ async fn a_run_is_planned_tried_begun_stopped_repaired_and_ended() {
     );
 
     let one_by_one = ["migrate", "--wave", "1", "--concurrency", "1"];
-    let (code, stopped) = json(&app, &one_by_one).await;
+    let (code, stopped) = fleet.json(&one_by_one).await;
     assert_eq!((code, &stopped["state"]), (1, &"failed".into()));
     assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
-    let (code, shown) = json(&app, &["status"]).await;
+    let (code, shown) = fleet.json(&["status"]).await;
     assert_eq!(
         (code, &shown["id"]),
         (0, &stopped["id"]),
         "to look is no failure"
     );
-    let (_, stdout, _) = fleet(&app, &["status"]).await;
+    let (_, stdout, _) = fleet.cli(&["status"]).await;
     assert!(stdout.contains("[fleet_wave_failed]"), "{stdout}");
-    let (_, failed) = json(&app, &["targets", "--state", "failed"]).await;
+    let (_, failed) = fleet.json(&["targets", "--state", "failed"]).await;
     assert_eq!(failed.as_array().unwrap().len(), 1);
     assert_eq!(failed[0]["error_code"], "migration_failed");
-    let (_, stdout, _) = fleet(&app, &["targets"]).await;
+    let (_, stdout, _) = fleet.cli(&["targets"]).await;
     assert_eq!(stdout.lines().count(), 4, "a header and three: {stdout}");
 
     // replicas are away
-    let deployment = app.deployment.clone();
-    app.stop().await;
-    let app = App::listening(deployment, blueprint.source()).await;
-    let last = &tenants[2].0;
-    is_refused(&app, &["pause"], "fleet_run_wrong_state").await;
-    is_refused(&app, &["first", last], "fleet_run_wrong_state").await;
-    assert_eq!(fleet(&app, &["resume"]).await.0, 0);
-    is_refused(&app, &["migrate"], "fleet_run_active").await;
-    let (code, run) = json(&app, &["first", last]).await;
+    let fleet = fleet.without_workers().await;
+    let last = &fleet.orgs[2];
+    fleet.is_refused(&["pause"], "fleet_run_wrong_state").await;
+    fleet
+        .is_refused(&["first", last], "fleet_run_wrong_state")
+        .await;
+    assert_eq!(fleet.cli(&["resume"]).await.0, 0);
+    fleet.is_refused(&["migrate"], "fleet_run_active").await;
+    let (code, run) = fleet.json(&["first", last]).await;
     assert_eq!((code, &run["id"]), (0, &stopped["id"]));
-    let (code, stdout, stderr) = fleet(&app, &["pause"]).await;
+    let (code, stdout, stderr) = fleet.cli(&["pause"]).await;
     assert_eq!(
         (code, stdout.as_str()),
         (0, stopped["id"].as_str().unwrap())
     );
     assert!(stderr.contains("is paused now"), "{stderr}");
-    let (code, paused) = json(&app, &["status", "--wait"]).await;
+    let (code, paused) = fleet.json(&["status", "--wait"]).await;
     assert_eq!((code, &paused["state"]), (1, &"paused".into()));
-    execute(&tenants[0].1, "drop table public.tags").await;
-    assert_eq!(fleet(&app, &["retry"]).await.0, 64, "what is not said");
-    let (code, run) = json(&app, &["retry", "--failed"]).await;
+    fleet.sql(&fleet.orgs[0], "drop table public.tags").await;
+    assert_eq!(fleet.cli(&["retry"]).await.0, 64, "what is not said");
+    let (code, run) = fleet.json(&["retry", "--failed"]).await;
     assert_eq!((code, &run["counts"]["pending"]), (0, &3.into()));
-    let (_, waiting) = json(&app, &["targets", "--state", "pending"]).await;
+    let (_, waiting) = fleet.json(&["targets", "--state", "pending"]).await;
     let first = waiting.as_array().unwrap().iter();
     let first = first
         .max_by_key(|target| target["priority"].as_i64())
         .unwrap();
-    let put = app.tenant(last).find().await.unwrap().id.to_string();
+    let put = fleet.tenant(last).await.id.to_string();
     assert_eq!(first["tenant"], put);
-    assert_eq!(fleet(&app, &["resume"]).await.0, 0);
+    assert_eq!(fleet.cli(&["resume"]).await.0, 0);
 
-    let _replica = Process::with_roles(&app.deployment, "worker").await;
-    let (code, done) = json(&app, &["status", "--wait"]).await;
+    let _replica = Process::with_roles(&fleet.app.deployment, "worker").await;
+    let (code, done) = fleet.json(&["status", "--wait"]).await;
     assert_eq!((code, &done["counts"]["done"]), (0, &3.into()));
-    assert_eq!(finished_first(&app).await, put);
-    is_refused(&app, &["resume"], "fleet_run_wrong_state").await;
-    Box::pin(what_is_aborted_stays_so(&app, &blueprint)).await;
-    app.stop().await;
+    assert_eq!(finished_first(&fleet).await, put);
+    fleet.is_refused(&["resume"], "fleet_run_wrong_state").await;
+    Box::pin(what_is_aborted_stays_so(&fleet)).await;
+    fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
-    let (app, blueprint) = empty().await;
-    let (behind, further) = (new_org(), new_org());
-    app.accepts(&[&events::created(&behind, "Behind")]).await;
-    let behind = app.tenant(&behind).is_ready().await;
-    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
-    blueprint.write("migrations/0003_colours.sql", "create table colours ()");
-    app.accepts(&[&events::created(&further, "Further")]).await;
-    let further = app.tenant(&further).is_ready().await;
-    let (_, plan) = json(&app, &["plan", "--to", "2"]).await;
+    let fleet = empty().await;
+    let (_, behind) = fleet.app.new_tenant("Behind").await;
+    fleet.blueprint.write(NEXT, ADDITIVE);
+    let colours = "create table colours ()";
+    fleet
+        .blueprint
+        .write("migrations/0003_colours.sql", colours);
+    let (_, further) = fleet.app.new_tenant("Further").await;
+    let (_, plan) = fleet.json(&["plan", "--to", "2"]).await;
     let start = |at: usize| {
         let start = &plan["starts"][at];
         let which = &start["which"][0];
@@ -207,7 +189,7 @@ async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
     let what = (&Value::from(true), &serde_json::json!([]));
     let who = (&further.id.to_string().into(), &further.url.clone().into());
     assert_eq!(start(1), ("0003_colours", what, who), "{plan}");
-    let (_, stdout, stderr) = fleet(&app, &["plan", "--to", "2"]).await;
+    let (_, stdout, stderr) = fleet.cli(&["plan", "--to", "2"]).await;
     let said = "1 tenant to bring to 0002_tags, 1 ahead and skipped; ";
     assert!(stderr.contains(said), "{stderr}");
     let line = |url: &str| stdout.lines().find(|line| line.ends_with(url)).unwrap();
@@ -220,70 +202,58 @@ async fn a_plan_names_the_tenants_and_does_not_count_those_that_are_further() {
     // who was left at the version by a failure is not there yet
     let left =
         "update tenants set blueprint_hash = 'of before' where alembic_version = '0003_colours'";
-    execute(&app.deployment.control_url, left).await;
-    let (_, stdout, stderr) = fleet(&app, &["plan"]).await;
+    execute(&fleet.app.deployment.control_url, left).await;
+    let (_, stdout, stderr) = fleet.cli(&["plan"]).await;
     assert!(
         stderr.contains("2 tenants to bring to 0003_colours"),
         "{stderr}"
     );
     let line = stdout.lines().find(|line| line.ends_with(&further.url));
     assert!(line.unwrap().contains("then compared"), "{stdout}");
-    app.stop().await;
+    fleet.app.stop().await;
 }
 
 /// Nobody is there who would do anything about the run.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_to_a_run_is_printed_and_where_it_stands_has_a_hint() {
-    let (app, blueprint) = empty().await;
-    let deployment = app.deployment.clone();
-    app.stop().await;
-    let app = App::listening(deployment, blueprint.source()).await;
-    let (code, id, stderr) = fleet(&app, &["migrate", "--no-wait"]).await;
+    let fleet = empty().await.without_workers().await;
+    let (code, id, stderr) = fleet.cli(&["migrate", "--no-wait"]).await;
     assert_eq!(code, 0, "{stderr}");
     let waits = ["status", &id, "--wait"];
-    let (code, paused) = json(&app, &["pause"]).await;
+    let (code, paused) = fleet.json(&["pause"]).await;
     assert_eq!((code, &paused["state"]), (0, &"paused".into()));
     assert_eq!(paused["id"], id.as_str());
-    let (code, _, stderr) = fleet(&app, &waits).await;
+    let (code, _, stderr) = fleet.cli(&waits).await;
     let hint = format!("hint: let it go on: tenantry fleet resume {id}");
     assert!(code == 1 && stderr.contains(&hint), "{stderr}");
-    let (code, resumed) = json(&app, &["resume"]).await;
+    let (code, resumed) = fleet.json(&["resume"]).await;
     assert_eq!((code, &resumed["state"]), (0, &"preparing".into()));
-    let (code, aborted) = json(&app, &["abort"]).await;
+    let (code, aborted) = fleet.json(&["abort"]).await;
     assert_eq!((code, &aborted["state"]), (0, &"aborted".into()));
-    let (code, _, stderr) = fleet(&app, &waits).await;
+    let (code, _, stderr) = fleet.cli(&waits).await;
     let hint = "hint: begin another: tenantry fleet migrate";
     assert!(code == 1 && stderr.contains(hint), "{stderr}");
-    app.stop().await;
+    fleet.app.stop().await;
 }
 
 /// The only replica dies in the middle, and another one comes after whoever watches has heard of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_watches_hears_that_nothing_changes_in_what_is_under_way() {
-    let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await;
-    let directory = blueprint.path().to_str().unwrap().to_owned();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
     deployment.set("TENANTRY__QUEUE__LEASE_MS", "2000");
-    let app = App::of(deployment.clone(), blueprint.source()).await;
-    let org = new_org();
-    app.accepts(&[&events::created(&org, "Acme")]).await;
-    let tenant = app.tenant(&org).is_ready().await;
-    app.is_idle().await;
-    app.stop().await;
-    blueprint.write(
-        "migrations/0002_tags.sql",
-        "alter table notes add tags text",
-    );
-    let app = App::listening(deployment, blueprint.source()).await;
-    let url = app.deployment.url(&tenant.database);
+    let fleet = Fleet::made_from(TinyBlueprint::new(), deployment, 1).await;
+    let fleet = fleet.without_workers().await;
+    fleet
+        .blueprint
+        .write(NEXT, "alter table notes add tags text");
+    let url = fleet.url(&fleet.orgs[0]).await;
     let mut holder = hold(&url, "lock table notes").await;
-    let mut replica = Process::with_roles(&app.deployment, "worker").await;
-    let (code, id, stderr) = fleet(&app, &["migrate", "--no-wait"]).await;
+    let mut replica = Process::with_roles(&fleet.app.deployment, "worker").await;
+    let (code, id, stderr) = fleet.cli(&["migrate", "--no-wait"]).await;
     assert_eq!(code, 0, "{stderr}");
     wait_until("it is under way", async || {
         let running = "select count(*) from fleet_targets where state = 'running'";
-        app.ask::<i64>(running).await == 1
+        fleet.app.ask::<i64>(running).await == 1
     })
     .await;
     replica.kill();
@@ -292,17 +262,17 @@ async fn who_watches_hears_that_nothing_changes_in_what_is_under_way() {
         // twice as long as nothing has to happen before it is said: the command starts first
         tokio::time::sleep(Duration::from_secs(10)).await;
         holder.release().await;
-        Process::with_roles(&app.deployment, "worker").await
+        Process::with_roles(&fleet.app.deployment, "worker").await
     };
-    let ((code, _, stderr), _replica) = tokio::join!(fleet(&app, &waits), another);
+    let ((code, _, stderr), _replica) = tokio::join!(fleet.cli(&waits), another);
     assert_eq!(code, 0, "{stderr}");
     let said = "1 database under way, and nothing has changed for ";
     assert!(stderr.contains(said), "{stderr}");
-    app.stop().await;
+    fleet.app.stop().await;
 }
 
-async fn what_would_run_is_planned(app: &App) {
-    let (_, plan) = json(app, &["plan"]).await;
+async fn what_would_run_is_planned(fleet: &Fleet) {
+    let (_, plan) = fleet.json(&["plan"]).await;
     assert_eq!(plan["version"], "0002_tags");
     let start = &plan["starts"][0];
     assert_eq!(start["version"], "0001_notes");
@@ -312,22 +282,22 @@ async fn what_would_run_is_planned(app: &App) {
         (&3.into(), &false.into())
     );
     assert_eq!(plan["estimated_s"], Value::Null);
-    Box::pin(how_long_it_takes_is_measured(app, start)).await;
+    Box::pin(how_long_it_takes_is_measured(fleet, start)).await;
 }
 
-async fn how_long_it_takes_is_measured(app: &App, start: &Value) {
-    let (_, _, stderr) = fleet(app, &["plan"]).await;
+async fn how_long_it_takes_is_measured(fleet: &Fleet, start: &Value) {
+    let (_, _, stderr) = fleet.cli(&["plan"]).await;
     assert!(stderr.contains("is not known; measure it"), "{stderr}");
-    let (code, measured) = json(app, &["plan", "--measure"]).await;
+    let (code, measured) = fleet.json(&["plan", "--measure"]).await;
     assert_eq!((code, &measured["starts"][0]), (0, start));
     assert!(measured["estimated_s"].is_f64(), "{measured}");
-    let (_, other) = json(app, &["plan", "--to", "1"]).await;
+    let (_, other) = fleet.json(&["plan", "--to", "1"]).await;
     assert_eq!(other["estimated_s"], Value::Null, "to another version");
 }
 
 /// The tenant of the newest run that was ended before all others.
-async fn finished_first(app: &App) -> String {
-    let (_, targets) = json(app, &["targets"]).await;
+async fn finished_first(fleet: &Fleet) -> String {
+    let (_, targets) = fleet.json(&["targets"]).await;
     let finished_at = |target: &&Value| {
         let at = target["finished_at"].as_str().unwrap();
         DateTime::parse_from_rfc3339(at).unwrap()
@@ -336,46 +306,44 @@ async fn finished_first(app: &App) -> String {
     first.unwrap()["tenant"].as_str().unwrap().to_owned()
 }
 
-async fn what_is_aborted_stays_so(app: &App, blueprint: &TinyBlueprint) {
-    blueprint.write("migrations/0003_slow.sql", "select pg_sleep(1)");
-    let (code, id, stderr) = fleet(app, &["migrate", "--no-wait"]).await;
+async fn what_is_aborted_stays_so(fleet: &Fleet) {
+    fleet
+        .blueprint
+        .write("migrations/0003_slow.sql", "select pg_sleep(1)");
+    let (code, id, stderr) = fleet.cli(&["migrate", "--no-wait"]).await;
     assert_eq!(code, 0, "{stderr}");
-    let (code, stdout, stderr) = fleet(app, &["abort"]).await;
+    let (code, stdout, stderr) = fleet.cli(&["abort"]).await;
     assert_eq!((code, &stdout), (0, &id), "{stderr}");
-    let (code, ended) = json(app, &["status", &id, "--wait"]).await;
+    let (code, ended) = fleet.json(&["status", &id, "--wait"]).await;
     assert_eq!((code, &ended["state"]), (1, &"aborted".into()));
-    is_refused(app, &["abort"], "fleet_run_wrong_state").await;
-    is_refused(app, &["retry", "--failed"], "fleet_run_wrong_state").await;
-    let (_, runs) = json(app, &["runs"]).await;
+    fleet.is_refused(&["abort"], "fleet_run_wrong_state").await;
+    fleet
+        .is_refused(&["retry", "--failed"], "fleet_run_wrong_state")
+        .await;
+    let (_, runs) = fleet.json(&["runs"]).await;
     let states = runs.as_array().unwrap().iter();
     let states: Vec<&Value> = states.map(|run| &run["state"]).collect();
     assert_eq!(states, ["aborted", "done", "done", "done"], "newest first");
     let never = "00000000-0000-0000-0000-000000000000";
-    is_refused(app, &["status", never], "fleet_run_unknown").await;
+    fleet
+        .is_refused(&["status", never], "fleet_run_unknown")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_stops_watching_is_told_that_the_run_goes_on_and_it_does() {
     let point = FAULT_POINTS[1];
-    let blueprint = TinyBlueprint::new();
-    let mut deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
-    let directory = blueprint.path().to_str().unwrap().to_owned();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
-    let app = App::of(deployment, blueprint.source()).await;
-    let org = new_org();
-    app.accepts(&[&events::created(&org, "Acme")]).await;
-    app.tenant(&org).is_ready().await;
-    app.is_idle().await;
-    blueprint.write("migrations/0002_tags.sql", "create table tags (id int)");
+    let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
+    let fleet = Fleet::on(deployment, 1).await;
 
     let watcher = tenantry()
         .args(["fleet", "migrate"])
-        .envs(app.deployment.variables.iter().cloned())
+        .envs(fleet.app.deployment.variables.iter().cloned())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let faults = &app.replica.provisioner.faults;
+    let faults = &fleet.app.replica.provisioner.faults;
     wait_until("its tenant is taken", async || faults.was_hit(point)).await;
     kill_process(Pid::from_child(&watcher), Signal::INT).unwrap();
     let output = tokio::task::spawn_blocking(move || watcher.wait_with_output().unwrap());
@@ -386,38 +354,35 @@ async fn whoever_stops_watching_is_told_that_the_run_goes_on_and_it_does() {
     assert!(said.contains("tenantry fleet pause"), "{said}");
 
     faults.release(point);
-    let (code, run) = json(&app, &["status", "--wait"]).await;
+    let (code, run) = fleet.json(&["status", "--wait"]).await;
     assert_eq!((code, &run["state"]), (0, &"done".into()), "{run}");
-    assert_eq!(
-        app.tenant(&org).is_ready().await.alembic_version,
-        "0002_tags"
-    );
-    app.stop().await;
+    let tenant = fleet.app.tenant(&fleet.orgs[0]).is_ready().await;
+    assert_eq!(tenant.alembic_version, "0002_tags");
+    fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_id_it_is_the_run_that_goes_on_and_not_a_newer_one_that_was_only_tried() {
-    let (app, blueprint) = empty().await;
-    let tenants = three_behind(&app, &blueprint).await;
-    let slow = "create table tags (id int); alter table notes add column more int";
-    blueprint.write("migrations/0002_tags.sql", slow);
-    let (code, failed) = json(&app, &["migrate", "--wave", "1,100%"]).await;
+    let fleet = three_behind().await;
+    let slow = format!("{ADDITIVE}; alter table notes add column more int");
+    fleet.blueprint.write(NEXT, &slow);
+    let (code, failed) = fleet.json(&["migrate", "--wave", "1,100%"]).await;
     assert_eq!((code, &failed["state"]), (1, &"failed".into()), "{failed}");
-    let (code, _, stderr) = fleet(&app, &["migrate", "--dry-run"]).await;
+    let (code, _, stderr) = fleet.cli(&["migrate", "--dry-run"]).await;
     assert_eq!(code, 0, "{stderr}");
-    let (_, tried) = json(&app, &["status"]).await;
+    let (_, tried) = fleet.json(&["status"]).await;
     assert_ne!(tried["id"], failed["id"], "none goes on: the newest");
 
-    let mut holder = hold(&tenants[1].1, "lock table notes").await;
+    let mut holder = hold(&fleet.url(&fleet.orgs[1]).await, "lock table notes").await;
     let id = failed["id"].as_str().unwrap();
-    let (code, _, stderr) = fleet(&app, &["resume", id]).await;
+    let (code, _, stderr) = fleet.cli(&["resume", id]).await;
     assert_eq!(code, 0, "{stderr}");
-    let (_, paused) = json(&app, &["pause"]).await;
+    let (_, paused) = fleet.json(&["pause"]).await;
     assert_eq!(
         (&paused["id"], &paused["state"]),
         (&failed["id"], &"paused".into())
     );
     holder.release().await;
-    app.is_idle().await;
-    app.stop().await;
+    fleet.app.is_idle().await;
+    fleet.app.stop().await;
 }

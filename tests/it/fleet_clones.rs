@@ -1,58 +1,31 @@
 //! `tenantry fleet migrate --dry-run --clone`: a migration tried on what a tenant really has, and no tenant notices.
 
 use serde_json::{Value, json};
-use tenantry::{api_keys::Scope, tenants::Tenant};
+use tenantry::api_keys::Scope;
 
 use crate::{
     cli_operator::run,
     support::{
-        App, Deployment, TinyBlueprint,
-        app::{new_org, wait_for, wait_until},
+        Deployment, Fleet, TinyBlueprint,
+        app::{wait_for, wait_until},
         cluster::{ask, execute, hold},
-        events,
         process::Process,
     },
 };
 
 const NEXT: &str = "migrations/0002_short.sql";
 
-/// Two ready tenants whose blueprint has grown; the first one has a note that is too long for that.
-struct Fleet {
-    app: App,
-    tenants: Vec<Tenant>,
-    blueprint: TinyBlueprint,
+/// Two tenants whose blueprint has grown; the first one has a note that is too long for that.
+async fn two_behind() -> Fleet {
+    let fleet = Fleet::made_from(TinyBlueprint::new(), Deployment::new().await, 2).await;
+    let short = "alter table notes add check (length(body) < 100)";
+    fleet.blueprint.write(NEXT, short);
+    let long = "insert into notes (body) values (repeat('x', 100))";
+    fleet.sql(&fleet.orgs[0], long).await;
+    fleet
 }
 
 impl Fleet {
-    async fn new() -> Self {
-        let blueprint = TinyBlueprint::new();
-        let mut deployment = Deployment::new().await;
-        let directory = blueprint.path().to_str().unwrap().to_owned();
-        deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
-        let app = App::of(deployment, blueprint.source()).await;
-        let mut tenants = Vec::new();
-        for _ in 0..2 {
-            let org = new_org();
-            app.accepts(&[&events::created(&org, "Acme")]).await;
-            tenants.push(app.tenant(&org).is_ready().await);
-        }
-        app.is_idle().await;
-        blueprint.write(NEXT, "alter table notes add check (length(body) < 100)");
-        let fleet = Self {
-            app,
-            tenants,
-            blueprint,
-        };
-        let long = "insert into notes (body) values (repeat('x', 100))";
-        execute(&fleet.url(0), long).await;
-        fleet
-    }
-
-    /// The database of a tenant, as superuser.
-    fn url(&self, at: usize) -> String {
-        self.app.deployment.url(&self.tenants[at].database)
-    }
-
     /// `tenantry fleet migrate --dry-run`, with these clones.
     async fn tries(&self, clones: &[&str]) -> (i32, Value) {
         let clones = clones.iter().flat_map(|tenant| ["--clone", tenant]);
@@ -78,9 +51,9 @@ impl Fleet {
     }
 
     async fn nobody_was_migrated(&self) {
-        for at in 0..self.tenants.len() {
+        for org in &self.orgs {
             let sql = format!("select count(*) from tenantry.migrations where name = '{NEXT}'");
-            assert_eq!(ask::<i64>(&self.url(at), &sql).await, 0);
+            assert_eq!(self.app.tenant(org).ask::<i64>(&sql).await, 0);
         }
     }
 }
@@ -95,12 +68,12 @@ fn tried(run: &Value) -> Vec<(&Value, &Value)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_template_has_not_is_found_in_the_clone_of_a_tenant() {
-    let fleet = Fleet::new().await;
+    let fleet = two_behind().await;
     let (code, dry) = fleet.tries(&[]).await;
     assert_eq!((code, tried(&dry)), (0, vec![(&Value::Null, &Value::Null)]));
 
     // the clone is closed to the tenants, or it fails for all of them
-    let [first, second] = [&fleet.tenants[0], &fleet.tenants[1]];
+    let [first, second] = fleet.tenants().await;
     let closed = format!(
         "do $$ begin
              if current_database() ~ 'rehearsal' and exists (
@@ -147,23 +120,25 @@ async fn what_the_template_has_not_is_found_in_the_clone_of_a_tenant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whose_database_somebody_is_in_is_not_cloned_and_nobody_is_sent_away() {
-    let fleet = Fleet::new().await;
-    execute(&fleet.url(0), "delete from notes where length(body) = 100").await;
-    let [first, second] = [json!(fleet.tenants[0].id), json!(fleet.tenants[1].id)];
+    let fleet = two_behind().await;
+    let [in_use, free] = fleet.tenants().await;
+    let url = fleet.app.deployment.url(&in_use.database);
+    execute(&url, "delete from notes where length(body) = 100").await;
+    let [first, second] = [json!(in_use.id), json!(free.id)];
     let mut sessions = [
-        hold(&fleet.url(0), "set application_name = 'crm'; select 1").await,
-        hold(&fleet.url(0), "set application_name = 'crm'; select 1").await,
-        hold(&fleet.url(0), "set application_name = 'a report'; select 1").await,
+        hold(&url, "set application_name = 'crm'; select 1").await,
+        hold(&url, "set application_name = 'crm'; select 1").await,
+        hold(&url, "set application_name = 'a report'; select 1").await,
     ];
     let names = [first.as_str().unwrap(), second.as_str().unwrap()];
     let (code, dry) = fleet.tries(&names).await;
     assert_eq!(code, 1);
-    let in_use = json!("database_not_copied");
+    let not_copied = json!("database_not_copied");
     assert_eq!(
         tried(&dry),
         [
             (&Value::Null, &Value::Null),
-            (&first, &in_use),
+            (&first, &not_copied),
             (&second, &Value::Null)
         ],
         "{dry}"
@@ -172,7 +147,7 @@ async fn whose_database_somebody_is_in_is_not_cloned_and_nobody_is_sent_away() {
         dry["failure"]["cause"],
         format!(
             "database {} was not copied: 2 sessions of crm, 1 session of a report would have to leave it",
-            fleet.tenants[0].database
+            in_use.database
         )
     );
     for session in &mut sessions {
@@ -181,7 +156,7 @@ async fn whose_database_somebody_is_in_is_not_cloned_and_nobody_is_sent_away() {
     drop(sessions);
     let left = format!(
         "select count(*) from pg_stat_activity where datname = '{}'",
-        fleet.tenants[0].database
+        in_use.database
     );
     wait_until("everybody has left", async || {
         fleet.app.ask::<i64>(&left).await == 0
@@ -197,8 +172,9 @@ async fn whose_database_somebody_is_in_is_not_cloned_and_nobody_is_sent_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_takes_too_long_is_given_up_and_nobody_waits_for_it_any_more() {
-    let fleet = Fleet::new().await;
-    let database = &fleet.tenants[1].database;
+    let fleet = two_behind().await;
+    let [_, second] = fleet.tenants().await;
+    let database = &second.database;
     // whoever changes a database lets nobody copy it meanwhile
     let change = format!("comment on database {database} is 'another'");
     let mut slow = hold(&fleet.app.deployment.url("postgres"), &change).await;
@@ -207,10 +183,8 @@ async fn a_copy_that_takes_too_long_is_given_up_and_nobody_waits_for_it_any_more
     assert_eq!((code, tried(&dry)[1].1), (1, &not_copied), "{dry}");
     let cause = dry["failure"]["cause"].as_str().unwrap();
     assert!(cause.contains("takes longer than 10 s"), "{cause}");
-    assert_eq!(
-        ask::<i64>(&fleet.url(1), "select count(*) from notes").await,
-        1
-    );
+    let notes = "select count(*) from notes";
+    assert_eq!(fleet.app.tenant(&second.org_id).ask::<i64>(notes).await, 1);
     assert_eq!(fleet.clones().await, 0);
     slow.release().await;
     assert_eq!(fleet.tries(&[database]).await.0, 0);
@@ -219,11 +193,7 @@ async fn a_copy_that_takes_too_long_is_given_up_and_nobody_waits_for_it_any_more
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_run_that_died_and_was_given_up_has_left_is_dropped() {
-    let fleet = Fleet::new().await;
-    let deployment = fleet.app.deployment.clone();
-    fleet.app.stop().await;
-    let app = App::listening(deployment, fleet.blueprint.source()).await;
-    let fleet = Fleet { app, ..fleet };
+    let fleet = two_behind().await.without_workers().await;
     let (code, id, stderr) = run(
         &fleet.app,
         &[
@@ -232,7 +202,7 @@ async fn what_a_run_that_died_and_was_given_up_has_left_is_dropped() {
             "--dry-run",
             "--no-wait",
             "--clone",
-            &fleet.tenants[0].org_id,
+            &fleet.orgs[0],
         ],
     )
     .await;
@@ -265,22 +235,23 @@ async fn what_a_run_that_died_and_was_given_up_has_left_is_dropped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_aborted_run_copies_nobody_elses_database() {
-    let fleet = Fleet::new().await;
+    let fleet = two_behind().await;
     let server = fleet.app.deployment.url("postgres");
     let mut slow = Vec::new();
-    for tenant in &fleet.tenants {
+    let tenants = fleet.tenants::<2>().await;
+    for tenant in &tenants {
         let change = format!("comment on database {} is 'another'", tenant.database);
         slow.push(hold(&server, &change).await);
     }
     let copies = async |at: usize| {
-        let database = &fleet.tenants[at].database;
+        let database = &tenants[at].database;
         let copying = format!(
             "select count(*) from pg_stat_activity where query ~ '^create database .* template \"?{database}'"
         );
         fleet.app.ask::<i64>(&copying).await
     };
     let begin = ["fleet", "migrate", "--dry-run", "--no-wait"];
-    let clones = fleet.tenants.iter().flat_map(|it| ["--clone", &*it.org_id]);
+    let clones = fleet.orgs.iter().flat_map(|org| ["--clone", org]);
     let begin: Vec<&str> = begin.into_iter().chain(clones).collect();
     let (code, id, stderr) = run(&fleet.app, &begin).await;
     assert_eq!(code, 0, "{stderr}");
@@ -296,8 +267,7 @@ async fn an_aborted_run_copies_nobody_elses_database() {
     wait_until("the run's job has ended", async || {
         // that one's copy would wait for ten seconds
         assert_eq!(copies(1 - first).await, 0);
-        let open = "select count(*) from jobs where kind = 'migrate_fleet' and state in ('available', 'running')";
-        fleet.app.ask::<i64>(open).await == 0
+        fleet.open_jobs().await == 0
     })
     .await;
     assert_eq!(fleet.clones().await, 0);
@@ -306,14 +276,10 @@ async fn an_aborted_run_copies_nobody_elses_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_given_up_between_the_choice_and_the_copy_is_told() {
-    let fleet = Fleet::new().await;
-    let deployment = fleet.app.deployment.clone();
-    fleet.app.stop().await;
-    let app = App::listening(deployment, fleet.blueprint.source()).await;
-    let fleet = Fleet { app, ..fleet };
+    let fleet = two_behind().await.without_workers().await;
     let key = fleet.app.key(&[Scope::FleetRead, Scope::FleetWrite]).await;
     let api = fleet.app.as_bearer(&key);
-    let [first, second] = [&fleet.tenants[0], &fleet.tenants[1]];
+    let [first, second] = fleet.tenants().await;
     let body = json!({ "dry_run": true, "clone": [first.id, second.id] });
     let begun = api.post("/v1/fleet-runs", &body).await;
     assert_eq!(begun.status, 201, "{}", begun.body);
@@ -348,8 +314,8 @@ async fn who_is_given_up_between_the_choice_and_the_copy_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_dry_run_clones_and_only_what_is_kept_up() {
-    let fleet = Fleet::new().await;
-    let [first, second] = [&fleet.tenants[0], &fleet.tenants[1]];
+    let fleet = two_behind().await;
+    let [first, second] = fleet.tenants().await;
     let (code, _, _) = run(&fleet.app, &["fleet", "migrate", "--clone", &first.org_id]).await;
     assert_eq!(code, 64);
     let nobody = ["fleet", "migrate", "--dry-run", "--clone", "nobody"];

@@ -11,17 +11,14 @@ use tenantry::{
 
 use crate::{
     cli_operator::run as command,
-    fleet::{Fleet, all},
     support::{
-        Deployment, TinyBlueprint,
+        Deployment, Fleet, TinyBlueprint,
         app::{new_org, wait_until},
         cluster::{self, ask, execute, shared},
         events,
+        fleet::{ADDITIVE, NEXT, all},
     },
 };
-
-const NEXT: &str = "migrations/0002_tags.sql";
-const ADDITIVE: &str = "create table tags (id int)";
 
 /// A fleet whose tenants live on `east`, the control database's server, and on `west`, one that may go away.
 struct TwoClusters {
@@ -36,10 +33,7 @@ impl TwoClusters {
         let west = PrivatePostgres::start(&cluster::settings(), |_| {})
             .await
             .unwrap();
-        let blueprint = TinyBlueprint::new();
         let mut deployment = Deployment::new().await;
-        let directory = blueprint.path().to_str().unwrap();
-        deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
         for (name, value) in settings {
             deployment.set(name, value);
         }
@@ -49,7 +43,7 @@ impl TwoClusters {
             ("west", west.url("postgres")),
         ];
         deployment.live_on(directory.path(), &clusters).await;
-        let fleet = Fleet::made_from(blueprint, deployment, tenants).await;
+        let fleet = Fleet::made_from(TinyBlueprint::new(), deployment, tenants).await;
         Self {
             fleet,
             west,
@@ -171,7 +165,7 @@ async fn a_cluster_that_is_away_fails_its_own_tenants_and_holds_up_no_others() {
     ];
     let mut two = TwoClusters::of(12, &settings).await;
     two.fleet.blueprint.write(NEXT, ADDITIVE);
-    let run = two.fleet.begin(&all()).await.unwrap();
+    let run = two.fleet.begin(&all()).await;
     let faults = &two.fleet.app.replica.provisioner.faults;
     wait_until("it is prepared", async || faults.was_hit(point)).await;
     two.west.halt().await.unwrap();
@@ -304,12 +298,7 @@ async fn new_tenants_go_where_somebody_answers() {
     }
 
     two.west.restart().await.unwrap();
-    let org = new_org();
-    two.fleet
-        .app
-        .accepts(&[&events::created(&org, "Acme")])
-        .await;
-    let tenant = two.fleet.app.tenant(&org).is_ready().await;
+    let (_, tenant) = two.fleet.app.new_tenant("Acme").await;
     assert_eq!(tenant.cluster.as_deref(), Some("west"));
     two.stop().await;
 }

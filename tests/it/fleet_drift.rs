@@ -5,10 +5,8 @@ use serde_json::Value;
 use crate::{
     cli_operator::run,
     support::{
-        App, Deployment, TinyBlueprint,
-        app::new_org,
+        Deployment, Fleet, TinyBlueprint,
         cluster::{ask, execute},
-        events,
     },
 };
 
@@ -29,41 +27,20 @@ const DETAILED: &str = "
     create type place as (street text)";
 
 /// A fleet of tenants that have tasks.
-struct Fleet {
-    app: App,
-    orgs: Vec<String>,
-    _blueprint: TinyBlueprint,
+async fn with_tasks(tenants: usize) -> Fleet {
+    that_have(TASKS, tenants).await
+}
+
+async fn that_have(migration: &str, tenants: usize) -> Fleet {
+    let blueprint = TinyBlueprint::new();
+    blueprint.write("migrations/0002_tasks.sql", migration);
+    Fleet::made_from(blueprint, Deployment::new().await, tenants).await
 }
 
 impl Fleet {
-    async fn of(tenants: usize) -> Self {
-        Self::with(TASKS, tenants).await
-    }
-
-    async fn with(migration: &str, tenants: usize) -> Self {
-        let blueprint = TinyBlueprint::new();
-        blueprint.write("migrations/0002_tasks.sql", migration);
-        let app = App::of(Deployment::new().await, blueprint.source()).await;
-        let orgs: Vec<String> = (0..tenants).map(|_| new_org()).collect();
-        for (at, org) in orgs.iter().enumerate() {
-            app.accepts(&[&events::created(org, &format!("House {at}"))])
-                .await;
-        }
-        for org in &orgs {
-            app.tenant(org).is_ready().await;
-        }
-        app.is_idle().await;
-        Self {
-            app,
-            orgs,
-            _blueprint: blueprint,
-        }
-    }
-
     /// Somebody changes a tenant's database by hand.
     async fn meddle(&self, at: usize, sql: &str) {
-        let tenant = self.app.tenant(&self.orgs[at]).find().await.unwrap();
-        execute(&self.app.deployment.url(&tenant.database), sql).await;
+        self.sql(&self.orgs[at], sql).await;
     }
 
     async fn drift(&self, arguments: &[&str]) -> (i32, Value, String) {
@@ -126,7 +103,7 @@ async fn meddle_with_some(fleet: &Fleet) {
         .await;
     let suspend = ["tenants", "suspend", fleet.orgs[7].as_str()];
     assert_eq!(run(&fleet.app, &suspend).await.0, 0);
-    let gone = fleet.app.tenant(&fleet.orgs[41]).find().await.unwrap();
+    let gone = fleet.tenant(&fleet.orgs[41]).await;
     let server = fleet.app.deployment.url("postgres");
     execute(
         &server,
@@ -168,7 +145,7 @@ fn what_was_meddled_with(fleet: &Fleet) -> Vec<(Vec<usize>, Vec<String>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
-    let fleet = Fleet::of(50).await;
+    let fleet = with_tasks(50).await;
     let (code, drift, stderr) = fleet.drift(&[]).await;
     assert_eq!((code, &drift["alike"]), (0, &50.into()), "{stderr}");
 
@@ -206,7 +183,7 @@ async fn who_has_drifted_is_named_with_what_is_different_and_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_template_of_an_older_version_accuses_nobody_and_is_built_anew() {
-    let fleet = Fleet::of(2).await;
+    let fleet = with_tasks(2).await;
     let older = "update templates set details = null, full_fingerprint = null";
     execute(&fleet.app.deployment.control_url, older).await;
     fleet.meddle(0, "drop index tasks_by_owner").await;
@@ -229,7 +206,7 @@ async fn a_template_of_an_older_version_accuses_nobody_and_is_built_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_version_finds_what_it_compares_and_nothing_else() {
-    let fleet = Fleet::with(DETAILED, 0).await;
+    let fleet = that_have(DETAILED, 0).await;
     let control = &fleet.app.deployment.control_url;
     let agrees = "select fingerprint = encode(sha256(convert_to(array_to_string(structure, E'\\n'), 'UTF8')), 'hex')
                   from templates";
@@ -313,7 +290,7 @@ const DETAILS: [(&str, &str); 13] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detail_that_was_changed_is_named() {
-    let fleet = Fleet::with(DETAILED, DETAILS.len() + 1).await;
+    let fleet = that_have(DETAILED, DETAILS.len() + 1).await;
     for (at, (change, _)) in DETAILS.iter().enumerate() {
         let change = format!("set search_path = public; {change}");
         fleet.meddle(at, &change).await;

@@ -4,20 +4,18 @@ use serde_json::Value;
 
 use crate::{
     cli_operator::{json, run},
-    support::{App, Deployment, TinyBlueprint, app::new_org, events},
+    support::{Deployment, Fleet, TinyBlueprint},
 };
 
-async fn three_tenants() -> (App, Vec<String>, TinyBlueprint) {
-    let blueprint = TinyBlueprint::new();
-    let app = App::of(Deployment::new().await, blueprint.source()).await;
-    let orgs: Vec<String> = (0..3).map(|_| new_org()).collect();
-    for (at, org) in orgs.iter().enumerate() {
-        app.accepts(&[&events::created(org, &format!("House {at}"))])
-            .await;
-        app.tenant(org).is_ready().await;
+/// Called House 0 to House 2.
+async fn three_tenants() -> Fleet {
+    let mut fleet = Fleet::made_from(TinyBlueprint::new(), Deployment::new().await, 0).await;
+    for at in 0..3 {
+        let (org, _) = fleet.app.new_tenant(&format!("House {at}")).await;
+        fleet.orgs.push(org);
     }
-    app.is_idle().await;
-    (app, orgs, blueprint)
+    fleet.app.is_idle().await;
+    fleet
 }
 
 /// A line a tenant, by the order of the organizations.
@@ -37,20 +35,20 @@ fn lines(stdout: &str, orgs: &[String]) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_every_tenant_come_out_with_its_name_and_nothing_is_changed() {
-    let (app, orgs, _blueprint) = three_tenants().await;
+    let fleet = three_tenants().await;
     let look =
         "select body, id, id = 1 as first, null as nothing, '{\"a\": 1}'::jsonb as json from notes";
-    let (code, stdout, stderr) = run(&app, &["fleet", "exec", "--json", "--sql", look]).await;
+    let (code, stdout, stderr) = run(&fleet.app, &["fleet", "exec", "--json", "--sql", look]).await;
     assert_eq!(code, 0, "{stderr}");
-    for (at, line) in lines(&stdout, &orgs).iter().enumerate() {
+    for (at, line) in lines(&stdout, &fleet.orgs).iter().enumerate() {
         let expected = serde_json::json!([
             { "body": format!("House {at}"), "id": 1, "first": true, "nothing": null, "json": { "a": 1 } }
         ]);
         assert_eq!(line["rows"], expected);
     }
     let (_, stdout, _) = run(
-        &app,
-        &["fleet", "exec", "--sql", look, "--tenant", &orgs[1]],
+        &fleet.app,
+        &["fleet", "exec", "--sql", look, "--tenant", &fleet.orgs[1]],
     )
     .await;
     assert!(
@@ -65,11 +63,13 @@ async fn rows_of_every_tenant_come_out_with_its_name_and_nothing_is_changed() {
         "commit; drop table notes",
         "do $$ begin delete from notes; end $$",
     ] {
-        let (code, _, stderr) = run(&app, &["fleet", "exec", "--sql", change]).await;
+        let (code, _, stderr) = run(&fleet.app, &["fleet", "exec", "--sql", change]).await;
         assert_eq!(code, 1, "{change}");
         assert!(stderr.contains("[statement_failed]"), "{change}: {stderr}");
         assert_eq!(
-            app.tenant(&orgs[0])
+            fleet
+                .app
+                .tenant(&fleet.orgs[0])
                 .ask::<i64>("select count(*) from notes")
                 .await,
             1,
@@ -77,39 +77,50 @@ async fn rows_of_every_tenant_come_out_with_its_name_and_nothing_is_changed() {
         );
     }
     let said = ["fleet", "exec", "--write", "--sql", "delete from notes"];
-    let (code, _, stderr) = run(&app, &said).await;
+    let (code, _, stderr) = run(&fleet.app, &said).await;
     assert_eq!(code, 64, "nobody is there to ask");
     assert!(stderr.contains("--yes"), "{stderr}");
     assert_eq!(
-        app.tenant(&orgs[0])
+        fleet
+            .app
+            .tenant(&fleet.orgs[0])
             .ask::<i64>("select count(*) from notes")
             .await,
         1
     );
-    app.deployment.discard().await;
+    fleet.app.deployment.discard().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_writes_is_one_transaction_a_tenant_and_in_the_audit_log() {
-    let (app, orgs, _blueprint) = three_tenants().await;
+    let fleet = three_tenants().await;
     // fails for the second tenant, after it has changed something
     let change = "update notes set body = 'new ' || body; select 1 / (length(body) - 11) from notes where body like '%1'";
     let spoil = "update notes set body = 'House 1'";
     let one = [
-        "fleet", "exec", "--write", "--yes", "--tenant", &orgs[1], "--sql", spoil,
+        "fleet",
+        "exec",
+        "--write",
+        "--yes",
+        "--tenant",
+        &fleet.orgs[1],
+        "--sql",
+        spoil,
     ];
-    assert_eq!(run(&app, &one).await.0, 0);
+    assert_eq!(run(&fleet.app, &one).await.0, 0);
     let all = [
         "fleet", "exec", "--write", "--yes", "--json", "--sql", change,
     ];
-    let (code, stdout, stderr) = run(&app, &all).await;
+    let (code, stdout, stderr) = run(&fleet.app, &all).await;
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("it failed for 1 of 3 tenants"), "{stderr}");
-    assert_eq!(lines(&stdout, &orgs)[1]["code"], "statement_failed");
+    assert_eq!(lines(&stdout, &fleet.orgs)[1]["code"], "statement_failed");
     let mut bodies = Vec::new();
-    for org in &orgs {
+    for org in &fleet.orgs {
         bodies.push(
-            app.tenant(org)
+            fleet
+                .app
+                .tenant(org)
                 .ask::<String>("select body from notes")
                 .await,
         );
@@ -117,7 +128,7 @@ async fn what_writes_is_one_transaction_a_tenant_and_in_the_audit_log() {
     assert_eq!(bodies, ["new House 0", "House 1", "new House 2"]);
 
     let noted = json(
-        &app,
+        &fleet.app,
         &[
             "audit",
             "ls",
@@ -131,7 +142,7 @@ async fn what_writes_is_one_transaction_a_tenant_and_in_the_audit_log() {
     .await;
     assert_eq!(noted.len(), 4);
     assert_eq!(noted[3]["after"]["sql"], spoil);
-    assert_eq!(noted[3]["org_id"], orgs[1].as_str());
+    assert_eq!(noted[3]["org_id"], fleet.orgs[1].as_str());
     // what it made belongs to the owner, as what a migration makes does
     let make = [
         "fleet",
@@ -139,33 +150,34 @@ async fn what_writes_is_one_transaction_a_tenant_and_in_the_audit_log() {
         "--write",
         "--yes",
         "--tenant",
-        &orgs[0],
+        &fleet.orgs[0],
         "--sql",
         "create table made ()",
     ];
-    assert_eq!(run(&app, &make).await.0, 0);
-    let owner: String = app
-        .tenant(&orgs[0])
+    assert_eq!(run(&fleet.app, &make).await.0, 0);
+    let owner: String = fleet
+        .app
+        .tenant(&fleet.orgs[0])
         .ask("select tableowner::text from pg_tables where tablename = 'made'")
         .await;
-    assert_eq!(owner, format!("{}owner", app.deployment.prefix));
-    app.deployment.discard().await;
+    assert_eq!(owner, format!("{}owner", fleet.app.deployment.prefix));
+    fleet.app.deployment.discard().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_has_its_time_and_a_tenant_its_rows() {
-    let (app, orgs, _blueprint) = three_tenants().await;
+    let fleet = three_tenants().await;
     let sleep = [
         "fleet",
         "exec",
         "--timeout",
         "1",
         "--tenant",
-        &orgs[0],
+        &fleet.orgs[0],
         "--sql",
         "select pg_sleep(60)",
     ];
-    let (code, _, stderr) = run(&app, &sleep).await;
+    let (code, _, stderr) = run(&fleet.app, &sleep).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("[statement_timed_out]"), "{stderr}");
 
@@ -176,12 +188,12 @@ async fn a_statement_has_its_time_and_a_tenant_its_rows() {
         "--rows",
         "2",
         "--tenant",
-        &orgs[0],
+        &fleet.orgs[0],
         "--sql",
         "select generate_series(1, 5) as n",
     ];
-    let (_, stdout, _) = run(&app, &many).await;
-    let line = &lines(&stdout, &orgs)[0];
+    let (_, stdout, _) = run(&fleet.app, &many).await;
+    let line = &lines(&stdout, &fleet.orgs)[0];
     assert_eq!(line["rows"], serde_json::json!([{ "n": 1 }, { "n": 2 }]));
     assert_eq!(line["is_cut"], true);
 
@@ -189,26 +201,32 @@ async fn a_statement_has_its_time_and_a_tenant_its_rows() {
     std::fs::write(file.path(), "select 1 as one;\nselect 'ß' as two;\n").unwrap();
     let path = file.path().to_str().unwrap();
     let (_, stdout, _) = run(
-        &app,
+        &fleet.app,
         &[
-            "fleet", "exec", "--json", "--file", path, "--tenant", &orgs[2],
+            "fleet",
+            "exec",
+            "--json",
+            "--file",
+            path,
+            "--tenant",
+            &fleet.orgs[2],
         ],
     )
     .await;
     assert_eq!(
-        lines(&stdout, &orgs)[2]["rows"],
+        lines(&stdout, &fleet.orgs)[2]["rows"],
         serde_json::json!([{ "two": "ß" }])
     );
     let none = ["fleet", "exec", "--state", "archived", "--sql", "select 1"];
-    assert_eq!(run(&app, &none).await.0, 0, "no tenant is no failure");
-    app.deployment.discard().await;
+    assert_eq!(run(&fleet.app, &none).await.0, 0, "no tenant is no failure");
+    fleet.app.deployment.discard().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_statement_counts_and_who_has_no_rows_is_counted() {
-    let (app, orgs, _blueprint) = three_tenants().await;
+    let fleet = three_tenants().await;
     let exec = async |more: &[&str]| {
-        let (code, stdout, stderr) = run(&app, &[&["fleet", "exec"], more].concat()).await;
+        let (code, stdout, stderr) = run(&fleet.app, &[&["fleet", "exec"], more].concat()).await;
         assert_eq!(code, 0, "{stderr}");
         (stdout, stderr)
     };
@@ -226,7 +244,7 @@ async fn the_last_statement_counts_and_who_has_no_rows_is_counted() {
     for last in [nobody, "set time zone 'UTC'"] {
         let sql = format!("{earlier}{last}");
         let (stdout, _) = exec(&["--json", "--sql", &sql]).await;
-        let rows = lines(&stdout, &orgs)[0]["rows"].clone();
+        let rows = lines(&stdout, &fleet.orgs)[0]["rows"].clone();
         assert_eq!(rows, serde_json::json!([]), "{last}");
     }
     let change = format!("{earlier}update notes set body = body");
@@ -239,15 +257,15 @@ async fn the_last_statement_counts_and_who_has_no_rows_is_counted() {
     let alike = "select 1 as id, 2 as id, 3 as id_2, 4 as id, 5 as other";
     let (stdout, _) = exec(&["--json", "--sql", alike]).await;
     assert_eq!(
-        lines(&stdout, &orgs)[0]["rows"],
+        lines(&stdout, &fleet.orgs)[0]["rows"],
         serde_json::json!([{ "id": 1, "id_3": 2, "id_2": 3, "id_4": 4, "other": 5 }])
     );
-    app.deployment.discard().await;
+    fleet.app.deployment.discard().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_started_for_each_tenant_with_its_url_in_the_environment() {
-    let (app, orgs, _blueprint) = three_tenants().await;
+    let fleet = three_tenants().await;
     let all = [
         "fleet",
         "exec",
@@ -259,12 +277,12 @@ async fn a_command_is_started_for_each_tenant_with_its_url_in_the_environment() 
     ];
     let started = async |script: &str| {
         let command = [&all[..], &["--command", "sh", "-c", script]].concat();
-        run(&app, &command).await
+        run(&fleet.app, &command).await
     };
     let (code, stdout, stderr) = started("echo $TENANTRY_ORGANIZATION_ID $DATABASE_URL $0").await;
     assert_eq!(code, 0, "{stderr}");
-    for (org, line) in orgs.iter().zip(lines(&stdout, &orgs)) {
-        let tenant = app.tenant(org).find().await.unwrap();
+    for (org, line) in fleet.orgs.iter().zip(lines(&stdout, &fleet.orgs)) {
+        let tenant = fleet.tenant(org).await;
         let output = line["output"].as_str().unwrap();
         let url = format!("{org} postgresql://{}:***@", tenant.username);
         assert!(output.starts_with(&url), "{output}");
@@ -272,26 +290,26 @@ async fn a_command_is_started_for_each_tenant_with_its_url_in_the_environment() 
     }
     let fails_once = format!(
         "test $TENANTRY_ORGANIZATION_ID != {} || {{ echo no >&2; exit 7; }}",
-        orgs[1]
+        fleet.orgs[1]
     );
     let (code, stdout, stderr) = started(&fails_once).await;
     assert_eq!(code, 1, "{stderr}");
-    let failed = &lines(&stdout, &orgs)[1];
+    let failed = &lines(&stdout, &fleet.orgs)[1];
     assert_eq!(failed["code"], "command_failed");
     assert_eq!(failed["error"], "the command ended with exit code 7: no");
     let noted = json(
-        &app,
+        &fleet.app,
         &["audit", "ls", "--action", "tenant.command_run", "--json"],
     )
     .await;
     assert_eq!(noted.len(), 6);
     let without = ["fleet", "exec", "--command", "true"];
-    assert_eq!(run(&app, &without).await.0, 64, "it needs --write");
+    assert_eq!(run(&fleet.app, &without).await.0, 64, "it needs --write");
     let nothing = [&all[..], &["--command", "/nowhere/at/all"]].concat();
-    let (code, stdout, _) = run(&app, &nothing).await;
+    let (code, stdout, _) = run(&fleet.app, &nothing).await;
     assert_eq!(
-        (code, &lines(&stdout, &orgs)[0]["code"]),
+        (code, &lines(&stdout, &fleet.orgs)[0]["code"]),
         (1, &"command_failed".into())
     );
-    app.deployment.discard().await;
+    fleet.app.deployment.discard().await;
 }

@@ -4,72 +4,42 @@
 use serde_json::json;
 use tenantry::{
     api_keys::Scope,
-    fleet::{self, NewRun, Run, RunState},
+    fleet::{self, NewRun, Run, RunState, TargetState},
 };
 
-use crate::{
-    fleet_storm::{Fleet, all},
-    support::{
-        TinyBlueprint,
-        app::{operator, wait_until},
-        cluster::{ask, execute},
-        process::Process,
-    },
+use crate::support::{
+    Fleet, TinyBlueprint,
+    app::wait_until,
+    cluster::execute,
+    fleet::{all, in_waves},
+    process::Process,
 };
 
 /// A run that lost its only replica with every target taken, and none begun.
 async fn taken_and_not_begun(fleet: &Fleet) -> Run {
-    let mut replica = Process::start(&fleet.deployment, "fleet.taken=kill").await;
+    let mut replica = Process::start(&fleet.app.deployment, "fleet.taken=kill").await;
     // in one place: another one would find nothing to take, and die before the first has recorded what it took
     let new = NewRun {
         concurrency: 1,
         ..all()
     };
-    let run = fleet.begin_as(&new).await;
+    let run = fleet.begin(&new).await;
     replica.is_killed().await;
     assert!(fleet.find(&run).await.counts.running > 0);
     run
 }
 
-async fn pause(fleet: &Fleet, run: &Run) {
-    let pause = async |tx: &mut _| fleet::pause(tx, run.id, &operator()).await;
-    fleet.app.replica.db.transaction(pause).await.unwrap();
-}
-
-async fn resume(fleet: &Fleet, run: &Run) {
-    let resume = async |tx: &mut _| fleet::resume(tx, run.id, &operator()).await;
-    fleet.app.replica.db.transaction(resume).await.unwrap();
-}
-
-async fn abort(fleet: &Fleet, run: &Run) {
-    let abort = async |tx: &mut _| fleet::abort(tx, run.id, &operator()).await;
-    fleet.app.replica.db.transaction(abort).await.unwrap();
-}
-
-async fn nothing_is_under_way(fleet: &Fleet, run: &Run) {
-    wait_until("nothing is under way", async || {
-        fleet.find(run).await.counts.running == 0
-    })
-    .await;
-}
-
-/// How many jobs the run has still.
-async fn jobs(fleet: &Fleet) -> i64 {
-    let jobs = "select count(*) from jobs where kind = 'migrate_fleet' and state in ('available', 'running')";
-    fleet.app.ask(jobs).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_had_begun_waits_when_its_run_is_paused_and_is_skipped_when_it_is_aborted() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     fleet.grow("0002_more");
     let run = taken_and_not_begun(&fleet).await;
-    pause(&fleet, &run).await;
-    let next = Process::with_roles(&fleet.deployment, "worker").await;
-    nothing_is_under_way(&fleet, &run).await;
+    fleet.pause(&run).await;
+    let next = Process::with_roles(&fleet.app.deployment, "worker").await;
+    fleet.nothing_is_under_way(&run).await;
     let paused = fleet.find(&run).await;
     assert_eq!((paused.counts.pending, paused.counts.done), (3, 0));
-    resume(&fleet, &run).await;
+    fleet.resume(&run).await;
     let over = fleet.is_over(&run).await;
     assert_eq!((over.state, over.counts.done), (RunState::Done, 3));
     for org in &fleet.orgs {
@@ -79,28 +49,28 @@ async fn what_nobody_had_begun_waits_when_its_run_is_paused_and_is_skipped_when_
 
     fleet.grow("0003_bad");
     let run = taken_and_not_begun(&fleet).await;
-    abort(&fleet, &run).await;
-    let _next = Process::with_roles(&fleet.deployment, "worker").await;
-    nothing_is_under_way(&fleet, &run).await;
+    fleet.abort(&run).await;
+    let _next = Process::with_roles(&fleet.app.deployment, "worker").await;
+    fleet.nothing_is_under_way(&run).await;
     let aborted = fleet.find(&run).await;
     assert_eq!((aborted.counts.skipped, aborted.counts.done), (3, 0));
     for org in &fleet.orgs {
         assert_eq!(fleet.tenant(org).await.alembic_version, "0002_more");
     }
-    wait_until("no job is left", async || jobs(&fleet).await == 0).await;
+    wait_until("no job is left", async || fleet.open_jobs().await == 0).await;
     fleet.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_migrated_when_its_replica_died_is_on_record_also_of_an_aborted_run() {
-    let fleet = Fleet::of(1).await;
+    let fleet = Fleet::watched(1).await;
     fleet.grow("0002_more");
-    let mut replica = Process::start(&fleet.deployment, "fleet.recording=kill").await;
-    let run = fleet.begin(&[]).await;
+    let mut replica = Process::start(&fleet.app.deployment, "fleet.recording=kill").await;
+    let run = fleet.begin(&all()).await;
     replica.is_killed().await;
-    abort(&fleet, &run).await;
-    let _next = Process::with_roles(&fleet.deployment, "worker").await;
-    nothing_is_under_way(&fleet, &run).await;
+    fleet.abort(&run).await;
+    let _next = Process::with_roles(&fleet.app.deployment, "worker").await;
+    fleet.nothing_is_under_way(&run).await;
     let aborted = fleet.find(&run).await;
     assert_eq!((aborted.state, aborted.counts.done), (RunState::Aborted, 1));
     fleet.is_migrated_once(&aborted, &fleet.orgs[0]).await;
@@ -109,13 +79,13 @@ async fn what_was_migrated_when_its_replica_died_is_on_record_also_of_an_aborted
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_no_transaction_may_be_half_applied_and_is_brought_to_its_end() {
-    let fleet = Fleet::of(1).await;
+    let fleet = Fleet::watched(1).await;
     let sql = "-- tenantry: no transaction\ncreate index concurrently notes_body on notes (body)";
     fleet.blueprint.write("migrations/0002_index.sql", sql);
     let run = taken_and_not_begun(&fleet).await;
-    abort(&fleet, &run).await;
-    let _next = Process::with_roles(&fleet.deployment, "worker").await;
-    nothing_is_under_way(&fleet, &run).await;
+    fleet.abort(&run).await;
+    let _next = Process::with_roles(&fleet.app.deployment, "worker").await;
+    fleet.nothing_is_under_way(&run).await;
     assert_eq!(fleet.find(&run).await.counts.done, 1);
     let tenant = fleet.tenant(&fleet.orgs[0]).await;
     assert_eq!(tenant.alembic_version, "0002_index");
@@ -124,26 +94,28 @@ async fn a_file_that_is_no_transaction_may_be_half_applied_and_is_brought_to_its
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_drifted_is_compared_again_until_it_is_repaired() {
-    let fleet = Fleet::of(2).await;
+    let fleet = Fleet::watched(2).await;
     fleet.grow("0002_more");
-    let url = fleet.url(&fleet.orgs[0]).await;
-    execute(&url, "alter table notes add column by_hand int").await;
-    let run = fleet.begin(&[]).await;
-    let _replica = Process::with_roles(&fleet.deployment, "worker").await;
-    let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
+    fleet
+        .sql(&fleet.orgs[0], "alter table notes add column by_hand int")
+        .await;
+    let run = fleet.begin(&all()).await;
+    let _replica = Process::with_roles(&fleet.app.deployment, "worker").await;
     for _ in 0..2 {
         let over = fleet.is_over(&run).await;
         assert_eq!((over.state, over.counts.failed), (RunState::Failed, 1));
-        let (_, code) = fleet.target(&run, &fleet.orgs[0]).await;
-        assert_eq!(code, "drifted");
+        let target = fleet.target(&run, &fleet.orgs[0]).await;
+        assert_eq!(target.error_code.as_deref(), Some("drifted"));
         let tenant = fleet.tenant(&fleet.orgs[0]).await;
         assert_eq!(tenant.alembic_version, "0002_more", "it was migrated");
-        fleet.app.replica.db.transaction(retry).await.unwrap();
+        fleet.retry(&run).await;
     }
     fleet.is_over(&run).await;
 
-    execute(&url, "alter table notes drop column by_hand").await;
-    fleet.app.replica.db.transaction(retry).await.unwrap();
+    fleet
+        .sql(&fleet.orgs[0], "alter table notes drop column by_hand")
+        .await;
+    fleet.retry(&run).await;
     let over = fleet.is_over(&run).await;
     assert_eq!((over.state, over.counts.done), (RunState::Done, 2));
     fleet.is_migrated_once(&over, &fleet.orgs[0]).await;
@@ -152,22 +124,25 @@ async fn a_database_that_drifted_is_compared_again_until_it_is_repaired() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_with_which_replica_after_replica_dies_is_left_alone() {
-    let mut fleet = Fleet::of(1).await;
-    fleet.deployment.set("TENANTRY__FLEET__MAX_ATTEMPTS", "1");
+    let mut fleet = Fleet::watched(1).await;
+    fleet
+        .app
+        .deployment
+        .set("TENANTRY__FLEET__MAX_ATTEMPTS", "1");
     fleet.grow("0002_more");
-    let run = fleet.begin(&[]).await;
+    let run = fleet.begin(&all()).await;
     for _ in 0..5 {
-        let mut replica = Process::start(&fleet.deployment, "fleet.recording=kill").await;
+        let mut replica = Process::start(&fleet.app.deployment, "fleet.recording=kill").await;
         replica.is_killed().await;
     }
-    let _last = Process::with_roles(&fleet.deployment, "worker").await;
+    let _last = Process::with_roles(&fleet.app.deployment, "worker").await;
     let over = fleet.is_over(&run).await;
     assert_eq!((over.state, over.counts.failed), (RunState::Failed, 1));
-    let (state, code) = fleet.target(&run, &fleet.orgs[0]).await;
-    assert_eq!((&*state, &*code), ("failed", "worker_lost"));
+    let target = fleet.target(&run, &fleet.orgs[0]).await;
+    let told = (target.state, target.error_code.as_deref());
+    assert_eq!(told, (TargetState::Failed, Some("worker_lost")));
 
-    let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
-    fleet.app.replica.db.transaction(retry).await.unwrap();
+    fleet.retry(&run).await;
     let over = fleet.is_over(&run).await;
     assert_eq!((over.state, over.counts.done), (RunState::Done, 1));
     fleet.is_migrated_once(&over, &fleet.orgs[0]).await;
@@ -176,11 +151,11 @@ async fn a_database_with_which_replica_after_replica_dies_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_cannot_be_recorded_is_a_failure_and_the_others_are_recorded() {
-    let fleet = Fleet::of(4).await;
+    let fleet = Fleet::watched(4).await;
     fleet.grow("0002_more");
     let refused = fleet.tenant(&fleet.orgs[1]).await.id;
     execute(
-        &fleet.deployment.control_url,
+        &fleet.app.deployment.control_url,
         &format!(
             "create function refuse() returns trigger language plpgsql as $$
              begin
@@ -193,39 +168,39 @@ async fn a_result_that_cannot_be_recorded_is_a_failure_and_the_others_are_record
         ),
     )
     .await;
-    let run = fleet.begin(&[]).await;
-    let _replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let run = fleet.begin(&all()).await;
+    let _replica = Process::with_roles(&fleet.app.deployment, "worker").await;
     let over = fleet.is_over(&run).await;
     let counts = over.counts;
     assert_eq!(over.state, RunState::Failed);
     assert_eq!((counts.done, counts.failed), (3, 1));
-    let (_, code) = fleet.target(&run, &fleet.orgs[1]).await;
-    assert_eq!(code, "control_database_refused");
-    let told = format!("select error from fleet_targets where tenant = '{refused}'");
-    let told: String = fleet.app.ask(&told).await;
+    let target = fleet.target(&run, &fleet.orgs[1]).await;
+    let code = target.error_code.as_deref();
+    assert_eq!(code, Some("control_database_refused"));
+    let told = target.error.unwrap();
     assert!(told.contains("not this one"), "{told}");
     fleet.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_skipped_does_not_vouch_for_a_canary_that_failed() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     fleet.grow("0002_more");
     fleet.grow("0003_last");
-    let replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let replica = Process::with_roles(&fleet.app.deployment, "worker").await;
     let mut ahead = all();
     ahead.selection.tenants = vec![fleet.tenant(&fleet.orgs[2]).await.id];
-    let run = fleet.begin_as(&ahead).await;
+    let run = fleet.begin(&ahead).await;
     assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
-    let canary = fleet.url(&fleet.orgs[0]).await;
-    execute(&canary, "create table t0002_more (id int)").await;
+    fleet
+        .sql(&fleet.orgs[0], "create table t0002_more (id int)")
+        .await;
 
     let careful = NewRun {
         wanted_version: Some("0002_more".to_owned()),
-        waves: vec!["1".parse().unwrap()],
-        ..all()
+        ..in_waves("1")
     };
-    let run = fleet.begin_as(&careful).await;
+    let run = fleet.begin(&careful).await;
     let over = fleet.is_over(&run).await;
     let code = over.failure.map(|failure| failure.code);
     assert_eq!(code.as_deref(), Some("fleet_wave_failed"));
@@ -237,17 +212,18 @@ async fn who_is_skipped_does_not_vouch_for_a_canary_that_failed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_is_one_that_needs_the_migration() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     fleet.grow("0002_more");
-    let replica = Process::with_roles(&fleet.deployment, "worker").await;
+    let replica = Process::with_roles(&fleet.app.deployment, "worker").await;
     let mut first = all();
     first.selection.tenants = vec![fleet.tenant(&fleet.orgs[0]).await.id];
-    let run = fleet.begin_as(&first).await;
+    let run = fleet.begin(&first).await;
     assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
-    let canary = fleet.url(&fleet.orgs[1]).await;
-    execute(&canary, "create table t0002_more (id int)").await;
+    fleet
+        .sql(&fleet.orgs[1], "create table t0002_more (id int)")
+        .await;
 
-    let run = fleet.begin(&["1"]).await;
+    let run = fleet.begin(&in_waves("1")).await;
     let over = fleet.is_over(&run).await;
     let code = over.failure.map(|failure| failure.code);
     assert_eq!(code.as_deref(), Some("fleet_wave_failed"));
@@ -258,12 +234,11 @@ async fn a_canary_is_one_that_needs_the_migration() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_begun_over_http_is_about_the_blueprint_of_the_replica_that_took_it() {
-    let fleet = Fleet::of(1).await;
+    let fleet = Fleet::watched(1).await;
     fleet.grow("0002_more");
     let old = TinyBlueprint::new();
-    let mut outdated = fleet.deployment.clone();
-    let directory = old.path().to_str().unwrap();
-    outdated.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    let mut outdated = fleet.app.deployment.clone();
+    outdated.set_blueprint(old.path());
     let key = fleet.app.key(&[Scope::FleetWrite]).await;
     let api = fleet.app.as_bearer(&key);
     let answer = api.post("/v1/fleet-runs", &json!({})).await;
@@ -280,7 +255,7 @@ async fn a_run_begun_over_http_is_about_the_blueprint_of_the_replica_that_took_i
     .await;
     assert_eq!(fleet.find(&run).await.state, RunState::Preparing);
     drop(behind);
-    let _right = Process::with_roles(&fleet.deployment, "worker").await;
+    let _right = Process::with_roles(&fleet.app.deployment, "worker").await;
     let over = fleet.is_over(&run).await;
     assert_eq!(over.state, RunState::Done);
     fleet.is_migrated_once(&over, &fleet.orgs[0]).await;
@@ -289,37 +264,97 @@ async fn a_run_begun_over_http_is_about_the_blueprint_of_the_replica_that_took_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_with_another_blueprint_leaves_a_run_alone_and_ends_one_that_was_aborted() {
-    let fleet = Fleet::of(2).await;
+    let fleet = Fleet::watched(2).await;
     fleet.grow("0002_more");
     let old = TinyBlueprint::new();
-    let mut outdated = fleet.deployment.clone();
-    let directory = old.path().to_str().unwrap();
-    outdated.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    let mut outdated = fleet.app.deployment.clone();
+    outdated.set_blueprint(old.path());
     let behind = Process::with_roles(&outdated, "worker").await;
     let new = NewRun {
         blueprint_hash: Some(fleet.blueprint.source().load().unwrap().hash()),
         wanted_version: Some("0002_more".to_owned()),
-        waves: vec!["1".parse().unwrap()],
-        ..all()
+        ..in_waves("1")
     };
-    let run = fleet.begin_as(&new).await;
+    let run = fleet.begin(&new).await;
     let left = "select count(*) from job_attempts where error_code = 'fleet_blueprint_unknown'";
     let is_left = async |times: i64| fleet.app.ask::<i64>(left).await >= times;
     wait_until("it is left to others", async || is_left(2).await).await;
     assert_eq!(fleet.find(&run).await.state, RunState::Preparing);
 
-    let canary = fleet.url(&fleet.orgs[0]).await;
-    execute(&canary, "create table t0002_more (id int)").await;
-    let right = Process::with_roles(&fleet.deployment, "worker").await;
+    fleet
+        .sql(&fleet.orgs[0], "create table t0002_more (id int)")
+        .await;
+    let right = Process::with_roles(&fleet.app.deployment, "worker").await;
     assert_eq!(fleet.is_over(&run).await.state, RunState::Failed);
     drop(right);
     // nobody has its blueprint any more
-    resume(&fleet, &run).await;
-    let before: i64 = ask(&fleet.deployment.control_url, left).await;
+    fleet.resume(&run).await;
+    let before: i64 = fleet.app.ask(left).await;
     wait_until("it is left to others", async || is_left(before + 1).await).await;
-    abort(&fleet, &run).await;
-    wait_until("no job is left", async || jobs(&fleet).await == 0).await;
+    fleet.abort(&run).await;
+    wait_until("no job is left", async || fleet.open_jobs().await == 0).await;
     assert_eq!(fleet.find(&run).await.counts.skipped, 1);
     drop(behind);
     fleet.end().await;
+}
+
+/// Live jobs of runs, by their places.
+async fn places(fleet: &Fleet) -> String {
+    fleet
+        .app
+        .ask(
+            "select coalesce(string_agg(payload ->> 'slot', ' ' order by payload ->> 'slot'), '')
+             from jobs
+             where kind = 'migrate_fleet'
+               and state in ('available', 'running')",
+        )
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_called_where_nothing_can_be_taken_and_somebody_works() {
+    // replicas are away, and so is whoever looks for missing jobs
+    let fleet = Fleet::of(2).await.without_workers().await;
+    let run = fleet.begin(&all()).await;
+    let [long, other] = fleet.tenants().await;
+    let control = &fleet.app.deployment.control_url;
+    // place 3 works on a long migration, and place 0 has found nothing to do
+    let begun = format!(
+        "update jobs
+         set payload = jsonb_set(payload, '{{slot}}', '3'), unique_key = 'fleet:{run}:003', state = 'running',
+             attempt = 1, lease_expires_at = now() + interval '1 hour'
+         where kind = 'migrate_fleet';
+         update fleet_runs set state = 'running', prepared_at = now(), version = '0002_tags', blueprint_hash = 'it';
+         insert into fleet_targets (run, tenant, wave, from_version, state, attempt, held_by, held_attempt, started_at)
+         select '{run}', '{long}', 1, '0001_notes', 'running', 1, id, 1, now() from jobs where kind = 'migrate_fleet' and state = 'running'",
+        run = run.id,
+        long = long.id
+    );
+    execute(control, &begun).await;
+    let looks = async || fleet::enqueue_missing(&fleet.app.replica.db).await.unwrap();
+    assert_eq!((looks().await, &*places(&fleet).await), (false, "3"));
+
+    let waits = format!(
+        "insert into fleet_targets (run, tenant, wave, from_version, state, run_at)
+         values ('{}', '{}', 1, '0001_notes', 'pending', now() + interval '1 hour')",
+        run.id, other.id
+    );
+    execute(control, &waits).await;
+    assert_eq!((looks().await, &*places(&fleet).await), (false, "3"));
+    execute(control, "update fleet_targets set run_at = now()").await;
+    assert_eq!((looks().await, &*places(&fleet).await), (true, "0 1 3"));
+    assert!(!looks().await, "once");
+
+    // what was begun by one that is lost is taken over, also when nothing else is left
+    let lost = "update jobs set state = 'completed', finished_at = now() where kind = 'migrate_fleet' and state = 'available';
+                update fleet_targets set state = 'done', finished_at = now() where state = 'pending';
+                update jobs set attempt = 2 where kind = 'migrate_fleet' and state = 'running'";
+    execute(control, lost).await;
+    assert_eq!((looks().await, &*places(&fleet).await), (true, "0 3"));
+    // and where nobody works somebody is called
+    let nobody = "update jobs set state = 'completed', finished_at = now(), lease_expires_at = null where kind = 'migrate_fleet';
+                  update fleet_targets set state = 'done', finished_at = now(), held_by = null, held_attempt = null";
+    execute(control, nobody).await;
+    assert_eq!((looks().await, &*places(&fleet).await), (true, "0"));
+    fleet.app.stop().await;
 }

@@ -5,44 +5,29 @@ use serde_json::{Value, json};
 use tenantry::{api_keys::Scope, tenants::Tenant};
 
 use crate::support::{
-    Api, App, Deployment, TinyBlueprint,
-    app::{bytes, exchange, new_org, wait_for, wait_until},
+    Api, Deployment, Fleet, TinyBlueprint,
+    app::{bytes, exchange, wait_for, wait_until},
     cluster::{execute, hold},
-    events,
+    fleet::NEXT,
 };
 
-const NEXT: &str = "migrations/0002_tags.sql";
-
-/// Three ready tenants whose blueprint has grown.
-struct Fleet {
-    app: App,
-    orgs: Vec<String>,
+/// A client with a key for runs, and three tenants whose blueprint has grown.
+struct Client {
+    fleet: Fleet,
     key: String,
-    _blueprint: TinyBlueprint,
 }
 
-impl Fleet {
+impl Client {
     async fn new() -> Self {
-        let blueprint = TinyBlueprint::new();
-        let app = App::of(Deployment::new().await, blueprint.source()).await;
-        let orgs: Vec<String> = (0..3).map(|_| new_org()).collect();
-        for org in &orgs {
-            app.accepts(&[&events::created(org, "Acme")]).await;
-            app.tenant(org).is_ready().await;
-        }
-        app.is_idle().await;
-        blueprint.write(NEXT, "alter table notes add column tags text");
-        let key = app.key(&[Scope::FleetRead, Scope::FleetWrite]).await;
-        Self {
-            app,
-            orgs,
-            key,
-            _blueprint: blueprint,
-        }
+        let fleet = Fleet::made_from(TinyBlueprint::new(), Deployment::new().await, 3).await;
+        let next = "alter table notes add column tags text";
+        fleet.blueprint.write(NEXT, next);
+        let key = fleet.app.key(&[Scope::FleetRead, Scope::FleetWrite]).await;
+        Self { fleet, key }
     }
 
     fn api(&self) -> Api {
-        self.app.as_bearer(&self.key)
+        self.fleet.app.as_bearer(&self.key)
     }
 
     async fn begin(&self, body: &Value) -> String {
@@ -64,15 +49,15 @@ impl Fleet {
 
     /// The first tenant is one whose migration fails: the column is there already.
     async fn breaks_the_first(&self) -> Tenant {
-        let tenant = self.app.tenant(&self.orgs[0]).find().await.unwrap();
-        let url = self.app.deployment.url(&tenant.database);
+        let broken = &self.fleet.orgs[0];
         let forget = format!("delete from tenantry.migrations where name = '{NEXT}'");
-        execute(&url, &forget).await;
+        self.fleet.sql(broken, &forget).await;
+        let tenant = self.fleet.tenant(broken).await;
         let sql = format!(
             "update tenants set alembic_version = '0001_notes', blueprint_hash = 'old' where id = '{}'",
             tenant.id
         );
-        execute(&self.app.deployment.control_url, &sql).await;
+        execute(&self.fleet.app.deployment.control_url, &sql).await;
         tenant
     }
 
@@ -84,7 +69,7 @@ impl Fleet {
 
     /// Those that are not 0.
     async fn gauges(&self) -> String {
-        let metrics = self.app.get("/metrics").await.text;
+        let metrics = self.fleet.app.get("/metrics").await.text;
         let gauge = |line: &str| {
             let rest = line.strip_prefix("tenantry_fleet_run_targets{state=\"")?;
             Some(rest.replace("\"}", ""))
@@ -107,7 +92,14 @@ impl Fleet {
         let mut headers = vec![("authorization", format!("Bearer {}", self.key))];
         headers.extend(last.map(|last| ("last-event-id", last.to_owned())));
         let path = format!("{path}/events");
-        let answer = exchange(self.app.address, "GET", &path, &headers, bytes(Vec::new())).await;
+        let answer = exchange(
+            self.fleet.app.address,
+            "GET",
+            &path,
+            &headers,
+            bytes(Vec::new()),
+        )
+        .await;
         let answer = answer.unwrap();
         let event = |block: &str| {
             let field = |name: &str| {
@@ -126,8 +118,8 @@ impl Fleet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_begun_once_followed_to_its_end_and_listed_with_its_targets() {
-    let fleet = Fleet::new().await;
-    let keyed = fleet.api().header("idempotency-key", "\"run-1\"");
+    let client = Client::new().await;
+    let keyed = client.api().header("idempotency-key", "\"run-1\"");
     let wanted = json!({ "waves": ["1"], "concurrency": 2 });
     let first = keyed.post("/v1/fleet-runs", &wanted).await;
     assert_eq!(
@@ -138,7 +130,7 @@ async fn a_run_is_begun_once_followed_to_its_end_and_listed_with_its_targets() {
     assert_eq!((again.status, &again.body), (201, &first.body));
     let path = first.header("location").unwrap().to_owned();
 
-    let (status, seen) = fleet.follow(&path, None).await;
+    let (status, seen) = client.follow(&path, None).await;
     assert_eq!(status, 200);
     let (last, name, data) = seen.last().unwrap();
     assert_eq!((name.as_str(), &data["state"]), ("done", &json!("done")));
@@ -146,18 +138,18 @@ async fn a_run_is_begun_once_followed_to_its_end_and_listed_with_its_targets() {
     assert_eq!(data["version"], "0002_tags");
     assert!(data["per_second"].as_f64().unwrap() > 0.0, "{data}");
     // who has seen the end hears that there is no more; who has seen something else hears the end
-    assert_eq!(fleet.follow(&path, Some(last)).await, (204, Vec::new()));
+    assert_eq!(client.follow(&path, Some(last)).await, (204, Vec::new()));
     for other in ["running-1-3-0-0-0-0", "from nowhere"] {
-        let (status, seen) = fleet.follow(&path, Some(other)).await;
+        let (status, seen) = client.follow(&path, Some(other)).await;
         assert_eq!((status, seen.len()), (200, 1), "{other}");
         assert_eq!(&seen[0].0, last);
     }
 
-    let listed = fleet.api().get("/v1/fleet-runs?state=done").await;
+    let listed = client.api().get("/v1/fleet-runs?state=done").await;
     assert_eq!(listed.body["data"][0]["id"], first.body["id"]);
-    let none = fleet.api().get("/v1/fleet-runs?state=failed").await;
+    let none = client.api().get("/v1/fleet-runs?state=failed").await;
     assert_eq!(none.body["data"], json!([]));
-    let mut page = fleet
+    let mut page = client
         .api()
         .get(&format!("{path}/targets?state=done&limit=2"))
         .await
@@ -170,43 +162,45 @@ async fn a_run_is_begun_once_followed_to_its_end_and_listed_with_its_targets() {
         "{path}/targets?state=done&limit=2&cursor={}",
         cursor.as_str().unwrap()
     );
-    let rest = fleet.api().get(&rest).await.body;
+    let rest = client.api().get(&rest).await.body;
     assert_eq!(rest["data"].as_array().unwrap().len(), 1);
     assert_eq!(rest["next_cursor"], Value::Null);
-    fleet.app.stop().await;
+    client.fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_paused_resumed_retried_and_aborted() {
-    let fleet = Fleet::new().await;
-    let blocked = fleet.app.tenant(&fleet.orgs[0]).find().await.unwrap();
-    let url = fleet.app.deployment.url(&blocked.database);
+    let client = Client::new().await;
+    let url = client.fleet.url(&client.fleet.orgs[0]).await;
     // the first wave waits for a lock until it is let go
     let mut holder = hold(&url, "lock table notes").await;
     let only = json!({ "waves": ["1"], "concurrency": 1, "max_failures": "0" });
-    let path = fleet.begin(&only).await;
-    let refused = fleet.api().post("/v1/fleet-runs", &only).await;
+    let path = client.begin(&only).await;
+    let refused = client.api().post("/v1/fleet-runs", &only).await;
     assert_eq!(refused.refusal(), (409, "fleet_run_active"));
-    let early = fleet
+    let early = client
         .api()
         .post(&format!("{path}/resume"), &json!({}))
         .await;
     assert_eq!(early.refusal(), (409, "fleet_run_wrong_state"));
 
-    assert_eq!(fleet.act(&path, "pause").await["state"], "paused");
-    let again = fleet.api().post(&format!("{path}/pause"), &json!({})).await;
+    assert_eq!(client.act(&path, "pause").await["state"], "paused");
+    let again = client
+        .api()
+        .post(&format!("{path}/pause"), &json!({}))
+        .await;
     assert_eq!(again.refusal(), (409, "fleet_run_wrong_state"));
     holder.release().await;
-    fleet.is(&path, "paused").await;
-    fleet.act(&path, "resume").await;
-    fleet.is(&path, "done").await;
+    client.is(&path, "paused").await;
+    client.act(&path, "resume").await;
+    client.is(&path, "done").await;
 
-    let blocked = fleet.breaks_the_first().await;
+    let blocked = client.breaks_the_first().await;
     let failing = json!({ "selection": { "tenants": [blocked.id] } });
-    let path = fleet.begin(&failing).await;
-    let failed = fleet.is(&path, "failed").await;
+    let path = client.begin(&failing).await;
+    let failed = client.is(&path, "failed").await;
     assert_eq!(failed["counts"]["failed"], 1, "{failed}");
-    let target = fleet
+    let target = client
         .api()
         .get(&format!("{path}/targets?state=failed"))
         .await
@@ -216,72 +210,71 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
         "{target}"
     );
     execute(&url, "alter table notes drop column tags").await;
-    fleet.act(&path, "retry").await;
-    let over = fleet.is(&path, "done").await;
+    client.act(&path, "retry").await;
+    let over = client.is(&path, "done").await;
     assert_eq!(over["counts"]["done"], 1, "{over}");
-    let done = fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
+    let done = client.fleet.app.ask::<i64>("select count(*) from audit_log where target_kind = 'fleet_run' and actor_kind = 'key' and request_id is not null");
     assert!(done.await >= 5);
-    fleet.app.stop().await;
+    client.fleet.app.stop().await;
 }
 
 /// One place records the failure in the moment in which the others find nothing more to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_with_a_failed_target_never_ends_as_done() {
-    let fleet = Fleet::new().await;
-    let path = fleet.begin(&json!({})).await;
-    fleet.is(&path, "done").await;
-    let broken = fleet.breaks_the_first().await;
+    let client = Client::new().await;
+    let path = client.begin(&json!({})).await;
+    client.is(&path, "done").await;
+    let broken = client.breaks_the_first().await;
     let failing = json!({ "selection": { "tenants": [broken.id] } });
-    let path = fleet.begin(&failing).await;
+    let path = client.begin(&failing).await;
     for time in 0..20 {
         let over = wait_for("the run is over", async || {
-            let run = fleet.api().get(&path).await.body;
+            let run = client.api().get(&path).await.body;
             (!run["finished_at"].is_null()).then_some(run)
         })
         .await;
         assert_eq!(over["state"], "failed", "{time}: {over}");
-        fleet.act(&path, "retry").await;
+        client.act(&path, "retry").await;
     }
-    fleet.is(&path, "failed").await;
-    fleet.app.stop().await;
+    client.is(&path, "failed").await;
+    client.fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_first_wave_failed_goes_on_without_it_when_it_is_resumed() {
-    let fleet = Fleet::new().await;
-    let first = fleet.app.tenant(&fleet.orgs[0]).find().await.unwrap();
-    let url = fleet.app.deployment.url(&first.database);
-    execute(&url, "alter table notes add column tags text").await;
-    let path = fleet.begin(&json!({ "waves": ["1"] })).await;
-    let stopped = fleet.is(&path, "failed").await;
+    let client = Client::new().await;
+    let by_hand = "alter table notes add column tags text";
+    client.fleet.sql(&client.fleet.orgs[0], by_hand).await;
+    let path = client.begin(&json!({ "waves": ["1"] })).await;
+    let stopped = client.is(&path, "failed").await;
     assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
     assert_eq!(stopped["counts"]["pending"], 2);
 
     // a pause that came before the failure was counted is no word about it
     let paused = "update fleet_runs set state = 'paused', failure = null, finished_at = null";
-    execute(&fleet.app.deployment.control_url, paused).await;
-    fleet.act(&path, "resume").await;
-    let stopped = fleet.is(&path, "failed").await;
+    execute(&client.fleet.app.deployment.control_url, paused).await;
+    client.act(&path, "resume").await;
+    let stopped = client.is(&path, "failed").await;
     assert_eq!(stopped["failure"]["code"], "fleet_wave_failed");
 
-    fleet.act(&path, "resume").await;
-    let over = fleet.is(&path, "failed").await;
+    client.act(&path, "resume").await;
+    let over = client.is(&path, "failed").await;
     assert_eq!(over["failure"]["code"], "fleet_targets_failed");
     assert_eq!(
         (&over["counts"]["done"], &over["counts"]["failed"]),
         (&json!(2), &json!(1))
     );
-    fleet.app.stop().await;
+    client.fleet.app.stop().await;
 }
 
 /// What a place gives back in the moment in which the run is aborted does not wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_waits_in_an_aborted_run() {
-    let fleet = Fleet::new().await;
-    let path = fleet.begin(&json!({})).await;
-    let over = fleet.is(&path, "done").await;
+    let client = Client::new().await;
+    let path = client.begin(&json!({})).await;
+    let over = client.is(&path, "done").await;
     let id = over["id"].as_str().unwrap();
-    let control = &fleet.app.deployment.control_url;
+    let control = &client.fleet.app.deployment.control_url;
     let given_back = format!(
         "update fleet_runs set state = 'aborted' where id = '{id}';
          update fleet_targets set state = 'pending', finished_at = null where run = '{id}';
@@ -290,42 +283,38 @@ async fn nothing_waits_in_an_aborted_run() {
     );
     execute(control, &given_back).await;
     wait_until("all are skipped", async || {
-        let run = fleet.api().get(&path).await.body;
+        let run = client.api().get(&path).await.body;
         run["counts"]["skipped"] == 3
     })
     .await;
-    fleet.app.stop().await;
+    client.fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
-    let fleet = Fleet::new().await;
-    let [mut busy, mut next, mut asked] = [None, None, None];
-    for (org, tenant) in fleet.orgs.iter().zip([&mut busy, &mut next, &mut asked]) {
-        *tenant = fleet.app.tenant(org).find().await;
-    }
-    let [busy, next, asked] = [busy, next, asked].map(Option::unwrap);
+    let client = Client::new().await;
+    let [busy, next, asked] = client.fleet.tenants().await;
     let mut holder = hold(
-        &fleet.app.deployment.url(&busy.database),
+        &client.fleet.app.deployment.url(&busy.database),
         "lock table notes",
     )
     .await;
-    let path = fleet
+    let path = client
         .begin(&json!({ "waves": ["1"], "concurrency": 1 }))
         .await;
     wait_for("the first one is under way", async || {
-        let run = fleet.api().get(&path).await.body;
+        let run = client.api().get(&path).await.body;
         (run["counts"]["running"] == 1).then_some(())
     })
     .await;
-    fleet.gauges_say("pending 2, running 1").await;
+    client.gauges_say("pending 2, running 1").await;
     let first = format!("{path}/first");
-    let put = fleet
+    let put = client
         .api()
         .post(&first, &json!({ "tenant": asked.id }))
         .await;
     assert_eq!((put.status, &put.body["state"]), (200, &json!("running")));
-    let refused = fleet
+    let refused = client
         .api()
         .post(&first, &json!({ "tenant": busy.id }))
         .await;
@@ -335,47 +324,54 @@ async fn who_waits_in_a_run_is_put_first_and_nobody_else() {
         json!({ "tenant": "acme" }),
         json!({ "tenant": asked.id, "at": 1 }),
     ] {
-        let refused = fleet.api().post(&first, &wrong).await;
+        let refused = client.api().post(&first, &wrong).await;
         assert_eq!(refused.refusal(), (400, "parameter_invalid"), "{wrong}");
     }
     holder.release().await;
-    fleet.is(&path, "done").await;
+    client.is(&path, "done").await;
     // of the run that has not ended, and there is none
-    fleet.gauges_say("").await;
+    client.gauges_say("").await;
     let began = async |tenant: &Tenant| {
         let sql = format!(
             "select extract(epoch from started_at)::float8 from fleet_targets where tenant = '{}'",
             tenant.id
         );
-        fleet.app.ask::<f64>(&sql).await
+        client.fleet.app.ask::<f64>(&sql).await
     };
     assert!(began(&asked).await < began(&next).await);
-    let late = fleet
+    let late = client
         .api()
         .post(&first, &json!({ "tenant": asked.id }))
         .await;
     assert_eq!(late.refusal(), (409, "fleet_run_wrong_state"));
     let nobody = "/v1/fleet-runs/00000000-0000-0000-0000-000000000000/first";
-    let unknown = fleet
+    let unknown = client
         .api()
         .post(nobody, &json!({ "tenant": asked.id }))
         .await;
     assert_eq!(unknown.refusal(), (404, "fleet_run_unknown"));
     let noted = "select after ->> 'tenant' from audit_log where action = 'fleet_target.put_first' and actor_kind = 'key'";
-    assert_eq!(fleet.app.ask::<String>(noted).await, asked.id.to_string());
-    fleet.app.stop().await;
+    assert_eq!(
+        client.fleet.app.ask::<String>(noted).await,
+        asked.id.to_string()
+    );
+    client.fleet.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_run_is_refused_and_nobody_begins_one_without_the_scope() {
-    let fleet = Fleet::new().await;
-    let read = fleet
+    let client = Client::new().await;
+    let read = client
+        .fleet
         .app
-        .as_bearer(&fleet.app.key(&[Scope::FleetRead]).await);
+        .as_bearer(&client.fleet.app.key(&[Scope::FleetRead]).await);
     let others = [Scope::TenantsWrite, Scope::EventsWrite, Scope::TenantsRead];
-    let others = fleet.app.as_bearer(&fleet.app.key(&others).await);
-    for client in [&read, &others] {
-        let refused = client.post("/v1/fleet-runs", &json!({})).await;
+    let others = client
+        .fleet
+        .app
+        .as_bearer(&client.fleet.app.key(&others).await);
+    for other in [&read, &others] {
+        let refused = other.post("/v1/fleet-runs", &json!({})).await;
         assert_eq!(refused.refusal(), (403, "scope_missing"));
     }
     let refused = others.get("/v1/fleet-runs").await;
@@ -394,11 +390,12 @@ async fn what_is_no_run_is_refused_and_nobody_begins_one_without_the_scope() {
         json!({ "selection": { "tenants": ["acme"] } }),
         json!({ "select": {} }),
     ] {
-        let refused = fleet.api().post("/v1/fleet-runs", &wrong).await;
+        let refused = client.api().post("/v1/fleet-runs", &wrong).await;
         assert_eq!(refused.refusal(), (400, "parameter_invalid"), "{wrong}");
     }
     assert_eq!(
-        fleet
+        client
+            .fleet
             .app
             .ask::<i64>("select count(*) from fleet_runs")
             .await,
@@ -407,23 +404,26 @@ async fn what_is_no_run_is_refused_and_nobody_begins_one_without_the_scope() {
 
     let nobody = "/v1/fleet-runs/00000000-0000-0000-0000-000000000000";
     for rest in ["", "/targets", "/events"] {
-        let refused = fleet.api().get(&format!("{nobody}{rest}")).await;
+        let refused = client.api().get(&format!("{nobody}{rest}")).await;
         assert_eq!(refused.refusal(), (404, "fleet_run_unknown"), "{rest}");
     }
     for verb in ["pause", "resume", "retry", "abort"] {
-        let refused = fleet
+        let refused = client
             .api()
             .post(&format!("{nobody}/{verb}"), &json!({}))
             .await;
         assert_eq!(refused.refusal(), (404, "fleet_run_unknown"), "{verb}");
     }
     let labelled = json!({ "selection": { "labels": { "tier": "gold" } }, "dry_run": false });
-    let path = fleet.begin(&labelled).await;
-    let none = fleet.is(&path, "done").await;
+    let path = client.begin(&labelled).await;
+    let none = client.is(&path, "done").await;
     assert_eq!(none["counts"]["done"], 0, "zero tenants is success");
-    let late = fleet.api().post(&format!("{path}/abort"), &json!({})).await;
+    let late = client
+        .api()
+        .post(&format!("{path}/abort"), &json!({}))
+        .await;
     assert_eq!(late.refusal(), (409, "fleet_run_wrong_state"));
-    fleet.app.stop().await;
+    client.fleet.app.stop().await;
 }
 
 /// Whether a text may be there, as the description says it.
@@ -446,7 +446,7 @@ fn labelled(key: &str, value: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_refused_where_its_description_says_so_and_nowhere_else() {
-    let fleet = Fleet::new().await;
+    let client = Client::new().await;
     let portions = "|%|0|5|007|10%|0%|00%|100%|099%|101%|999%|1000%|-1|+1| 1|1 |1 %|1%%|1.5|1\n|٣|999999999|99999999999";
     let portions: Vec<String> = portions.split('|').map(str::to_owned).collect();
     let texts = ["", "8", " ", "0008_a", "a\0", "a\n", "a\u{7f}", "a\u{85}"];
@@ -457,29 +457,29 @@ async fn a_run_is_refused_where_its_description_says_so_and_nowhere_else() {
     let keys = [&keys.map(str::to_owned)[..], &long].concat();
     is_true(
         "NewFleetRun/properties/to",
-        &fleet,
+        &client,
         &texts,
         |to| json!({ "to": to }),
     )
     .await;
     let waves = "NewFleetRun/properties/waves/items";
-    is_true(waves, &fleet, &portions, |wave| json!({ "waves": [wave] })).await;
+    is_true(waves, &client, &portions, |wave| json!({ "waves": [wave] })).await;
     let most = "NewFleetRun/properties/max_failures/oneOf/0";
     let body = |most: &str| json!({ "max_failures": most });
-    is_true(most, &fleet, &portions, body).await;
+    is_true(most, &client, &portions, body).await;
     let key = "Selection/properties/labels/propertyNames";
-    is_true(key, &fleet, &keys, |key| labelled(key, "")).await;
+    is_true(key, &client, &keys, |key| labelled(key, "")).await;
     let value = "Selection/properties/labels/additionalProperties";
-    is_true(value, &fleet, &texts, |value| labelled("k", value)).await;
-    fleet.app.stop().await;
+    is_true(value, &client, &texts, |value| labelled("k", value)).await;
+    client.fleet.app.stop().await;
 }
 
 /// A run with one of these texts is refused if and only if this part of the description says so.
-async fn is_true(part: &str, fleet: &Fleet, texts: &[String], body: impl Fn(&str) -> Value) {
+async fn is_true(part: &str, client: &Client, texts: &[String], body: impl Fn(&str) -> Value) {
     let is_described = described(part);
     for text in texts {
         // one that is taken may be refused for the one before, which has not ended
-        let answer = fleet.api().post("/v1/fleet-runs", &body(text)).await;
+        let answer = client.api().post("/v1/fleet-runs", &body(text)).await;
         let is_taken = answer.status != 400;
         assert_eq!(is_described(text), is_taken, "{part}: {text:?}");
     }

@@ -6,154 +6,19 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tenantry::{
-    fleet::{self, NewRun, Run, RunState, TargetState},
-    tenants::{Selection, Tenant},
+use tenantry::fleet::{self, NewRun, Run, RunState, TargetState};
+
+use crate::support::{
+    App, Fleet,
+    app::{FENCED, metric, wait_for, wait_until},
+    cluster::{ask, execute, hold},
+    dice::{number, seed},
+    fleet::{all, in_waves},
+    process::Process,
 };
 
-use crate::{
-    crash::metric,
-    support::{
-        App, Deployment, TinyBlueprint,
-        app::{new_org, operator, wait_for, wait_until},
-        cluster::{ask, execute, hold},
-        dice::{number, seed},
-        events,
-        process::Process,
-    },
-};
-
-/// A run of everybody, all at once.
-pub fn all() -> NewRun {
-    NewRun {
-        blueprint_hash: None,
-        wanted_version: None,
-        selection: Selection::default(),
-        waves: Vec::new(),
-        concurrency: 8,
-        max_failures: None,
-        is_dry: false,
-        clones: Vec::new(),
-    }
-}
-
-/// Ready tenants whose replicas are processes; the app in this one only looks.
-pub struct Fleet {
-    pub deployment: Deployment,
-    pub app: App,
-    pub blueprint: TinyBlueprint,
-    /// In the order in which the tenants are migrated.
-    pub orgs: Vec<String>,
-}
-
+/// What is done to a fleet whose replicas are processes.
 impl Fleet {
-    pub async fn of(tenants: usize) -> Self {
-        let blueprint = TinyBlueprint::new();
-        blueprint.write("blueprint.toml", "lock_timeout_ms = 300\n");
-        let mut deployment = Deployment::new().await;
-        let directory = blueprint.path().to_str().unwrap().to_owned();
-        deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
-        deployment.set("TENANTRY__FLEET__CONCURRENCY", "2");
-        deployment.set("TENANTRY__FLEET__MAX_ATTEMPTS", "100");
-        deployment.set("TENANTRY__POOL__SIZE", "0");
-        deployment.set("TENANTRY__QUEUE__LEASE_MS", "600");
-        let app = App::of(deployment.clone(), blueprint.source()).await;
-        let mut orgs = Vec::new();
-        for _ in 0..tenants {
-            let org = new_org();
-            app.accepts(&[&events::created(&org, "Acme")]).await;
-            orgs.push(org);
-        }
-        let mut named = Vec::new();
-        for org in orgs {
-            let tenant = app.tenant(&org).is_ready().await;
-            named.push((tenant.id.0, org));
-        }
-        named.sort();
-        app.is_idle().await;
-        app.stop().await;
-        let app = App::listening(deployment.clone(), blueprint.source()).await;
-        Self {
-            deployment,
-            app,
-            blueprint,
-            orgs: named.into_iter().map(|(_, org)| org).collect(),
-        }
-    }
-
-    /// The blueprint gets a migration. It takes a moment, so that a kill falls into it, and leaves a row each
-    /// time that it is applied.
-    pub fn grow(&self, version: &str) {
-        let sql = format!(
-            "create table t{version} (id int); select pg_sleep(0.05); insert into notes (body) values ('{version}')"
-        );
-        let file = format!("migrations/{version}.sql");
-        self.blueprint.write(&file, &sql);
-    }
-
-    pub async fn begin(&self, waves: &[&str]) -> Run {
-        let waves = waves.iter().map(|wave| wave.parse().unwrap()).collect();
-        self.begin_as(&NewRun { waves, ..all() }).await
-    }
-
-    pub async fn begin_as(&self, new: &NewRun) -> Run {
-        let create = async |tx: &mut _| fleet::create(tx, new, &operator()).await;
-        self.app.replica.db.transaction(create).await.unwrap()
-    }
-
-    pub async fn find(&self, run: &Run) -> Run {
-        let find = async |connection: &mut _| fleet::find(connection, run.id).await;
-        self.app.replica.db.run(find).await.unwrap().unwrap()
-    }
-
-    pub async fn is_over(&self, run: &Run) -> Run {
-        wait_for("the run is over", async || {
-            let run = self.find(run).await;
-            (run.state.is_over() && run.counts.running == 0).then_some(run)
-        })
-        .await
-    }
-
-    pub async fn tenant(&self, org: &str) -> Tenant {
-        self.app.tenant(org).find().await.unwrap()
-    }
-
-    pub async fn url(&self, org: &str) -> String {
-        self.deployment.url(&self.tenant(org).await.database)
-    }
-
-    /// Where the tenant's target is, and the code of its error; nothing before the targets are set.
-    pub async fn target(&self, run: &Run, org: &str) -> (String, String) {
-        let tenant = self.tenant(org).await.id;
-        let of = format!(
-            "from fleet_targets where run = '{}' and tenant = '{tenant}'",
-            run.id
-        );
-        let state = self
-            .app
-            .ask(&format!("select coalesce(max(state), '') {of}"))
-            .await;
-        let code = format!("select coalesce(max(error_code), '') {of}");
-        (state, self.app.ask(&code).await)
-    }
-
-    /// The target, the tenant's row, its database and the database's ledger say the same.
-    pub async fn is_migrated_once(&self, run: &Run, org: &str) {
-        let version = run.version.clone().unwrap();
-        let (state, _) = self.target(run, org).await;
-        assert_eq!(state, TargetState::Done.name(), "{org}");
-        let tenant = self.tenant(org).await;
-        assert_eq!(tenant.alembic_version, version, "{org}");
-        assert_eq!(tenant.blueprint_hash, run.blueprint_hash, "{org}");
-        let url = self.deployment.url(&tenant.database);
-        let rows = format!("select count(*) from notes where body = '{version}'");
-        let lines = format!(
-            "select count(*) from tenantry.migrations where name = 'migrations/{version}.sql'"
-        );
-        let applied: (i64, i64) = (ask(&url, &rows).await, ask(&url, &lines).await);
-        assert_eq!(applied, (1, 1), "rows and lines of the ledger: {org}");
-    }
-
     /// Everything that a run writes.
     async fn written(&self) -> String {
         let rows =
@@ -168,7 +33,7 @@ impl Fleet {
     async fn kill(&self, run: &Run, (kills, enough): (&AtomicUsize, usize), pause: u64) -> Process {
         let mut rng = StdRng::seed_from_u64(seed());
         loop {
-            let mut replica = Process::with_roles(&self.deployment, "worker").await;
+            let mut replica = Process::with_roles(&self.app.deployment, "worker").await;
             let begun = self.find(run).await.counts.settled();
             let now = wait_for("the run goes on", async || {
                 let now = self.find(run).await;
@@ -183,11 +48,6 @@ impl Fleet {
             kills.fetch_add(1, Ordering::SeqCst);
         }
     }
-
-    pub async fn end(self) {
-        self.app.stop().await;
-        self.deployment.discard().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,25 +56,26 @@ async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
         0 => (16, 4, 150),
         tenants => (usize::try_from(tenants).unwrap(), usize::MAX, 2000),
     };
-    let fleet = Fleet::of(tenants).await;
+    let fleet = Fleet::watched(tenants).await;
     fleet.grow("0002_tags");
     let (broken, locked, dropped) = (&fleet.orgs[0], &fleet.orgs[1], &fleet.orgs[tenants - 1]);
-    let broken_url = fleet.url(broken).await;
-    execute(&broken_url, "create table public.t0002_tags (by_hand int)").await;
+    let by_hand = "create table public.t0002_tags (by_hand int)";
+    fleet.sql(broken, by_hand).await;
     let lock = "lock table notes in exclusive mode";
     let mut holder = hold(&fleet.url(locked).await, lock).await;
 
-    let run = fleet.begin(&["3"]).await;
+    let run = fleet.begin(&in_waves("3")).await;
     let kills = AtomicUsize::new(0);
     let meanwhile = async {
         wait_until("the lock is met", async || {
-            fleet.target(&run, locked).await.1 == "lock_timeout"
+            let target = fleet.find_target(&run, locked).await;
+            target.is_some_and(|target| target.error_code.as_deref() == Some("lock_timeout"))
         })
         .await;
         // it is in the second wave, which has not begun
         let database = fleet.tenant(dropped).await.database;
         let drop = format!("drop database {database} with (force)");
-        execute(&fleet.deployment.control_url, &drop).await;
+        execute(&fleet.app.deployment.control_url, &drop).await;
         holder.release().await;
     };
     let (one, other, ()) = tokio::join!(
@@ -232,11 +93,13 @@ async fn whoever_dies_every_tenant_is_migrated_exactly_once() {
     assert_eq!(run.state, RunState::Failed, "{:?}", run.failure);
     let counts = run.counts;
     assert_eq!((counts.done as usize, counts.failed), (tenants - 2, 2));
-    let told = fleet.target(&run, broken).await;
-    assert_eq!(told, ("failed".to_owned(), "migration_failed".to_owned()));
+    let target = fleet.target(&run, broken).await;
+    let told = (target.state, target.error_code.as_deref());
+    assert_eq!(told, (TargetState::Failed, Some("migration_failed")));
     assert_eq!(fleet.tenant(broken).await.alembic_version, "0001_notes");
-    let told = fleet.target(&run, dropped).await;
-    assert_eq!(told, ("failed".to_owned(), "database_gone".to_owned()));
+    let target = fleet.target(&run, dropped).await;
+    let told = (target.state, target.error_code.as_deref());
+    assert_eq!(told, (TargetState::Failed, Some("database_gone")));
     for org in &fleet.orgs[1..tenants - 1] {
         fleet.is_migrated_once(&run, org).await;
     }
@@ -253,13 +116,10 @@ async fn what_failed_is_tried_again_and_nothing_else(fleet: &Fleet, run: &Run) {
         fleet.tenant(&fleet.orgs[0]).await.id
     );
     let before: String = fleet.app.ask(&done).await;
-    execute(
-        &fleet.url(&fleet.orgs[0]).await,
-        "drop table public.t0002_tags",
-    )
-    .await;
-    let retry = async |tx: &mut _| fleet::retry(tx, run.id, &operator()).await;
-    fleet.app.replica.db.transaction(retry).await.unwrap();
+    fleet
+        .sql(&fleet.orgs[0], "drop table public.t0002_tags")
+        .await;
+    fleet.retry(run).await;
     let run = fleet.is_over(run).await;
     let counts = run.counts;
     assert_eq!((counts.total() - counts.done, counts.failed), (1, 1));
@@ -271,13 +131,13 @@ async fn what_failed_is_tried_again_and_nothing_else(fleet: &Fleet, run: &Run) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_killed_at_any_point_of_a_run_leaves_targets_that_the_next_one_ends() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     for (at, point) in fleet::FAULT_POINTS.iter().enumerate() {
         fleet.grow(&format!("{:04}_killed", at + 2));
-        let mut first = Process::start(&fleet.deployment, &format!("{point}=kill")).await;
-        let run = fleet.begin(&[]).await;
+        let mut first = Process::start(&fleet.app.deployment, &format!("{point}=kill")).await;
+        let run = fleet.begin(&all()).await;
         first.is_killed().await;
-        let _second = Process::start(&fleet.deployment, "").await;
+        let _second = Process::start(&fleet.app.deployment, "").await;
         let run = fleet.is_over(&run).await;
         let ended = (run.state, run.counts.done, run.counts.total());
         assert_eq!(ended, (RunState::Done, 3, 3), "killed at {point}");
@@ -290,19 +150,19 @@ async fn a_replica_killed_at_any_point_of_a_run_leaves_targets_that_the_next_one
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_stood_still_writes_nothing_of_a_run_that_others_ended() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     for (at, point) in ["fleet.taken", "fleet.recording"].iter().enumerate() {
         fleet.grow(&format!("{:04}_stopped", at + 2));
-        let zombie = Process::start(&fleet.deployment, &format!("{point}=stop")).await;
-        let run = fleet.begin(&[]).await;
+        let zombie = Process::start(&fleet.app.deployment, &format!("{point}=stop")).await;
+        let run = fleet.begin(&all()).await;
         zombie.is_stopped().await;
-        let second = Process::start(&fleet.deployment, "").await;
+        let second = Process::start(&fleet.app.deployment, "").await;
         let run = fleet.is_over(&run).await;
         // nobody else writes from now on
         drop(second);
         let before = fleet.written().await;
         zombie.resume();
-        let fenced = async || metric(&zombie, "tenantry_fenced_writes_total").await >= 1.0;
+        let fenced = async || metric(zombie.address, FENCED).await >= Some(1);
         wait_until(&format!("who stopped at {point} notices"), fenced).await;
         assert_eq!(fleet.written().await, before, "stopped at {point}");
         for org in &fleet.orgs {
@@ -314,7 +174,7 @@ async fn a_replica_that_stood_still_writes_nothing_of_a_run_that_others_ended() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_of_a_replica_that_stands_still_in_a_migration_is_ended() {
-    let fleet = Fleet::of(1).await;
+    let fleet = Fleet::watched(1).await;
     // longer than anybody waits here
     let patient =
         "lock_timeout_ms = 600000\nstatement_timeout_ms = 600000\nmigrate_timeout_ms = 600000\n";
@@ -325,8 +185,8 @@ async fn the_session_of_a_replica_that_stands_still_in_a_migration_is_ended() {
     );
     let url = fleet.url(&fleet.orgs[0]).await;
     let mut holder = hold(&url, "lock table notes in share mode").await;
-    let zombie = Process::with_roles(&fleet.deployment, "worker").await;
-    let run = fleet.begin(&[]).await;
+    let zombie = Process::with_roles(&fleet.app.deployment, "worker").await;
+    let run = fleet.begin(&all()).await;
     let waits = "select coalesce(max(pid), 0) from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock'";
     let session = wait_for("it waits for the lock", async || {
@@ -336,7 +196,7 @@ async fn the_session_of_a_replica_that_stands_still_in_a_migration_is_ended() {
     zombie.stop();
     zombie.is_stopped().await;
 
-    let _second = Process::with_roles(&fleet.deployment, "worker").await;
+    let _second = Process::with_roles(&fleet.app.deployment, "worker").await;
     let left = format!("select exists (select from pg_stat_activity where pid = {session})");
     wait_until("its session is ended", async || {
         !ask::<bool>(&url, &left).await
@@ -353,28 +213,27 @@ async fn the_session_of_a_replica_that_stands_still_in_a_migration_is_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lost_its_job_without_noticing_records_nothing() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     fleet.grow("0002_tags");
     // nobody looks whether the lease is still there
-    let mut held = fleet.deployment.with_fault("fleet.recording=hold");
+    let mut held = fleet.app.deployment.with_fault("fleet.recording=hold");
     held.set("TENANTRY__QUEUE__LEASE_MS", "120000");
     let app = App::of(held, fleet.blueprint.source()).await;
     let faults = app.replica.provisioner.faults.clone();
-    let run = fleet.begin(&[]).await;
+    let run = fleet.begin(&all()).await;
     wait_until("one is held, the others are done", async || {
         faults.was_hit("fleet.recording") && fleet.find(&run).await.counts.done == 2
     })
     .await;
     // whoever looks leaves it to the one that has its job
-    let others = "select count(*) from jobs where kind = 'migrate_fleet' and state in ('available', 'running')";
     wait_until("the others have nothing to do", async || {
-        fleet.app.ask::<i64>(others).await == 1
+        fleet.open_jobs().await == 1
     })
     .await;
     assert_eq!(fleet.find(&run).await.counts.done, 2);
     let taken_back = "update jobs set state = 'available', lease_expires_at = null, run_at = now()
                       where id = (select held_by from fleet_targets where state = 'running')";
-    execute(&fleet.deployment.control_url, taken_back).await;
+    execute(&fleet.app.deployment.control_url, taken_back).await;
     let run = fleet.is_over(&run).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 3));
     let before = fleet.written().await;
@@ -391,13 +250,13 @@ async fn who_lost_its_job_without_noticing_records_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lost_its_target_without_noticing_records_nothing() {
-    let fleet = Fleet::of(1).await;
+    let fleet = Fleet::watched(1).await;
     fleet.grow("0002_tags");
-    let mut held = fleet.deployment.with_fault("fleet.recording=hold");
+    let mut held = fleet.app.deployment.with_fault("fleet.recording=hold");
     held.set("TENANTRY__QUEUE__LEASE_MS", "10000");
     let app = App::of(held, fleet.blueprint.source()).await;
     let faults = app.replica.provisioner.faults.clone();
-    let run = fleet.begin(&[]).await;
+    let run = fleet.begin(&all()).await;
     let is_held = async || faults.was_hit("fleet.recording");
     wait_until("it is held", is_held).await;
     // another job has it, while this one has its own job still
@@ -407,7 +266,7 @@ async fn who_lost_its_target_without_noticing_records_nothing() {
             returning id
         )
         update fleet_targets set held_by = other.id, held_attempt = 1 from other";
-    let control = &fleet.deployment.control_url;
+    let control = &fleet.app.deployment.control_url;
     execute(control, other).await;
     let before = fleet.written().await;
 
@@ -426,12 +285,12 @@ async fn who_lost_its_target_without_noticing_records_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_jobs_are_gone_gets_others() {
-    let fleet = Fleet::of(1).await;
+    let fleet = Fleet::watched(1).await;
     fleet.grow("0002_tags");
-    let run = fleet.begin(&[]).await;
+    let run = fleet.begin(&all()).await;
     let gone = "delete from jobs where kind = 'migrate_fleet'";
-    execute(&fleet.deployment.control_url, gone).await;
-    let replica = Process::with_roles(&fleet.deployment, "worker").await;
+    execute(&fleet.app.deployment.control_url, gone).await;
+    let replica = Process::with_roles(&fleet.app.deployment, "worker").await;
     let run = fleet.is_over(&run).await;
     assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
     fleet.is_migrated_once(&run, &fleet.orgs[0]).await;
@@ -441,30 +300,26 @@ async fn a_run_whose_jobs_are_gone_gets_others() {
 
 /// Waits until a write of a lost attempt was refused.
 async fn it_notices(app: &App) {
-    wait_until("it notices", async || {
-        let metrics = app.get("/metrics").await.text;
-        metrics
-            .lines()
-            .any(|line| line.starts_with("tenantry_fenced_writes_total") && !line.ends_with(" 0"))
-    })
-    .await;
+    let fenced = async || metric(app.address, FENCED).await >= Some(1);
+    wait_until("it notices", fenced).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_still_stops_the_run_when_whoever_recorded_it_has_died() {
-    let fleet = Fleet::of(3).await;
+    let fleet = Fleet::watched(3).await;
     fleet.grow("0002_more");
-    let url = fleet.url(&fleet.orgs[0]).await;
-    execute(&url, "create table t0002_more (id int)").await;
+    fleet
+        .sql(&fleet.orgs[0], "create table t0002_more (id int)")
+        .await;
     let careful = NewRun {
         concurrency: 1,
         max_failures: Some("0".parse().unwrap()),
         ..all()
     };
-    let run = fleet.begin_as(&careful).await;
-    let mut dying = Process::start(&fleet.deployment, "fleet.recorded=kill").await;
+    let run = fleet.begin(&careful).await;
+    let mut dying = Process::start(&fleet.app.deployment, "fleet.recorded=kill").await;
     dying.is_killed().await;
-    let _next = Process::with_roles(&fleet.deployment, "worker").await;
+    let _next = Process::with_roles(&fleet.app.deployment, "worker").await;
     let over = fleet.is_over(&run).await;
     let code = over.failure.map(|failure| failure.code);
     assert_eq!(code.as_deref(), Some("fleet_too_many_failed"));

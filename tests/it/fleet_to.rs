@@ -2,10 +2,7 @@
 
 use tenantry::fleet::{NewRun, RunState};
 
-use crate::{
-    fleet::{Fleet, all},
-    support::{Deployment, TinyBlueprint, tiny::MIGRATION},
-};
+use crate::support::{Deployment, Fleet, TinyBlueprint, fleet::all, tiny::MIGRATION};
 
 const COMMAND: &str = "migrator = \"command\"
 [command]

@@ -380,8 +380,7 @@ async fn what_a_program_leaves_running_ends_with_it() {
 async fn a_program_ends_when_we_are_killed() {
     let blueprint = Scripted::new(STAYS);
     let mut deployment = Deployment::new().await;
-    let directory = blueprint.path("").display().to_string();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", &directory);
+    deployment.set_blueprint(&blueprint.path(""));
     let mut process = Process::start(&deployment, "").await;
     let pids = blueprint.processes(2).await;
     assert!(pids.iter().all(|pid| is_alive(*pid)));

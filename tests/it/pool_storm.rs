@@ -15,16 +15,14 @@ use futures_util::future::join_all;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::{
+use crate::support::{
+    Deployment, TinyBlueprint,
+    app::{is_delivered, new_org, try_deliver, wait_until},
+    cluster::{ask, execute, rows},
+    dice::{number, seed},
+    events,
     pool::with_pool,
-    support::{
-        Deployment, TinyBlueprint,
-        app::{is_delivered, new_org, try_deliver, wait_until},
-        cluster::{ask, execute, rows},
-        dice::{number, seed},
-        events,
-        process::Process,
-    },
+    process::Process,
 };
 
 /// So many ask at once, each for one tenant after the other.
@@ -262,8 +260,7 @@ async fn no_database_is_claimed_twice_none_is_lost_and_none_is_stale() {
     let mut rng = StdRng::seed_from_u64(seed());
     let blueprint = TinyBlueprint::new();
     let mut deployment = with_pool(SIZE).await;
-    let directory = blueprint.path().to_str().unwrap();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    deployment.set_blueprint(blueprint.path());
     // each death costs an attempt
     deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "100");
     let first = Process::start(&deployment, "").await;

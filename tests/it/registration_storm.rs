@@ -138,8 +138,7 @@ async fn what_clients_saw_while_replicas_died_can_be_true_and_every_key_is_one_t
     let plans: Vec<Plan> = (0..keys).map(|key| Plan::new(key, &mut rng)).collect();
     let blueprint = TinyBlueprint::new();
     let mut deployment = Deployment::new().await;
-    let directory = blueprint.path().to_str().unwrap();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    deployment.set_blueprint(blueprint.path());
     // each death costs an attempt: on a slow machine some jobs lose many workers, and none is to be given up for it
     deployment.set("TENANTRY__QUEUE__MAX_ATTEMPTS", "100");
     let processes = [

@@ -8,9 +8,9 @@ use tenantry::{
 };
 
 use crate::support::{
-    App, Provider,
+    App, Deployment, Provider,
     api::Api,
-    app::{Answer, Deployment, bytes, exchange, wait_for, wait_until},
+    app::{Answer, bytes, exchange, wait_for, wait_until},
     cluster::hold,
     events,
     tiny::TinyBlueprint,

@@ -9,7 +9,7 @@ use tenantry::{
 
 use crate::support::{
     App, Deployment, TinyBlueprint,
-    app::{is_delivered, new_org, operator, wait_until},
+    app::{FENCED, is_delivered, metric, new_org, operator, wait_until},
     cluster::{self, ask, execute, hold},
     events,
     process::Process,
@@ -174,8 +174,7 @@ async fn an_undoing_that_fails_anywhere_is_repeated_and_ends() {
 /// What replicas in processes of their own share, with a blueprint that costs little.
 async fn with_a_tiny_blueprint() -> (Deployment, TinyBlueprint) {
     let (mut deployment, blueprint) = (Deployment::new().await, TinyBlueprint::with_people());
-    let directory = blueprint.path().to_str().unwrap();
-    deployment.set("TENANTRY__BLUEPRINT__DIRECTORY", directory);
+    deployment.set_blueprint(blueprint.path());
     (deployment, blueprint)
 }
 
@@ -243,11 +242,7 @@ async fn writes_nothing_any_more(zombie: &Process, deployment: &Deployment, what
     .await;
     let before = everything(deployment).await;
     zombie.resume();
-    let fenced = async || {
-        let metrics = crate::support::app::get(zombie.address, "/metrics").await;
-        let mut lines = metrics.lines();
-        lines.any(|line| line.starts_with("tenantry_fenced_writes_total") && !line.ends_with(" 0"))
-    };
+    let fenced = async || metric(zombie.address, FENCED).await >= Some(1);
     wait_until(&format!("{what}: the zombie notices"), fenced).await;
     // what it began in spite of that would still be under way
     let busy = format!(

@@ -2,7 +2,8 @@
 //! control database that was restored: what was forgotten, and that nothing is adopted or dropped for it.
 
 use crate::support::{
-    app::{Deployment, deliver, get, new_org, wait_until},
+    Deployment,
+    app::{deliver, get, new_org, wait_until},
     cluster::{ask, execute, rows},
     events,
     process::Process,

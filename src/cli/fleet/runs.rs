@@ -22,7 +22,7 @@ pub(in crate::cli) struct Migrate {
     #[arg(long = "wave", value_name = "PORTIONS", value_delimiter = ',')]
     waves: Vec<Portion>,
     /// Maximum number of databases migrated at once, over all replicas
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = NewRun::DEFAULT_CONCURRENCY, value_parser = clap::value_parser!(u32).range(1..=256))]
     concurrency: u32,
     /// Stop the run after more failures than this: a count, or a share such as 5% [default: no limit]
     #[arg(long, value_name = "PORTION")]
@@ -167,11 +167,9 @@ pub(super) async fn measure(
         blueprint_hash: known_hash(globals, access, to),
         wanted_version: to.map(str::to_owned),
         selection,
-        waves: Vec::new(),
         concurrency: 1,
-        max_failures: None,
         is_dry: true,
-        clones: Vec::new(),
+        ..NewRun::default()
     };
     let run = begin(globals, access, &new).await?;
     verdict(&watch::watch(globals, access, run.id).await?)

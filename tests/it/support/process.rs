@@ -11,7 +11,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::app::{Deployment, get, wait_for, wait_until};
+use super::{
+    Deployment,
+    app::{get, wait_for, wait_until},
+};
 
 /// Where the program is: beside this binary, or where a copy of it was put.
 pub fn program() -> std::path::PathBuf {
