@@ -185,17 +185,22 @@ impl Deployment {
     }
 }
 
-/// An ordinary user who may create databases and roles; the password is the name.
+/// An ordinary user who may create databases and roles.
 async fn create_operator(server: &str, user: &str) {
-    let verifier = cluster::quick_verifier(user);
+    let verifier = cluster::quick_verifier(&password_of(user));
     let role = format!("create role {user} login createdb createrole password '{verifier}'");
     execute(server, &role).await;
+}
+
+/// Not the name alone: that may be shown.
+fn password_of(user: &str) -> String {
+    format!("pw_{user}")
 }
 
 fn as_operator(url: &str, user: &str) -> String {
     let mut url = url::Url::parse(url).unwrap();
     url.set_username(user).unwrap();
-    url.set_password(Some(user)).unwrap();
+    url.set_password(Some(&password_of(user))).unwrap();
     url.into()
 }
 
