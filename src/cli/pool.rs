@@ -111,7 +111,7 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         .map_err(|error| failed(&error))?;
     let fill = async |cluster: &Cluster| {
         let progress = Progress::of(globals.printer, &cluster.name);
-        let told = |filled: pool::Filled| {
+        let told = |filled: pool::FillProgress| {
             let wanted = filled.wanted.max(filled.ready);
             progress.bar.set_length(wanted.into());
             progress.bar.set_position(filled.ready.into());

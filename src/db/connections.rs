@@ -3,7 +3,7 @@
 //! Guarantees: what is given back last is given out first, so that the same few do what little there is to do,
 //! with their prepared statements, and the others are closed after a while; one that is not given back is
 //! closed; no more than the given number are in use at a time; whoever asks has an answer within the limit; a server
-//! that is away is waited for once, and not by everybody who comes after that.
+//! that is away is waited for once, and not by everybody who comes after that, where the limit is longer than that.
 
 use std::{
     io::ErrorKind,
@@ -188,11 +188,8 @@ impl Health {
         self.lock().away.is_some_and(|at| at.elapsed() < AWAY_TTL)
     }
 
-    /// The first one who finds it sets the time; those who listened only briefly do not know better.
     fn note_away(&self) {
-        if !self.is_away_lately() {
-            self.lock().away = Some(Instant::now());
-        }
+        self.lock().away = Some(Instant::now());
     }
 }
 
@@ -220,7 +217,9 @@ impl Manager for Connector {
                 Err(error) if is_away(&error) => {
                     let waited = away_since.get_or_insert_with(Instant::now).elapsed();
                     if waited >= STARTUP_WAIT || self.health.is_away() {
-                        self.health.note_away();
+                        if !is_silence(&error) {
+                            self.health.note_away();
+                        }
                         return Err(error);
                     }
                     STARTUP_WAIT.saturating_sub(waited)
@@ -260,7 +259,10 @@ impl Connector {
             CONNECT_TIMEOUT
         };
         let Ok(connected) = tokio::time::timeout(limit, connecting).await else {
-            self.health.note_away();
+            // whoever listened briefly does not know better
+            if limit == CONNECT_TIMEOUT {
+                self.health.note_away();
+            }
             return Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
         };
         if connected.is_ok() {
@@ -286,15 +288,23 @@ impl Connector {
 /// No server there, or one that takes nobody yet (57P03).
 fn is_away(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(error) => {
-            [ErrorKind::ConnectionRefused, ErrorKind::TimedOut].contains(&error.kind())
-        }
+        sqlx::Error::Io(error) => matches!(
+            error.kind(),
+            ErrorKind::ConnectionRefused
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::TimedOut
+        ),
         sqlx::Error::Database(error) => {
             error.is_transient_in_connect_phase()
                 && error.code().as_deref() != Some(TOO_MANY_CONNECTIONS)
         }
         _ => false,
     }
+}
+
+fn is_silence(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == ErrorKind::TimedOut)
 }
 
 fn is_full(error: &sqlx::Error) -> bool {

@@ -59,16 +59,14 @@ pub async fn run(
 }
 
 async fn one(reach: &Reach<'_>, tenant: &Tenant, command: Command<'_>) -> Result<String, Failed> {
-    let cluster = reach
-        .clusters
-        .get(tenant.cluster.as_deref().unwrap_or_default())?;
+    let cluster = reach.cluster_of(tenant)?;
     let find =
         async |connection: &mut PgConnection| tenants::find_credential(connection, tenant.id).await;
     let sealed = reach.db.run(find).await?.unwrap_or_default();
     let password = command.keyring.open(tenant.id.0, &sealed)?;
     let url = cluster.tenant_url(&tenant.database, &tenant.username, Some(&password));
     let run = serde_json::json!({ "command": excerpt(&command.argv.join(" ")) });
-    note(reach, tenant, ("tenant.command_run", &run), command.actor).await?;
+    note(reach, tenant, "tenant.command_run", &run, command.actor).await?;
     let timeout = format!("-c statement_timeout={}ms", reach.timeout.as_millis());
     let own = [
         ("DATABASE_URL", url),

@@ -22,7 +22,7 @@ use crate::{
         migrators::{self, Migrated},
         rehearsal::{self, Source},
     },
-    queue::{self, Failure, worker::Outcome},
+    queue::{Failure, worker::Outcome},
     tenant_db::Tag,
     tenants::{self, Selection, Standing, Tenant, TenantId, TenantState},
 };
@@ -137,12 +137,12 @@ pub(super) async fn rehearse(
         rehearsals.push(Rehearsal::of(run, &start, &done));
     }
     let failed = rehearsals.iter().find_map(|of| of.failure.clone());
-    db.transaction(async |tx| {
-        queue::assert_held(tx, place.claim).await?;
-        runs::set_rehearsals(tx, place.run, (&goal.hash, &version), &rehearsals).await?;
-        Ok::<_, StepError>(())
-    })
-    .await?;
+    place
+        .fenced(async |tx| {
+            runs::set_rehearsals(tx, place.run, &goal.hash, &version, &rehearsals).await?;
+            Ok::<_, StepError>(())
+        })
+        .await?;
     let state = match failed {
         Some(_) => RunState::Failed,
         None => RunState::Done,

@@ -69,28 +69,33 @@ async fn one(
     connection: &mut PgConnection,
     statements: Statements<'_>,
 ) -> Result<Given, Failed> {
-    let cluster = reach
-        .clusters
-        .get(tenant.cluster.as_deref().unwrap_or_default())?;
+    let cluster = reach.cluster_of(tenant)?;
     if statements.access == Access::Write {
         let run = serde_json::json!({ "sql": excerpt(statements.sql) });
         note(
             reach,
             tenant,
-            ("tenant.statements_run", &run),
+            "tenant.statements_run",
+            &run,
             statements.actor,
         )
         .await?;
     }
-    let limits = (statements.access, statements.most_rows);
-    Ok(statements::run(connection, cluster, statements.sql, limits).await?)
+    let Statements {
+        sql,
+        access,
+        most_rows,
+        ..
+    } = statements;
+    Ok(statements::run(connection, cluster, sql, access, most_rows).await?)
 }
 
 /// Records what is about to be done in a tenant's database.
 pub(super) async fn note(
     reach: &Reach<'_>,
     tenant: &Tenant,
-    (action, run): (&'static str, &serde_json::Value),
+    action: &'static str,
+    run: &serde_json::Value,
     actor: &Actor,
 ) -> sqlx::Result<()> {
     let id = tenant.id.to_string();

@@ -23,11 +23,12 @@ const BATCH: i64 = 16;
 /// Work of this length is not spread over places: taking it would cost more.
 const QUICK: Duration = Duration::from_millis(50);
 
-/// The most that [`fewest`] returns: the next targets may take longer than those before.
+/// The most that [`min_batch`] returns: the next targets may take longer than those before.
 const MOST_QUICK: i64 = 4;
 
-/// The fewest targets to take, if there are that many, where each takes this long.
-pub(super) fn fewest(each: Duration) -> i64 {
+/// How many targets to take at least, if there are that many, where each takes this long: quick ones in batches, so
+/// that taking them does not dominate.
+pub(super) fn min_batch(each: Duration) -> i64 {
     let quick = QUICK.as_micros() / each.as_micros().max(1);
     i64::try_from(quick)
         .unwrap_or(MOST_QUICK)
@@ -98,9 +99,10 @@ impl Record {
 /// as far as that is worth it.
 pub(super) async fn take(
     tx: &mut PgConnection,
-    (run, progress): (RunId, &Progress),
+    run: RunId,
+    progress: &Progress,
     claim: &Claim,
-    fewest: i64,
+    min_batch: i64,
 ) -> sqlx::Result<Vec<Held>> {
     sqlx::query_as(
         "with due as (
@@ -148,7 +150,7 @@ pub(super) async fn take(
     .bind(claim.attempt)
     .bind(i64::from(progress.concurrency))
     .bind(BATCH)
-    .bind(fewest)
+    .bind(min_batch)
     .fetch_all(tx)
     .await
 }
@@ -173,7 +175,8 @@ pub(super) async fn list_lost(
 /// How many targets can be taken up to this wave.
 pub(super) async fn count_due(
     connection: &mut PgConnection,
-    (run, wave): (RunId, i32),
+    run: RunId,
+    wave: i32,
 ) -> sqlx::Result<u32> {
     let due: i64 = sqlx::query_scalar(
         "select count(*)
@@ -397,7 +400,7 @@ mod tests {
 
     #[test]
     fn quick_targets_are_taken_together_and_slow_ones_one_by_one() {
-        let fewest_of = |each| fewest(Duration::from_millis(each));
-        assert_eq!([0, 1, 10, 25, 60, 5_000].map(fewest_of), [4, 4, 4, 2, 1, 1]);
+        let min_of = |each| min_batch(Duration::from_millis(each));
+        assert_eq!([0, 1, 10, 25, 60, 5_000].map(min_of), [4, 4, 4, 2, 1, 1]);
     }
 }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Guarantees: at most one run is unfinished; no tenant is touched before the template and the pool of
-//! the new version are there; any number of replicas share a run and any of them may die: what one had
+//! the new version are there on its cluster; any number of replicas share a run and any of them may die: what one had
 //! begun is brought to its end by another; a target and its tenant's row are recorded in one
 //! transaction, by whoever holds the job; the next wave begins when the one before has ended and few
 //! enough have failed.

@@ -34,14 +34,14 @@ use crate::{
     tenants::{self, Tenant, TenantId, TenantState},
 };
 
-/// So often a process may die with a database, whatever else is allowed, before it is left alone.
-const MOST_LOST: u32 = 5;
+/// A database is not left alone before processes died with it this often, however few attempts are allowed.
+const MIN_LOST_ATTEMPTS: u32 = 5;
 
 /// How long a cluster may take to say which of its databases are there.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 
-/// A server that is away is back after minutes, and a lock is free after seconds: the first delay is that of a later attempt.
-const AWAY: i32 = 3;
+/// Added to the attempt for the backoff where a cluster is out of reach: outages last minutes, locks seconds.
+const OUTAGE_BACKOFF: i32 = 3;
 
 /// A tenant, and what its cluster says of its database.
 #[derive(Debug)]
@@ -114,7 +114,14 @@ async fn ask(cluster: &Cluster, names: &[&str]) -> Result<Vec<Facts>, tenant_db:
         return Ok(Vec::new());
     }
     let find = async |connection: &mut _| databases::find_all(connection, names).await;
-    match tokio::time::timeout(ANSWER_WITHIN, cluster.run(find)).await {
+    let ask = async {
+        match cluster.run(find).await {
+            // by a connection that was open before the server started anew: the next one is new as well
+            Err(error) if !error.is_silence() => cluster.run(find).await,
+            answer => answer,
+        }
+    };
+    match tokio::time::timeout(ANSWER_WITHIN, ask).await {
         Ok(answer) => answer,
         Err(_) => Err(tenant_db::Error::sql("looking for databases")(
             sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
@@ -242,7 +249,7 @@ async fn migrate_subject(
         let is_held = || place.lease.is_held();
         work.cluster.end_stale_sessions(&work.tag, is_held).await?;
         let times = held.attempt - 1;
-        if times.unsigned_abs() >= max(place.max_attempts, MOST_LOST) {
+        if times.unsigned_abs() >= max(place.max_attempts, MIN_LOST_ATTEMPTS) {
             return Err(StepError::WorkersLost { times });
         }
     }
@@ -295,7 +302,6 @@ impl<'a> Work<'a> {
     ) -> Migration<'m> {
         let tenant = &subject.tenant;
         let template = aim.templates.get(&self.cluster.name);
-        let template = template.or(self.late_template.as_ref());
         Migration {
             db: &place.provisioner.db,
             cluster: self.cluster,
@@ -304,8 +310,7 @@ impl<'a> Work<'a> {
             database: &self.database,
             tenant: Some((tenant.id, &tenant.name)),
             attempt: Some((&self.tag, place.lease)),
-            head: template.map(|template| template.version.as_str()),
-            expected: template.and_then(|template| template.fingerprint.as_deref()),
+            template: template.or(self.late_template.as_ref()),
             is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
         }
     }
@@ -374,8 +379,14 @@ fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option
         "a tenant's database was not migrated"
     );
     let delay_s = if is_again {
-        let away = i32::from(error.is_of_cluster()) * AWAY;
-        backoff::delay(held.attempt + away, rand::random()).as_secs_f64()
+        let jitter: f64 = rand::random();
+        let delay = if error.is_of_cluster() {
+            // at least half of it: an outage is to be outlived, not only to be spread
+            backoff::delay(held.attempt + OUTAGE_BACKOFF, f64::midpoint(1.0, jitter))
+        } else {
+            backoff::delay(held.attempt, jitter)
+        };
+        delay.as_secs_f64()
     } else {
         0.0
     };

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// After so many attempts that met one a passing error is one that stays.
-const ATTEMPTS: i64 = 8;
+const MAX_ATTEMPTS: i64 = 8;
 
 /// Prepares the run; `None` when it is running now and the place can go on.
 pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
@@ -55,7 +55,7 @@ pub(super) async fn may_pass(place: &Place<'_>, error: &StepError) -> Result<boo
     let count = async |connection: &mut _| {
         queue::count_errors(connection, job, &[BLUEPRINT_UNKNOWN, NOT_DUE]).await
     };
-    Ok(db.run(count).await? + 1 < ATTEMPTS)
+    Ok(db.run(count).await? + 1 < MAX_ATTEMPTS)
 }
 
 async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
@@ -158,17 +158,14 @@ async fn begin(
 ) -> Result<Option<Outcome>, StepError> {
     let version = version(place, goal).await?;
     let begun = place
-        .provisioner
-        .db
-        .transaction(async |tx| {
-            queue::assert_held(tx, place.claim).await?;
+        .fenced(async |tx| {
             let run = runs::lock(tx, place.run).await?;
             let Some(run) = run.filter(|run| run.state == RunState::Preparing) else {
                 // paused or aborted meanwhile
                 queue::complete(tx, place.claim).await?;
                 return Ok(None);
             };
-            runs::set_prepared(tx, run.id, (&goal.hash, &version)).await?;
+            runs::set_prepared(tx, run.id, &goal.hash, &version).await?;
             held::insert(tx, run.id, &targets(&run, (goal, &version), fleet)).await?;
             Ok::<_, StepError>(Some(run))
         })
@@ -227,10 +224,7 @@ pub(super) async fn end(
     failure: Option<&RunFailure>,
 ) -> Result<Outcome, StepError> {
     place
-        .provisioner
-        .db
-        .transaction(async |tx| {
-            queue::assert_held(tx, place.claim).await?;
+        .fenced(async |tx| {
             let run = runs::lock(tx, place.run).await?;
             if run.is_some_and(|run| run.state == RunState::Preparing) {
                 runs::set_state(tx, place.run, state, failure).await?;

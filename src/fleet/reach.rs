@@ -15,7 +15,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     causes::chain,
-    db::{self, Db},
+    db::Db,
     secrets,
     tenant_db::{self, Cluster, Clusters, Ident, statements},
     tenants::{Tenant, TenantId},
@@ -127,9 +127,12 @@ impl Failed {
                 Some("3D000") => "database_gone",
                 // query_canceled, lock_not_available
                 Some("57014" | "55P03") => "statement_timed_out",
-                // by the session's own mode, not by a server that only reads
-                Some("25006") => "statement_failed",
-                _ if error.told().is_some_and(db::is_unavailable) => "database_unreachable",
+                // connection exceptions, no connection to spare, a server that starts or ends
+                Some(code)
+                    if code == "53300" || code.starts_with("08") || code.starts_with("57P") =>
+                {
+                    "database_unreachable"
+                }
                 Some(_) => "statement_failed",
                 None => "database_unreachable",
             },
@@ -188,6 +191,11 @@ impl<'a> Reach<'a> {
         }
     }
 
+    pub(super) fn cluster_of(&self, tenant: &Tenant) -> Result<&Cluster, tenant_db::Error> {
+        let name = tenant.cluster.as_deref();
+        self.clusters.get(name.unwrap_or_default())
+    }
+
     async fn connect(
         &self,
         cluster: &Cluster,
@@ -224,8 +232,7 @@ impl<'a> Reach<'a> {
         tenant: &Tenant,
         work: &impl AsyncFn(&Tenant, &mut PgConnection) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
-        let cluster = tenant.cluster.as_deref().unwrap_or_default();
-        let cluster = self.clusters.get(cluster)?;
+        let cluster = self.cluster_of(tenant)?;
         let database = Ident::new(&tenant.database).map_err(tenant_db::Error::from)?;
         let mut connection = self.connect(cluster, &database).await?;
         statements::bound(&mut connection, self.timeout).await?;

@@ -415,7 +415,8 @@ pub(super) async fn forgive(tx: &mut PgConnection, id: RunId, failures: u32) -> 
 pub(super) async fn set_prepared(
     tx: &mut PgConnection,
     id: RunId,
-    (hash, version): (&str, &str),
+    hash: &str,
+    version: &str,
 ) -> sqlx::Result<()> {
     sqlx::query(
         "update fleet_runs
@@ -437,7 +438,8 @@ pub(super) async fn set_prepared(
 pub(super) async fn set_rehearsals(
     tx: &mut PgConnection,
     id: RunId,
-    (hash, version): (&str, &str),
+    hash: &str,
+    version: &str,
     rehearsals: &[Rehearsal],
 ) -> sqlx::Result<()> {
     sqlx::query(

@@ -40,10 +40,7 @@ enum Next {
 /// What the place does now; `None`: it takes again.
 pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outcome>, StepError> {
     let next = place
-        .provisioner
-        .db
-        .transaction(async |tx| {
-            queue::assert_held(tx, place.claim).await?;
+        .fenced(async |tx| {
             let Some(run) = lock_running_or_complete(tx, place).await? else {
                 return Ok(Next::Completed);
             };
@@ -73,12 +70,7 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
 /// Leaves a run that no longer goes on and has nothing under way. Nobody needs its blueprint for that.
 pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepError> {
     let is_left = place
-        .provisioner
-        .db
-        .transaction(async |tx| {
-            queue::assert_held(tx, place.claim).await?;
-            Ok::<_, StepError>(lock_running_or_complete(tx, place).await?.is_none())
-        })
+        .fenced(async |tx| Ok::<_, StepError>(lock_running_or_complete(tx, place).await?.is_none()))
         .await?;
     Ok(is_left.then_some(Outcome::Settled(Settled::Completed)))
 }
@@ -229,10 +221,7 @@ async fn stop(
 /// Stops the run where more have failed than is allowed; whether it is stopped now.
 pub(super) async fn stop_by_policy(place: &Place<'_>) -> Result<bool, StepError> {
     place
-        .provisioner
-        .db
-        .transaction(async |tx| {
-            queue::assert_held(tx, place.claim).await?;
+        .fenced(async |tx| {
             let Some(run) = runs::lock(tx, place.run).await? else {
                 return Ok(true);
             };

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::PgConnection;
+
 use super::{
     RunId, RunState, change, dry_run,
     goal::Goal,
@@ -34,13 +36,13 @@ use crate::{
 const RECORD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Between two looks at whether the run goes on.
-const LOOK_AFTER: Duration = Duration::from_millis(200);
+const RUN_STATE_TTL: Duration = Duration::from_millis(200);
 
 /// How long what was read about a tenant and its database is relied on.
-const TRUE_FOR: Duration = Duration::from_secs(1);
+const SUBJECTS_TTL: Duration = Duration::from_secs(1);
 
 /// How long a run of another blueprint is left to other replicas, one of which may have it.
-const STRANGE: Duration = Duration::from_secs(3);
+const OTHER_BLUEPRINT_PAUSE: Duration = Duration::from_secs(3);
 
 /// Why a place is left: another replica has the run's blueprint.
 pub(super) const BLUEPRINT_UNKNOWN: &str = "fleet_blueprint_unknown";
@@ -112,18 +114,18 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
         templates: &templates,
         version: &version,
     };
-    let mut fewest = 1;
+    let mut min_batch = 1;
     loop {
         if place.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
-        let taken = place.take(fewest).await?;
+        let taken = place.take(min_batch).await?;
         let next = match u32::try_from(taken.len()).unwrap_or(u32::MAX) {
             0 => settle::settle(place, &goal).await?,
             count => {
                 let began = Instant::now();
                 let next = place.migrate_all(&at, &taken).await?;
-                fewest = held::fewest(began.elapsed() / count);
+                min_batch = held::min_batch(began.elapsed() / count);
                 next
             }
         };
@@ -142,19 +144,29 @@ pub(super) struct Aim<'a> {
 }
 
 impl Place<'_> {
+    /// Runs `work` in a transaction that commits only while this job's claim is held.
+    pub(super) async fn fenced<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let db = &self.provisioner.db;
+        db.transaction(async |tx| {
+            queue::assert_held(tx, self.claim).await?;
+            work(tx).await
+        })
+        .await
+    }
+
     /// What was lost elsewhere, else what is due.
-    async fn take(&self, fewest: i64) -> Result<Vec<Held>, StepError> {
+    async fn take(&self, min_batch: i64) -> Result<Vec<Held>, StepError> {
         let taken = self
-            .provisioner
-            .db
-            .transaction(async |tx| {
-                queue::assert_held(tx, self.claim).await?;
+            .fenced(async |tx| {
                 let lost = held::take_over(tx, self.run, self.claim).await?;
                 let progress = runs::find_progress(tx, self.run).await?;
                 match progress {
                     Some(progress) if lost.is_empty() && progress.state == RunState::Running => {
                         Ok::<_, StepError>(
-                            held::take(tx, (self.run, &progress), self.claim, fewest).await?,
+                            held::take(tx, self.run, &progress, self.claim, min_batch).await?,
                         )
                     }
                     _ => Ok(lost),
@@ -179,7 +191,7 @@ impl Place<'_> {
         let mut is_going_on = true;
         for (at, held) in taken.iter().enumerate() {
             let rest = &taken[at..];
-            if is_going_on && looked_at.elapsed() >= LOOK_AFTER {
+            if is_going_on && looked_at.elapsed() >= RUN_STATE_TTL {
                 is_going_on = self.is_going_on().await?;
                 looked_at = Instant::now();
             }
@@ -190,7 +202,7 @@ impl Place<'_> {
                 self.give_back(&rest).await?;
                 break;
             }
-            if found_at.elapsed() >= TRUE_FOR {
+            if found_at.elapsed() >= SUBJECTS_TTL {
                 // somebody may have archived one of them meanwhile
                 subjects = one::find_subjects(self, rest, &mut away).await?;
                 found_at = Instant::now();
@@ -279,45 +291,42 @@ impl Place<'_> {
     ) -> Result<Option<Progress>, StepError> {
         let brought = records.iter().filter_map(|record| record.brought(aim));
         let brought: Vec<_> = brought.collect();
-        self.provisioner
-            .db
-            .transaction(async |tx| {
-                queue::assert_held(tx, self.claim).await?;
-                let recorded = held::record(tx, self.run, self.claim, records).await?;
-                if recorded != records.len() as u64 {
-                    return Err(StepError::LostClaim);
-                }
-                tenants::mark_migrated(tx, &brought).await?;
-                let progress = runs::find_progress(tx, self.run).await?;
-                if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
-                    // one that was to be tried again
-                    targets::skip_pending(tx, self.run).await?;
-                }
-                Ok::<_, StepError>(progress)
-            })
-            .await
+        self.fenced(async |tx| {
+            let recorded = held::record(tx, self.run, self.claim, records).await?;
+            if recorded != records.len() as u64 {
+                return Err(StepError::LostClaim);
+            }
+            tenants::mark_migrated(tx, &brought).await?;
+            self.skip_rest_if_aborted(tx).await
+        })
+        .await
+    }
+
+    /// What waits again in a run that was aborted meanwhile does not wait for anything; how far the run is.
+    async fn skip_rest_if_aborted(
+        &self,
+        tx: &mut PgConnection,
+    ) -> Result<Option<Progress>, StepError> {
+        let progress = runs::find_progress(tx, self.run).await?;
+        if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
+            targets::skip_pending(tx, self.run).await?;
+        }
+        Ok(progress)
     }
 
     async fn give_back(&self, tenants: &[TenantId]) -> Result<(), StepError> {
-        self.provisioner
-            .db
-            .transaction(async |tx| {
-                queue::assert_held(tx, self.claim).await?;
-                held::give_back(tx, self.run, self.claim, tenants).await?;
-                let progress = runs::find_progress(tx, self.run).await?;
-                if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
-                    targets::skip_pending(tx, self.run).await?;
-                }
-                Ok::<_, StepError>(())
-            })
-            .await
+        self.fenced(async |tx| {
+            held::give_back(tx, self.run, self.claim, tenants).await?;
+            self.skip_rest_if_aborted(tx).await.map(drop)
+        })
+        .await
     }
 
     /// This replica has another blueprint than the run: somebody else may have it.
     pub(super) async fn leave_to_others(&self) -> Result<Outcome, StepError> {
         let error = "this replica has another blueprint than the fleet run".to_owned();
         let failure = Failure::new(BLUEPRINT_UNKNOWN, error);
-        self.put_off(&failure, STRANGE).await
+        self.put_off(&failure, OTHER_BLUEPRINT_PAUSE).await
     }
 
     /// The job comes back after a while.
@@ -326,13 +335,10 @@ impl Place<'_> {
         failure: &Failure,
         wait: Duration,
     ) -> Result<Outcome, StepError> {
-        self.provisioner
-            .db
-            .transaction(async |tx| {
-                queue::assert_held(tx, self.claim).await?;
-                Ok::<_, StepError>(queue::postpone(tx, self.claim, failure, wait).await?)
-            })
-            .await?;
+        self.fenced(async |tx| {
+            Ok::<_, StepError>(queue::postpone(tx, self.claim, failure, wait).await?)
+        })
+        .await?;
         Ok(Outcome::Settled(Settled::Postponed))
     }
 

@@ -145,7 +145,7 @@ async fn take_pooled(cx: &StepContext<'_>, cluster: &Cluster) -> Result<Origin, 
     let (provisioner, id, hash) = (cx.provisioner, cx.id().await, cx.blueprint.hash());
     cx.check_lease()?;
     let claim = async |connection: &mut PgConnection| {
-        pool::claim(connection, cx.claim, id, (&cluster.name, &hash)).await
+        pool::claim(connection, cx.claim, id, &cluster.name, &hash).await
     };
     let taken = provisioner.db.run(claim).await?;
     if let Taken::Claimed(_) | Taken::Empty = taken {

@@ -115,10 +115,7 @@ async fn on_clone(
         // a program that is told whose database it is might reach for what else the tenant has
         tenant: None,
         attempt: Some((rehearsal.tag, rehearsal.lease)),
-        head: rehearsal.template.map(|record| record.version.as_str()),
-        expected: rehearsal
-            .template
-            .and_then(|record| record.fingerprint.as_deref()),
+        template: rehearsal.template,
         is_on_record: false,
     };
     let migrated = tokio::select! {
@@ -183,7 +180,7 @@ async fn clone_tenant(
     // the end of an id is what differs between tenants of one moment
     let name = spare::rehearsal(&cluster.prefix, &tenant.id.0.simple().to_string()[16..])?;
     let clone = async |connection: &mut _| {
-        databases::clone_tenant(connection, cluster, (&source, &name), LONGEST_COPY).await
+        databases::clone_tenant(connection, cluster, &source, &name, LONGEST_COPY).await
     };
     match session.run(clone).await {
         Ok(true) => Ok(name),

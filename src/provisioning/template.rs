@@ -86,7 +86,8 @@ pub async fn find_structure(
 /// `cluster` and `hash` name the template. It describes an error that has already occurred, so it returns none.
 pub(super) async fn tell_difference(
     db: &Db,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
     connection: &mut PgConnection,
 ) -> Option<String> {
     let find = async |control: &mut _| find_structure(control, cluster, hash).await;
@@ -222,8 +223,8 @@ async fn build(
 ) -> Result<(), StepError> {
     let started = Instant::now();
     let name = &template.database;
-    let of = (cluster.name.as_str(), template.hash.as_str());
-    let discard = async |connection: &mut _| pool::discard(connection, of).await;
+    let discard =
+        async |connection: &mut _| pool::discard(connection, &cluster.name, &template.hash).await;
     provisioner.db.run(discard).await?;
     // what a lost builder left; the name is ours by its owner, and it is not sealed
     let drop = async |connection: &mut _| databases::drop_database(connection, name).await;
@@ -239,7 +240,7 @@ async fn build(
     let mut connection = cluster.connect(name, None).await?;
     let limit = Duration::from_millis(blueprint.settings.migrate_timeout_ms.into());
     let built = tokio::select! {
-        built = fill(&mut connection, provisioner, cluster, (blueprint, name)) => built,
+        built = fill(&mut connection, provisioner, cluster, blueprint, name) => built,
         lost = keep_alive(session) => Err(lost),
         () = tokio::time::sleep(limit) => Err(StepError::TimedOut { step: "template", limit }),
     };
@@ -257,7 +258,7 @@ async fn build(
     };
     provisioner.faults.hit("template.filled").await?;
     tokio::select! {
-        recorded = record(&provisioner.db, cluster, blueprint, (template, &filled)) => recorded?,
+        recorded = record(&provisioner.db, cluster, blueprint, template, &filled) => recorded?,
         lost = keep_alive(session) => return Err(lost),
     }
     let seal = async |connection: &mut _| databases::seal(connection, name, &template.hash).await;
@@ -294,7 +295,8 @@ async fn fill(
     connection: &mut PgConnection,
     provisioner: &Provisioner,
     cluster: &Cluster,
-    (blueprint, database): (&Blueprint, &Ident),
+    blueprint: &Blueprint,
+    database: &Ident,
 ) -> Result<Filled, StepError> {
     prepare(connection, cluster).await?;
     let migrated = migrate(&Migration {
@@ -305,8 +307,7 @@ async fn fill(
         database,
         tenant: None,
         attempt: None,
-        head: None,
-        expected: None,
+        template: None,
         is_on_record: false,
     })
     .await?;
@@ -331,7 +332,8 @@ async fn record(
     db: &Db,
     cluster: &Cluster,
     blueprint: &Blueprint,
-    (template, filled): (&Template, &Filled),
+    template: &Template,
+    filled: &Filled,
 ) -> Result<(), StepError> {
     let migrations: Vec<(&str, &str)> = blueprint
         .migrations

@@ -50,7 +50,7 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
     let Some(expected) = expected else {
         return Err(StepError::TemplateUnknown { hash });
     };
-    let (db, of) = (&cx.provisioner.db, (&*cluster.name, &*hash));
+    let db = &cx.provisioner.db;
     cx.in_tenant(async |connection| {
         let (expected, found) = match &expected.fingerprint {
             Some(expected) if cluster.has_fingerprint(connection, expected).await? => {
@@ -66,7 +66,7 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
         if found == *expected {
             return Ok(());
         }
-        let difference = template::tell_difference(db, of, connection)
+        let difference = template::tell_difference(db, &cluster.name, &hash, connection)
             .await
             .unwrap_or_else(|| template::fingerprints_differ(expected, &found));
         Err(not_verified(format!(

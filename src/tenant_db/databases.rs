@@ -125,7 +125,7 @@ pub async fn clone_template(
     name: &Ident,
 ) -> Result<bool, Error> {
     let strategy = clone_strategy(connection, cluster, template).await?;
-    let cloned = copy(connection, cluster, (template, name), &strategy).await;
+    let cloned = copy(connection, cluster, template, name, &strategy).await;
     if let Err(error) = &cloned
         && error.sqlstate().as_deref() == Some("XX000")
     {
@@ -169,16 +169,17 @@ async fn unseal_outdated(connection: &mut PgConnection, template: &Ident) -> Res
 pub async fn clone_tenant(
     connection: &mut PgConnection,
     cluster: &Cluster,
-    (database, name): (&Ident, &Ident),
+    source: &Ident,
+    name: &Ident,
     limit: Duration,
 ) -> Result<bool, Error> {
-    let strategy = find_strategy(connection, database).await?;
+    let strategy = find_strategy(connection, source).await?;
     sqlx::query("select set_config('statement_timeout', $1, false)")
         .bind(limit.as_millis().to_string())
         .execute(&mut *connection)
         .await
         .map_err(Error::sql("bounding the time of a clone"))?;
-    let copied = copy(connection, cluster, (database, name), &strategy).await;
+    let copied = copy(connection, cluster, source, name, &strategy).await;
     sqlx::query("reset statement_timeout")
         .execute(connection)
         .await
@@ -189,7 +190,8 @@ pub async fn clone_tenant(
 async fn copy(
     connection: &mut PgConnection,
     cluster: &Cluster,
-    (source, name): (&Ident, &Ident),
+    source: &Ident,
+    name: &Ident,
     strategy: &str,
 ) -> Result<bool, Error> {
     let owner = &cluster.owner;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: two databases have the same fingerprint exactly when their schemas, relations (with
 //! owner, grants, row security, persistence, bounds, options of views), columns, constraints, indexes, sequences except
-//! their values, functions (all but the inside of an aggregate), triggers, rules, policies, enums, domains, composite
+//! their values and where they start, functions (all but the inside of an aggregate), triggers, rules, policies, enums, domains, composite
 //! types, default privileges and extensions are the same; the hash is over exactly the lines that [`structure`]
 //! returns, so that whatever differs can be named. Data does not count, nor does what only tunes: storage parameters of
 //! tables, statistics.
@@ -174,7 +174,6 @@ facts (line) as (
                      'sequence options',
                      nspname || '.' || relname,
                      'type=' || format_type(seqtypid, null),
-                     'start=' || seqstart,
                      'increment=' || seqincrement,
                      'minimum=' || seqmin,
                      'maximum=' || seqmax,
@@ -242,10 +241,8 @@ facts (line) as (
                      'attributes=' || string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' order by attnum))
     from pg_class
     join scope on scope.oid = relnamespace
-    join pg_attribute on attrelid = pg_class.oid
+    left join pg_attribute on attrelid = pg_class.oid and attnum > 0 and not attisdropped
     where relkind = 'c'
-      and attnum > 0
-      and not attisdropped
     group by nspname, relname, relowner
 )
 ",

@@ -22,8 +22,9 @@ pub mod structure;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io::ErrorKind,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -52,7 +53,10 @@ const MAINTENANCE_ACQUIRE_TIMEOUT: Duration = Duration::from_mins(1);
 const USING_MAINTENANCE: &str = "using the cluster's maintenance database";
 
 /// A cluster that does not answer within this time gets no new tenant, if another one does.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+/// Nor is it asked again for this long.
+const UNANSWERED_TTL: Duration = Duration::from_secs(10);
 
 /// How much more than the server allows a statement it may take by our own clock.
 const MAINTENANCE_MARGIN: Duration = Duration::from_secs(10);
@@ -148,7 +152,13 @@ impl Error {
 
     /// Whether there was no answer at all.
     pub fn is_silence(&self) -> bool {
-        matches!(self.told(), Some(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut)
+        let Some(sqlx::Error::Io(error)) = self.told() else {
+            return false;
+        };
+        matches!(
+            error.kind(),
+            ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+        )
     }
 
     /// The SQLSTATE, where the server gave one.
@@ -211,6 +221,8 @@ pub struct Cluster {
     strategies: Arc<Mutex<HashMap<String, String>>>,
     /// Fingerprints, each with a shape that has it: true of this cluster, whatever happens.
     shapes: Arc<Mutex<HashSet<(String, String)>>>,
+    /// When it was last asked and did not answer in time.
+    unanswered: Arc<Mutex<Option<Instant>>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -255,13 +267,8 @@ impl Clusters {
 
     /// Names of those that answer just now, and soon. One that is alone is not asked.
     pub async fn answering(&self) -> HashSet<&str> {
-        let ask = async |cluster: &'_ Cluster| {
-            let ping = async |connection: &mut PgConnection| Ok(connection.ping().await?);
-            let asked = tokio::time::timeout(ANSWER_WITHIN, cluster.run(ping));
-            matches!(asked.await, Ok(Ok(())))
-        };
         let asked = self.iter().map(async |cluster| {
-            let answers = self.0.len() == 1 || ask(cluster).await;
+            let answers = self.0.len() == 1 || cluster.answers().await;
             answers.then_some(cluster.name.as_str())
         });
         join_all(asked).await.into_iter().flatten().collect()
@@ -312,6 +319,7 @@ impl Cluster {
             options,
             strategies: Arc::default(),
             shapes: Arc::default(),
+            unanswered: Arc::default(),
         })
     }
 
@@ -324,6 +332,23 @@ impl Cluster {
     /// Closes connections to the maintenance database that are not needed, again and again.
     pub fn keep_closing_idle(&self) -> impl Future<Output = ()> + Send + use<> {
         self.maintenance.keep_closing_idle()
+    }
+
+    /// Whether it answers soon. One that said nothing a moment ago is not asked.
+    async fn answers(&self) -> bool {
+        let unanswered = || {
+            self.unanswered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if unanswered().is_some_and(|at| at.elapsed() < UNANSWERED_TTL) {
+            return false;
+        }
+        let ping = async |connection: &mut PgConnection| Ok(connection.ping().await?);
+        let asked = tokio::time::timeout(ANSWER_WITHIN, self.run(ping)).await;
+        // a refusal comes at once, and is asked for again
+        *unanswered() = asked.is_err().then(Instant::now);
+        matches!(asked, Ok(Ok(())))
     }
 
     /// Runs `work` on the maintenance database, as nobody's attempt.

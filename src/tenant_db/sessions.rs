@@ -160,9 +160,9 @@ pub async fn end_those_we_may(
     Ok(())
 }
 
-/// Ends one session of a database, and waits until it is gone; 0 is nobody's.
+/// Ends one session of a database, and waits until it is gone.
 pub async fn end(connection: &mut PgConnection, database: &Ident, pid: i32) -> Result<(), Error> {
-    end_all(connection, database, (pid, "")).await
+    end_all(connection, database, Some(pid), None).await
 }
 
 /// Ends every session of a role in a database, and waits until they are gone.
@@ -171,13 +171,14 @@ pub async fn end_of_role(
     database: &Ident,
     role: &Ident,
 ) -> Result<(), Error> {
-    end_all(connection, database, (0, role.as_str())).await
+    end_all(connection, database, None, Some(role.as_str())).await
 }
 
 async fn end_all(
     connection: &mut PgConnection,
     database: &Ident,
-    (pid, role): (i32, &str),
+    pid: Option<i32>,
+    role: Option<&str>,
 ) -> Result<(), Error> {
     let failed = || Error::sql(format!("ending sessions in database {}", database.as_str()));
     let started = Instant::now();

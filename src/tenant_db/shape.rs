@@ -37,7 +37,7 @@ select format(E'\x01%s\x01%s.%s %s %s %s %s %s %s %s %s \x02%s', oid, relnamespa
               relrowsecurity, relforcerowsecurity, relpersistence, relreplident, reloptions,
               relpartbound)
 from pg_class where oid >= 16384 and relnamespace <> 99 and relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I', 'c');
-select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attcollation, attnotnull, attidentity,
+select format(E'column \x01%s\x01 %s %s %s %s %s %s %s %s %s %s', attrelid, attnum, attname, atttypid::regtype, atttypmod, attcollation::regcollation, attnotnull, attidentity,
               attgenerated, attacl, attoptions)
 from pg_attribute
 where attrelid >= 16384
@@ -48,7 +48,7 @@ where attrelid >= 16384
 select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
               adbin)
 from pg_attrdef where oid >= 16384;
-select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s', conrelid, confrelid, conname, connamespace::regnamespace, contype, conkey,
+select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s', conrelid, confrelid, nullif(contypid, 0)::regtype, conname, connamespace::regnamespace, contype, conkey,
               confkey, confupdtype, confdeltype, condeferrable, condeferred, convalidated, confmatchtype, connoinherit, conexclop,
               -- not every version of the server has it
               case when confdeltype in ('n', 'd') then to_jsonb(pg_constraint) ->> 'confdelsetcols' end,
@@ -75,9 +75,9 @@ select format(E'policy \x01%s\x01 %s %s %s %s \x02%s \x02%s', polrelid, polname,
               polqual,
               polwithcheck)
 from pg_policy;
-select format(E'sequence \x01%s\x01 %s %s %s %s %s %s %s', seqrelid, seqtypid::regtype, seqstart, seqincrement, seqmin, seqmax, seqcache, seqcycle)
+select format(E'sequence \x01%s\x01 %s %s %s %s %s %s', seqrelid, seqtypid::regtype, seqincrement, seqmin, seqmax, seqcache, seqcycle)
 from pg_sequence;
-select format(E'domain %s %s %s %s %s %s %s \x02%s', oid::regtype, typowner, typacl, typbasetype::regtype, typtypmod, typnotnull, typcollation,
+select format(E'domain %s %s %s %s %s %s %s \x02%s', oid::regtype, typowner, typacl, typbasetype::regtype, typtypmod, typnotnull, typcollation::regcollation,
               typdefaultbin)
 from pg_type where oid >= 16384 and typtype = 'd';
 select format('enum %s %s %s', enumtypid::regtype, enumsortorder, enumlabel) from pg_enum;
@@ -129,7 +129,9 @@ pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
         .map_err(Error::sql("reading the structure"))?;
     let names = lines
         .iter()
-        .filter_map(|line| line.strip_prefix(MARK)?.split_once(MARK));
+        .filter_map(|line| line.strip_prefix(MARK)?.split_once(MARK))
+        // whatever names the relation is to be told to the last number, but for its own expressions
+        .map(|(number, name)| (number, name.split(EXPRESSION).next().unwrap_or(name)));
     // a constraint of a domain, or one that refers to nothing
     let names: HashMap<&str, &str> = names.chain([("0", "")]).collect();
     let mut facts: Vec<String> = lines.iter().filter_map(|line| name(line, &names)).collect();

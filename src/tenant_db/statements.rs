@@ -63,7 +63,8 @@ pub async fn run(
     connection: &mut PgConnection,
     cluster: &Cluster,
     sql: &str,
-    (access, most_rows): (Access, usize),
+    access: Access,
+    most_rows: usize,
 ) -> Result<Given, Error> {
     let (role, end) = match access {
         Access::Read => (&cluster.app, "rollback"),

@@ -409,6 +409,12 @@ const CHANGES: &[&str] = &[
     "create or replace function h(a int default 8) returns int language sql as 'select a'",
     "alter view v set (security_barrier = true)",
     "alter sequence more_id_seq increment 2",
+    "alter sequence more_id_seq maxvalue 200000",
+    "alter sequence more_id_seq maxvalue 300000",
+    "alter table more add price numeric(10, 2)",
+    "alter table more alter price type numeric(12, 2)",
+    "alter table more add short varchar(20000)",
+    "alter table more alter short type varchar(30000)",
     "alter sequence more_id_seq cycle",
     "alter table more set unlogged",
     "alter table more replica identity full",
@@ -448,6 +454,8 @@ async fn every_change_of_the_structure_is_another_shape() {
     let of_rights = [
         format!("revoke insert on more from {app}"),
         format!("grant update (note) on more to {app}"),
+        format!("create policy q on more to {app}"),
+        format!("alter policy q on more to {}", app.replace("app", "owner")),
     ];
     let version = "select current_setting('server_version_num')::integer";
     let version: i32 = acme.app.ask(version).await;

@@ -13,12 +13,12 @@ use tempfile::TempDir;
 use tenantry::provisioning::{
     BlueprintSource,
     migrators::child::{self, Program},
+    template::TemplateRecord,
 };
 
 use crate::support::{
     Deployment, Migrations,
     app::{wait_for, wait_until},
-    migrations::Wanted,
     process::Process,
 };
 
@@ -401,9 +401,9 @@ async fn a_database_that_is_at_its_version_starts_nothing() {
     assert_eq!(blueprint.read(".runs"), "x\n");
 
     // its word is not taken for it
-    let other = Wanted {
+    let other = TemplateRecord {
         version: "v2".to_owned(),
-        fingerprint: String::new(),
+        ..there
     };
     let error = acme.migrate_to(&current, Some(&other)).await.unwrap_err();
     assert_eq!(error.code(), "migrator_version_unreadable");

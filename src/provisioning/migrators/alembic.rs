@@ -12,7 +12,7 @@ pub(super) fn argv(settings: &Alembic, project: &Project) -> Vec<String> {
 }
 
 /// Lists the revisions after one and up to another; fails where the one does not come before the other.
-pub(super) fn history_argv(settings: &Alembic, (after, up_to): (&str, &str)) -> Vec<String> {
+pub(super) fn history_argv(settings: &Alembic, after: &str, up_to: &str) -> Vec<String> {
     let ours = ["-m", "alembic", "-c", &settings.ini, "history"];
     let ours = ours.into_iter().map(str::to_owned);
     let range = format!("--rev-range={after}:{up_to}");

@@ -16,7 +16,8 @@ pub(super) async fn with_template(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
 ) -> Result<(), StepError> {
-    let Some(expected) = migration.expected else {
+    let template = migration.template;
+    let Some(expected) = template.and_then(|template| template.fingerprint.as_deref()) else {
         return Ok(());
     };
     let cluster = migration.cluster;
@@ -28,20 +29,21 @@ pub(super) async fn with_template(
     if found == expected {
         return Ok(());
     }
-    Err(drifted(connection, migration, (expected, &found)).await)
+    Err(drifted(connection, migration, expected, &found).await)
 }
 
 /// Says what is different, by the template's structure as it is on record.
 async fn drifted(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-    (expected, found): (&str, &str),
+    expected: &str,
+    found: &str,
 ) -> StepError {
     let hash = migration.blueprint.hash();
-    let of = (&*migration.cluster.name, &*hash);
+    let cluster = &migration.cluster.name;
     Error::Drifted {
         database: migration.database.as_str().to_owned(),
-        difference: template::tell_difference(migration.db, of, connection)
+        difference: template::tell_difference(migration.db, cluster, &hash, connection)
             .await
             .unwrap_or_else(|| template::fingerprints_differ(expected, found)),
     }

@@ -29,7 +29,7 @@ pub use error::Error;
 pub(super) use prepare::{grant, prepare};
 
 use self::blocker::Watch;
-use super::StepError;
+use super::{StepError, template::TemplateRecord};
 use crate::{
     blueprint::Blueprint,
     causes::chain,
@@ -57,10 +57,9 @@ pub struct Migration<'a> {
     pub tenant: Option<(TenantId, &'a str)>,
     /// Whose attempt it is, and the proof that its claim is still held; `None` for a template.
     pub attempt: Option<(&'a Tag, &'a Lease)>,
-    /// Version of the sealed template of this blueprint: a database at this version needs no program to run.
-    pub head: Option<&'a str>,
-    /// Fingerprint of that template, which the database must have afterwards.
-    pub expected: Option<&'a str>,
+    /// The sealed template of this blueprint: a database at its version needs no program to run, and afterwards the
+    /// database must have its fingerprint. `None` for a template itself.
+    pub template: Option<&'a TemplateRecord>,
     /// Whether the database is on record with this blueprint: compared already, if nothing changes now.
     pub is_on_record: bool,
 }
@@ -77,6 +76,11 @@ pub struct Migrated {
 }
 
 impl Migration<'_> {
+    /// Version of the template.
+    fn head(&self) -> Option<&str> {
+        self.template.map(|template| template.version.as_str())
+    }
+
     fn tag(&self) -> Option<&Tag> {
         self.attempt.map(|(tag, _)| tag)
     }
@@ -157,7 +161,7 @@ pub async fn is_begun(migration: &Migration<'_>, from: &str) -> Result<bool, Ste
         return Ok(true);
     }
     let mut connection = connect(migration).await?;
-    let state = state::State::read(&mut connection, migration).await;
+    let state = state::State::try_lock(&mut connection, migration).await;
     let _ = connection.close().await;
     Ok(sql::is_begun(migration.blueprint, &state?, from))
 }
@@ -165,7 +169,7 @@ pub async fn is_begun(migration: &Migration<'_>, from: &str) -> Result<bool, Ste
 /// The version that the database is on; `None` where it has none, or several. Nothing is changed.
 pub async fn find_version(migration: &Migration<'_>) -> Result<Option<String>, StepError> {
     let mut connection = connect(migration).await?;
-    let state = state::State::read(&mut connection, migration).await;
+    let state = state::State::try_lock(&mut connection, migration).await;
     let _ = connection.close().await;
     let state = state?;
     let version = match &migration.blueprint.project {

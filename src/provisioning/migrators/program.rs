@@ -44,7 +44,7 @@ pub(super) async fn migrate(
     let state = State::lock(connection, migration, watch).await?;
     let from = version_before(migration, &state)?;
     let mut to = from.clone();
-    let is_there = !from.is_empty() && migration.head == Some(from.as_str());
+    let is_there = !from.is_empty() && migration.head() == Some(from.as_str());
     if !is_there {
         to = run(connection, migration, watch, (project, &state, &from)).await?;
     }
@@ -138,7 +138,7 @@ async fn run(
         output = ended.output,
         "a migrator ended"
     );
-    let after = State::read(connection, migration).await?;
+    let after = State::try_lock(connection, migration).await?;
     if ended.code != 0 {
         let left = if after.versions != state.versions {
             // a template is made anew, and a clone thrown away: there is nothing to take back
@@ -158,7 +158,7 @@ async fn run(
         return Err(Error::Ahead {
             database: database.as_str().to_owned(),
             version: to,
-            target: migration.head.unwrap_or_default().to_owned(),
+            target: migration.head().unwrap_or_default().to_owned(),
         }
         .into());
     }
@@ -177,12 +177,12 @@ async fn is_ahead(
     let settings = &migration.blueprint.settings;
     let is_asked = settings.migrator == Migrator::Alembic
         && !version.is_empty()
-        && migration.head.is_some_and(|head| head != version);
+        && migration.head().is_some_and(|head| head != version);
     let Some(target) = project.target.as_deref().filter(|_| is_asked) else {
         return Ok(false);
     };
     let ended = child::run(Program {
-        argv: alembic::history_argv(&settings.alembic, (target, version)),
+        argv: alembic::history_argv(&settings.alembic, target, version),
         directory: &project.root,
         environment: environment(migration, project, (password, tls)),
         secret: password.expose_secret(),
@@ -207,7 +207,7 @@ fn check_reached(migration: &Migration<'_>, project: &Project, to: &str) -> Resu
             target: target.to_owned(),
         });
     }
-    let wanted = migration.head.unwrap_or(to);
+    let wanted = migration.head().unwrap_or(to);
     if to.is_empty() && wanted.is_empty() {
         let what = format!(
             "the migrator succeeded, but no version is found in database {database}: where is it kept (version_schema and version_table, or version_query, in blueprint.toml), and was that the database it migrated?"

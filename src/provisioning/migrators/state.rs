@@ -28,7 +28,7 @@ pub(super) const MOST_VERSIONS: usize = 9;
 #[derive(Debug)]
 pub(super) struct State {
     /// Whether this session has the lock.
-    locked: bool,
+    has_lock: bool,
     /// The server's process of this session.
     pid: i32,
     /// Name and digest of each file that was applied: migrations and shared seed.
@@ -40,7 +40,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Takes the lock and reads; waits for the lock as long as for any other.
+    /// Takes the lock, waiting `lock_timeout_ms` at most, and reads the state under it.
     pub(super) async fn lock(
         connection: &mut PgConnection,
         migration: &Migration<'_>,
@@ -49,9 +49,9 @@ impl State {
         let patience = Duration::from_millis(migration.blueprint.settings.lock_timeout_ms.into());
         let started = Instant::now();
         loop {
-            let state = Self::read(connection, migration).await?;
+            let state = Self::try_lock(connection, migration).await?;
             watch.follow(state.pid);
-            if state.locked {
+            if state.has_lock {
                 return Ok(state);
             }
             if started.elapsed() >= patience {
@@ -66,8 +66,8 @@ impl State {
         }
     }
 
-    /// The same without waiting.
-    pub(super) async fn read(
+    /// Takes the lock if it is free (`has_lock`), and reads the state either way.
+    pub(super) async fn try_lock(
         connection: &mut PgConnection,
         migration: &Migration<'_>,
     ) -> Result<Self, StepError> {
@@ -142,7 +142,7 @@ fn decode(sets: &[Vec<PgRow>]) -> sqlx::Result<State> {
     // sent as text, whatever its type is; max() of no row is null
     let version = |row: &PgRow| row.try_get_unchecked::<Option<String>, _>(0).ok().flatten();
     Ok(State {
-        locked: own.try_get(0)?,
+        has_lock: own.try_get(0)?,
         pid: own.try_get(1)?,
         tls: own.try_get(2)?,
         ledger: ledger.iter().map(line).collect::<sqlx::Result<_>>()?,

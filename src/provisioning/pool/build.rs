@@ -43,18 +43,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// While tenants are being made and none of them waits, a database is still begun after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How fast it goes.
+/// How far filling has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// Half of the time at most.
-    Background,
-    /// Somebody waits for it.
-    Now,
-}
-
-/// How filling ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Filled {
+pub struct FillProgress {
     /// Databases that were made.
     pub made: u32,
     /// Ready ones, of this blueprint.
@@ -63,12 +54,14 @@ pub struct Filled {
     pub wanted: u32,
 }
 
-/// How fast, whether to go on, and who hears of each.
-pub(super) type Going<'a> = (
-    Pace,
-    &'a (dyn Fn() -> bool + Sync),
-    &'a (dyn Fn(Filled) + Sync),
-);
+/// How to fill.
+#[derive(Clone, Copy)]
+pub(super) struct FillOptions<'a> {
+    /// Rest as long as each clone took: nobody waits for it.
+    pub(super) is_background: bool,
+    pub(super) may_go_on: &'a (dyn Fn() -> bool + Sync),
+    pub(super) on_progress: &'a (dyn Fn(FillProgress) + Sync),
+}
 
 /// Fills the pool of this blueprint on a cluster, now; builds the template if there is none.
 ///
@@ -79,19 +72,18 @@ pub async fn fill(
     cluster: &Cluster,
     blueprint: &Blueprint,
     may_go_on: impl Fn() -> bool + Sync,
-    told: impl Fn(Filled) + Sync,
-) -> Result<Filled, StepError> {
+    told: impl Fn(FillProgress) + Sync,
+) -> Result<FillProgress, StepError> {
     let template = template::ensure(provisioner, cluster, blueprint).await?;
     let found = provisioner
         .db
         .run(async |connection| {
-            let of = (cluster.name.as_str(), template.hash.as_str());
-            rows::look(connection, of, provisioner.pool.settings.evict_after_s).await
+            let evict_after_s = provisioner.pool.settings.evict_after_s;
+            rows::look(connection, &cluster.name, &template.hash, evict_after_s).await
         })
         .await?;
-    let busiest = u32::try_from(found.busiest_minute).unwrap_or(u32::MAX);
-    let wanted = provisioner.pool.settings.wanted(busiest);
-    let so_far = Filled {
+    let wanted = found.wanted(&provisioner.pool.settings);
+    let so_far = FillProgress {
         made: 0,
         ready: u32::try_from(found.ready).unwrap_or(u32::MAX),
         wanted,
@@ -103,8 +95,12 @@ pub async fn fill(
         return Ok(so_far);
     };
     builder.mend().await?;
-    let filled = builder.fill(&template, wanted, (Pace::Now, &may_go_on, &told));
-    let filled = filled.await?;
+    let how = FillOptions {
+        is_background: false,
+        may_go_on: &may_go_on,
+        on_progress: &told,
+    };
+    let filled = builder.fill(&template, wanted, how).await?;
     builder.close().await;
     Ok(filled)
 }
@@ -234,7 +230,7 @@ impl<'a> Builder<'a> {
             .provisioner
             .db
             .run(async |connection| {
-                rows::to_evict(connection, (name, hash), evict_after_s, wanted).await
+                rows::to_evict(connection, name, hash, evict_after_s, wanted).await
             })
             .await?;
         for (id, database) in to_evict {
@@ -256,30 +252,31 @@ impl<'a> Builder<'a> {
         &mut self,
         template: &Template,
         wanted: u32,
-        (pace, may_go_on, told): Going<'_>,
-    ) -> Result<Filled, StepError> {
+        how: FillOptions<'_>,
+    ) -> Result<FillProgress, StepError> {
         let mut made = 0;
         loop {
-            let of = (self.cluster.name.as_str(), template.hash.as_str());
-            let count = async |connection: &mut _| rows::count_ready(connection, of).await;
+            let (cluster, hash) = (&self.cluster.name, &template.hash);
+            let count =
+                async |connection: &mut _| rows::count_ready(connection, cluster, hash).await;
             let ready = self.provisioner.db.run(count).await?;
-            let filled = Filled {
+            let filled = FillProgress {
                 made,
                 ready: u32::try_from(ready).unwrap_or(u32::MAX),
                 wanted,
             };
-            told(filled);
+            (how.on_progress)(filled);
             if filled.ready >= wanted {
                 return Ok(filled);
             }
-            self.let_tenants_pass(may_go_on).await?;
-            if !may_go_on() {
+            self.let_tenants_pass(how.may_go_on).await?;
+            if !(how.may_go_on)() {
                 return Ok(filled);
             }
             let began = Instant::now();
             self.build(template).await?;
             made += 1;
-            if pace == Pace::Background {
+            if how.is_background {
                 self.rest(began.elapsed()).await?;
             }
         }
@@ -291,7 +288,7 @@ impl<'a> Builder<'a> {
         let id = Uuid::now_v7();
         let name = spare::pooled(&cluster.prefix, id)?;
         db.run(async |connection| {
-            rows::begin(connection, id, (&cluster.name, hash), name.as_str()).await
+            rows::begin(connection, id, &cluster.name, hash, name.as_str()).await
         })
         .await?;
         faults.hit(FAULT_BEGUN).await?;

@@ -29,7 +29,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-pub use build::{FAULT_POINTS, Filled, drain, fill};
+pub use build::{FAULT_POINTS, FillProgress, drain, fill};
 pub use rows::{StateCount, count, count_by_state};
 pub(super) use rows::{Taken, claim, discard, find_claimed, forget_claim};
 
@@ -120,22 +120,21 @@ async fn look_after(
     provisioner: &Provisioner,
     cluster: &Cluster,
     tasks: &Tasks,
-    is_mending: bool,
+    must_mend: bool,
 ) -> Result<bool, StepError> {
     let settings = provisioner.pool.settings;
     let hash = provisioner.blueprint.load()?.hash();
     let (found, is_known) = provisioner
         .db
         .run(async |connection| {
-            let of = (cluster.name.as_str(), hash.as_str());
-            let found = rows::look(connection, of, settings.evict_after_s).await?;
+            let found =
+                rows::look(connection, &cluster.name, &hash, settings.evict_after_s).await?;
             let template = template::find(connection, &cluster.name, &hash).await?;
             Ok::<_, sqlx::Error>((found, template.is_some()))
         })
         .await?;
-    let busiest = u32::try_from(found.busiest_minute).unwrap_or(u32::MAX);
-    let wanted = settings.wanted(busiest);
-    let is_mending = is_mending && (settings.is_on() || found.rows > 0);
+    let wanted = found.wanted(&settings);
+    let is_mending = must_mend && (settings.is_on() || found.rows > 0);
     let is_right = found.ready == i64::from(wanted) && found.stale == 0;
     if !is_mending && found.unfinished == 0 && (is_right || !is_known) {
         return Ok(false);
@@ -151,10 +150,12 @@ async fn look_after(
     // one that is being built anew is not to be cloned half done
     if is_known && template::is_sealed(provisioner, cluster, &template).await? {
         builder.evict(&template.hash, wanted, may_go_on).await?;
-        let in_background = build::Pace::Background;
-        builder
-            .fill(&template, wanted, (in_background, &may_go_on, &|_| {}))
-            .await?;
+        let how = build::FillOptions {
+            is_background: true,
+            may_go_on: &may_go_on,
+            on_progress: &|_| {},
+        };
+        builder.fill(&template, wanted, how).await?;
     }
     builder.close().await;
     Ok(true)

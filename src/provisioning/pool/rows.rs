@@ -11,6 +11,7 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::{
+    config,
     queue::{self, Claim},
     tenants::TenantId,
 };
@@ -34,7 +35,8 @@ pub(in crate::provisioning) async fn claim(
     connection: &mut PgConnection,
     claim: &Claim,
     tenant: TenantId,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
 ) -> Result<Taken, queue::Error> {
     let (is_held, claimed, was_given_back): (bool, Option<Uuid>, bool) = sqlx::query_as(
         "with held as (
@@ -132,7 +134,8 @@ pub(in crate::provisioning) async fn forget_claim(
 pub(super) async fn begin(
     connection: &mut PgConnection,
     id: Uuid,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
     database: &str,
 ) -> sqlx::Result<()> {
     sqlx::query("insert into pool_databases (id, cluster, hash, database) values ($1, $2, $3, $4)")
@@ -208,7 +211,8 @@ pub(super) async fn take_lost(
 /// lock next drops them.
 pub(in crate::provisioning) async fn discard(
     connection: &mut PgConnection,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
 ) -> sqlx::Result<()> {
     sqlx::query(
         "update pool_databases
@@ -279,7 +283,8 @@ pub(super) async fn without_row(
 /// Ready databases that should go: of another blueprint and older than that, or more than there should be.
 pub(super) async fn to_evict(
     connection: &mut PgConnection,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
     evict_after_s: u32,
     wanted: u32,
 ) -> sqlx::Result<Vec<(Uuid, String)>> {
@@ -333,12 +338,20 @@ pub(super) struct Found {
     /// In whatever state.
     pub(super) rows: i64,
     /// Tenants that came in the busiest minute of the last hour.
-    pub(super) busiest_minute: i64,
+    busiest_minute: i64,
+}
+
+impl Found {
+    /// How many there should be.
+    pub(super) fn wanted(&self, settings: &config::Pool) -> u32 {
+        settings.wanted(u32::try_from(self.busiest_minute).unwrap_or(u32::MAX))
+    }
 }
 
 pub(super) async fn look(
     connection: &mut PgConnection,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
     evict_after_s: u32,
 ) -> sqlx::Result<Found> {
     sqlx::query_as(
@@ -373,7 +386,8 @@ pub(super) async fn look(
 /// How many are ready, of a blueprint.
 pub(super) async fn count_ready(
     connection: &mut PgConnection,
-    (cluster, hash): (&str, &str),
+    cluster: &str,
+    hash: &str,
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar(
         "select count(*)

@@ -7,7 +7,7 @@ use tenantry::{
     provisioning::{
         BlueprintSource, StepError,
         migrators::{self, Migrated, Migration},
-        template,
+        template::{self, TemplateRecord},
     },
     tenant_db::{Cluster, Ident},
     tenants::Tenant,
@@ -25,12 +25,6 @@ pub struct Migrations {
     pub app: App,
     org: String,
     source: BlueprintSource,
-}
-
-/// What the template of a blueprint says of itself.
-pub struct Wanted {
-    pub version: String,
-    pub fingerprint: String,
 }
 
 impl Migrations {
@@ -91,24 +85,20 @@ impl Migrations {
         self.migrate_to(&blueprint, Some(&wanted)).await
     }
 
-    pub async fn template_of(&self, blueprint: &Blueprint) -> Result<Wanted, StepError> {
+    pub async fn template_of(&self, blueprint: &Blueprint) -> Result<TemplateRecord, StepError> {
         let provisioner = &self.app.replica.provisioner;
         let cluster = self.cluster();
         let template = template::ensure(provisioner, cluster, blueprint).await?;
         let find = async |connection: &mut _| {
             template::find(connection, &cluster.name, &template.hash).await
         };
-        let record = provisioner.db.run(find).await?.unwrap();
-        Ok(Wanted {
-            version: record.version,
-            fingerprint: record.fingerprint.unwrap(),
-        })
+        Ok(provisioner.db.run(find).await?.unwrap())
     }
 
     pub async fn migrate_to(
         &self,
         blueprint: &Blueprint,
-        wanted: Option<&Wanted>,
+        template: Option<&TemplateRecord>,
     ) -> Result<Migrated, StepError> {
         let tenant = self.tenant().await;
         migrators::migrate(&Migration {
@@ -120,8 +110,7 @@ impl Migrations {
             database: &Ident::new(&tenant.database).unwrap(),
             tenant: Some((tenant.id, "Acme \"& Sons\"")),
             attempt: None,
-            head: wanted.map(|wanted| wanted.version.as_str()),
-            expected: wanted.map(|wanted| wanted.fingerprint.as_str()),
+            template,
         })
         .await
     }
