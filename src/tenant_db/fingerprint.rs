@@ -270,7 +270,7 @@ pub async fn structure(connection: &mut PgConnection) -> Result<Vec<String>, Err
         .map_err(Error::sql("reading the structure"))
 }
 
-/// What a tenantry that does not know [`DETAILS`] compares.
+/// What a tenantry that does not know `DETAILS` compares.
 pub async fn of_older(connection: &mut PgConnection) -> Result<String, Error> {
     let mut lines = structure(connection).await?;
     lines.retain(|line| !is_detail(line));
