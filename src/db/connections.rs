@@ -278,10 +278,14 @@ impl Connector {
             self.health.note_away();
             Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
         });
-        asked.inspect_err(|error| {
-            self.health.lock().dead = Some(Instant::now());
-            tracing::debug!(%error, "an idle connection is dead; none is kept");
-        })
+        match &asked {
+            Ok(()) => self.health.lock().away = None,
+            Err(error) => {
+                self.health.lock().dead = Some(Instant::now());
+                tracing::debug!(%error, "an idle connection is dead; none is kept");
+            }
+        }
+        asked
     }
 }
 

@@ -126,11 +126,11 @@ impl Failed {
             Self::Database(error) => match error.sqlstate().as_deref() {
                 Some("3D000") => "database_gone",
                 // query_canceled, lock_not_available
-                Some("57014" | "55P03") => "statement_timed_out",
-                // connection exceptions, no connection to spare, a server that starts or ends
-                Some(code)
-                    if code == "53300" || code.starts_with("08") || code.starts_with("57P") =>
-                {
+                // or the server's own limit of a transaction
+                Some("57014" | "55P03" | "25P04") => "statement_timed_out",
+                // no connection to spare, a session that was ended, connection exceptions, a server that starts or ends
+                Some("53300" | "25P03") => "database_unreachable",
+                Some(code) if code.starts_with("08") || code.starts_with("57P") => {
                     "database_unreachable"
                 }
                 Some(_) => "statement_failed",

@@ -53,7 +53,7 @@ const MAINTENANCE_ACQUIRE_TIMEOUT: Duration = Duration::from_mins(1);
 const USING_MAINTENANCE: &str = "using the cluster's maintenance database";
 
 /// A cluster that does not answer within this time gets no new tenant, if another one does.
-const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Nor is it asked again for this long.
 const UNANSWERED_TTL: Duration = Duration::from_secs(10);

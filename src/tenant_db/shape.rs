@@ -3,14 +3,15 @@
 //! It costs a third of what the fingerprint costs.
 //!
 //! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, except for an
-//! expression that differs only in *which* object of the user's it names. The reverse does not hold: text that
-//! means the same may be stored differently. So a shape that is known answers, and one that is not asks for the
-//! fingerprint.
+//! expression that differs only in *which* object of the user's it names, or a hash partition's modulus or remainder
+//! from 16384 on. The same migrations make the same shape, except where a condition names a label of an enum that each
+//! database has made for itself. The reverse does not hold: text that means the same may be stored differently. So a
+//! shape that is known answers, and one that is not asks for the fingerprint.
 //!
 //! Not for keeping: it differs from cluster to cluster and from one version of the server to the next.
 //!
-//! No expression is turned back into SQL, for which the server would have to open every table first, and no
-//! catalog is joined with another: rows name relations by number, and the names are put in here.
+//! Expressions are not turned back into SQL, for which the server would have to open every table first, and catalogs
+//! are not joined, but for a few rare things: rows name relations by number, and the names are put in here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -46,26 +47,34 @@ where attrelid >= 16384
   -- half of all are of indexes, of which the index itself says everything but the options
   and (attoptions is not null or attrelid in (select oid from pg_class where oid >= 16384 and relkind in ('r', 'p', 'v', 'm', 'f', 'c')));
 select format(E'default \x01%s\x01 %s \x02%s', adrelid, adnum,
-              adbin)
+              -- the label of a user's enum is stored as a number of this database
+              case when adbin::text ~ ':consttype [0-9]{5}' then pg_get_expr(adbin, adrelid) else adbin::text end)
 from pg_attrdef where oid >= 16384;
 select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s', conrelid, confrelid, nullif(contypid, 0)::regtype, conname, connamespace::regnamespace, contype, conkey,
-              confkey, confupdtype, confdeltype, condeferrable, condeferred, convalidated, confmatchtype, connoinherit, conexclop,
+              confkey, confupdtype, confdeltype, condeferrable, condeferred, convalidated, confmatchtype, connoinherit, conexclop::regoperator[],
               -- not every version of the server has it
               case when confdeltype in ('n', 'd') then to_jsonb(pg_constraint) ->> 'confdelsetcols' end,
               conbin)
 from pg_constraint where oid >= 16384;
-select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indclass, indcollation, indoption,
+select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indoption,
+              -- names cost a look each, and most are the server's own
+              case when 16384 <= any (indclass::oid[])
+                  then (select string_agg(opcnamespace::regnamespace || '.' || opcname, ' ' order by place)
+                        from unnest(indclass::oid[]) with ordinality as of (number, place) join pg_opclass on pg_opclass.oid = number)
+                  else indclass::text end,
+              case when 16384 <= any (indcollation::oid[]) then indcollation::oid[]::regcollation[]::text else indcollation::text end,
               case when indisunique and not indisprimary then to_jsonb(pg_index) ->> 'indnullsnotdistinct' end,
               indexprs,
               indpred)
 from pg_index where indexrelid >= 16384;
 select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[],
-              proowner, prosecdef, provolatile, proconfig, proacl, proretset, prorettype::regtype, proargnames, proargmodes, proallargtypes::regtype[], prokind, prolang,
+              proowner, prosecdef, provolatile, proconfig, proacl, proretset, prorettype::regtype, proargnames, proargmodes, proallargtypes::regtype[], prokind,
+              case when prolang >= 16384 then (select lanname from pg_language where oid = prolang) else prolang::text end,
               proisstrict, proleakproof, proparallel, procost, prorows, md5(prosrc),
               proargdefaults,
               prosqlbody)
 from pg_proc where oid >= 16384;
-select format(E'trigger \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %s', tgrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
+select format(E'trigger \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s \x02%s', tgrelid, tgconstrrelid, tgname, tgfoid::regproc, tgtype, tgenabled, tgattr, tgargs,
               tgdeferrable, tginitdeferred, tgoldtable, tgnewtable,
               tgqual)
 from pg_trigger where oid >= 16384 and not tgisinternal;

@@ -8,13 +8,16 @@ use std::{
 
 use futures_util::future::join_all;
 use secrecy::SecretString;
-use tenantry::db::Db;
+use tenantry::{
+    db::{Db, connect_options},
+    private_postgres::PrivatePostgres,
+};
 use tokio::sync::Barrier;
 
 use crate::support::{
     Deployment,
     app::wait_until,
-    cluster::{ask, execute},
+    cluster::{self, ask, execute},
 };
 
 struct Office {
@@ -189,4 +192,49 @@ async fn when_the_server_has_ended_all_one_use_fails_at_most_and_not_one_for_eac
     drop(office.process().await);
     office.process().await.unwrap();
     assert_eq!(office.db.connections(), (1, 1));
+}
+
+/// Uses of a server whose callers would wait for a minute; whether each succeeded, and how long it took.
+struct Patient(Db);
+
+impl Patient {
+    fn of(url: &str) -> Self {
+        let options = connect_options(&SecretString::from(url)).unwrap();
+        let minute = Duration::from_mins(1);
+        Self(Db::with_options(options, 4, minute, minute))
+    }
+
+    async fn asks(&self) -> (bool, Duration) {
+        let began = Instant::now();
+        let ask = async |connection: &mut _| sqlx::query("select").execute(connection).await;
+        (self.0.run(ask).await.is_ok(), began.elapsed())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_is_waited_for_once_then_only_asked_and_used_as_soon_as_it_is_back() {
+    let mut server = PrivatePostgres::start(&cluster::settings(), |_| {})
+        .await
+        .unwrap();
+    let patient = Patient::of(&server.url("postgres"));
+    assert!(patient.asks().await.0);
+    patient.0.close_idle(Duration::ZERO).await;
+    server.halt().await.unwrap();
+    let (first, second) = (patient.asks().await, patient.asks().await);
+    assert!(!first.0 && first.1 >= Duration::from_secs(3), "{first:?}");
+    assert!(!second.0 && second.1 < first.1 / 2, "{second:?}");
+
+    server.restart().await.unwrap();
+    assert!(patient.asks().await.0, "it is back");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_says_nothing_is_listened_to_for_long_once() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let patient = Patient::of(&format!("postgresql://somebody@{address}/postgres"));
+    let (first, second) = (patient.asks().await, patient.asks().await);
+    assert!(!first.0 && first.1 >= Duration::from_secs(10), "{first:?}");
+    assert!(!second.0 && second.1 < first.1 / 2, "{second:?}");
 }

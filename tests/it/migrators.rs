@@ -7,7 +7,7 @@ use sqlx::Connection;
 use crate::support::{
     Migrations, TinyBlueprint,
     app::wait_until,
-    cluster::{execute, hold},
+    cluster::{execute, hold, shared},
     tiny::MIGRATION,
 };
 
@@ -485,6 +485,57 @@ async fn both(session: &mut sqlx::PgConnection) -> (String, String) {
         tenantry::tenant_db::fingerprint::of(session).await.unwrap(),
         tenantry::tenant_db::shape::of(session).await.unwrap(),
     )
+}
+
+/// Objects of a release whose numbers differ from database to database.
+const NUMBERED: &str = "
+    create collation mine (locale = 'C');
+    create operator class backwards for type int4 using btree as
+        operator 1 >, operator 2 >=, operator 3 =, operator 4 <=, operator 5 <, function 1 btint4cmp(int4, int4);
+    create domain label as text check (value <> '');
+    create type mood as enum ('good');
+    create table rooms (id int primary key, note text collate mine, taken tsrange, kind mood default 'good', called label,
+                        exclude using gist (taken with &&));
+    create index rooms_by_note on rooms (note);
+    create index rooms_backwards on rooms (id backwards);
+    create function touch() returns trigger language plpgsql as 'begin return new; end';
+    create trigger touched before update on rooms for each row when (old.* is distinct from new.*) execute function touch();
+    create view taken_rooms as select rooms.* from rooms where taken is not null;
+    create policy seen on rooms using (note = 'good')";
+
+/// What a fleet's databases have in common is found without the fingerprint, though each was migrated by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_migrations_make_the_same_shape() {
+    let crm = std::fs::read_dir("examples/crm/migrations").unwrap();
+    let mut crm: Vec<_> = crm.map(|file| file.unwrap().path()).collect();
+    crm.sort();
+    let mut made = Vec::new();
+    for nth in 0..2 {
+        let name = format!("shape_{nth}_{:08x}", rand::random::<u32>());
+        execute(
+            &shared().url("postgres"),
+            &format!("create database {name}"),
+        )
+        .await;
+        let url = shared().url(&name);
+        // its numbers are further by these
+        for number in 0..nth * 7 {
+            execute(
+                &url,
+                &format!("create table t{number} (); drop table t{number}"),
+            )
+            .await;
+        }
+        for file in &crm {
+            execute(&url, &std::fs::read_to_string(file).unwrap()).await;
+        }
+        execute(&url, NUMBERED).await;
+        let mut session = sqlx::PgConnection::connect(&url).await.unwrap();
+        made.push(both(&mut session).await);
+        session.close().await.unwrap();
+        execute(&shared().url("postgres"), &format!("drop database {name}")).await;
+    }
+    assert_eq!(made[0], made[1]);
 }
 
 /// A process that is killed in the middle leaves its transaction to the server, which ends it.
