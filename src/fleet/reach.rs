@@ -129,12 +129,11 @@ impl Failed {
                 // or the server's own limit of a transaction
                 Some("57014" | "55P03" | "25P04") => "statement_timed_out",
                 // no connection to spare, a session that was ended, connection exceptions, a server that starts or ends
-                Some("53300" | "25P03") => "database_unreachable",
+                Some("53300" | "25P03") | None => "database_unreachable",
                 Some(code) if code.starts_with("08") || code.starts_with("57P") => {
                     "database_unreachable"
                 }
                 Some(_) => "statement_failed",
-                None => "database_unreachable",
             },
             Self::Control(_) => "control_database_unavailable",
             Self::TimedOut(_) => "statement_timed_out",
