@@ -4,14 +4,16 @@
 //!
 //! Guarantees: two databases of one cluster that have the same shape have the same fingerprint, except for an
 //! expression that differs only in *which* object of the user's it names, or a hash partition's modulus or remainder
-//! from 16384 on. The same migrations make the same shape, except where a condition names a label of an enum that each
-//! database has made for itself. The reverse does not hold: text that means the same may be stored differently. So a
-//! shape that is known answers, and one that is not asks for the fingerprint.
+//! from 16384 on. The same migrations make the same shape, except where each database has made for itself an enum that
+//! a condition names, an operator class, or a language: to look their names up would cost every database more. The
+//! reverse does not hold: text that means the same may be stored differently. So a shape that is known answers, and one
+//! that is not asks for the fingerprint.
 //!
 //! Not for keeping: it differs from cluster to cluster and from one version of the server to the next.
 //!
-//! Expressions are not turned back into SQL, for which the server would have to open every table first, and catalogs
-//! are not joined, but for a few rare things: rows name relations by number, and the names are put in here.
+//! Expressions are not turned back into SQL, for which the server would have to open every table first, except an
+//! enum's defaults; and no catalog is joined with another: rows name relations by number, and the names are put in
+//! here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -57,11 +59,7 @@ select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %
               conbin)
 from pg_constraint where oid >= 16384;
 select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indoption,
-              -- names cost a look each, and most are the server's own
-              case when 16384 <= any (indclass::oid[])
-                  then (select string_agg(opcnamespace::regnamespace || '.' || opcname, ' ' order by place)
-                        from unnest(indclass::oid[]) with ordinality as of (number, place) join pg_opclass on pg_opclass.oid = number)
-                  else indclass::text end,
+              indclass,
               case when 16384 <= any (indcollation::oid[]) then indcollation::oid[]::regcollation[]::text else indcollation::text end,
               case when indisunique and not indisprimary then to_jsonb(pg_index) ->> 'indnullsnotdistinct' end,
               indexprs,
@@ -69,7 +67,7 @@ select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s',
 from pg_index where indexrelid >= 16384;
 select format(E'function %s %s(%s) %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s %s \x02%s \x02%s', pronamespace::regnamespace, proname, proargtypes::regtype[],
               proowner, prosecdef, provolatile, proconfig, proacl, proretset, prorettype::regtype, proargnames, proargmodes, proallargtypes::regtype[], prokind,
-              case when prolang >= 16384 then (select lanname from pg_language where oid = prolang) else prolang::text end,
+              prolang,
               proisstrict, proleakproof, proparallel, procost, prorows, md5(prosrc),
               proargdefaults,
               prosqlbody)

@@ -490,14 +490,11 @@ async fn both(session: &mut sqlx::PgConnection) -> (String, String) {
 /// Objects of a release whose numbers differ from database to database.
 const NUMBERED: &str = "
     create collation mine (locale = 'C');
-    create operator class backwards for type int4 using btree as
-        operator 1 >, operator 2 >=, operator 3 =, operator 4 <=, operator 5 <, function 1 btint4cmp(int4, int4);
     create domain label as text check (value <> '');
     create type mood as enum ('good');
     create table rooms (id int primary key, note text collate mine, taken tsrange, kind mood default 'good', called label,
                         exclude using gist (taken with &&));
     create index rooms_by_note on rooms (note);
-    create index rooms_backwards on rooms (id backwards);
     create function touch() returns trigger language plpgsql as 'begin return new; end';
     create trigger touched before update on rooms for each row when (old.* is distinct from new.*) execute function touch();
     create view taken_rooms as select rooms.* from rooms where taken is not null;
