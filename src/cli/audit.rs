@@ -25,7 +25,7 @@ pub(super) enum Command {
         /// Only what was done to this one
         #[arg(long, value_name = "ID")]
         target: Option<String>,
-        /// At most so many
+        /// The most to show
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// As JSON

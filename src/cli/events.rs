@@ -29,7 +29,7 @@ pub(super) enum Command {
         /// Only events about this organization
         #[arg(long, value_name = "ID")]
         organization: Option<String>,
-        /// At most so many
+        /// The most to show
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// As JSON

@@ -26,7 +26,7 @@ pub(super) enum Command {
         /// Only jobs of this tenant: id, organization id, host or database
         #[arg(long)]
         tenant: Option<String>,
-        /// At most so many
+        /// The most to show
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// As JSON

@@ -21,6 +21,7 @@ mod members;
 mod notifications;
 mod pool;
 mod printer;
+mod progress;
 mod prune;
 mod sample;
 mod serve;

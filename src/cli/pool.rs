@@ -3,19 +3,13 @@
 //! Guarantees: runs beside replicas, which fill the pool as well; may be ended at any time, and what was
 //! half done is mended by whoever comes next.
 
-use std::{
-    io::IsTerminal,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
     Exit, Failure, Globals,
     access::{self, Access},
-    printer::Printer,
+    printer::count,
+    progress::Progress,
 };
 use crate::{
     causes::chain,
@@ -24,9 +18,6 @@ use crate::{
     replica,
     tenant_db::Cluster,
 };
-
-/// Where there is no terminal, a line says how far it is after this long.
-const LINE_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -110,15 +101,15 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
         .load()
         .map_err(|error| failed(&error))?;
     let fill = async |cluster: &Cluster| {
-        let progress = Progress::of(globals.printer, &cluster.name);
+        let (progress, name) = (bar(globals), &cluster.name);
         let told = |filled: pool::FillProgress| {
             let wanted = filled.wanted.max(filled.ready);
-            progress.bar.set_length(wanted.into());
-            progress.bar.set_position(filled.ready.into());
-            progress.line(|| format!("{} of {wanted} databases are ready", filled.ready));
+            progress.is_at((filled.ready.into(), wanted.into()), name, || {
+                let wanted = count(wanted, "database");
+                format!("{name}: {} of {wanted} ready", filled.ready)
+            });
         };
         let filled = pool::fill(&provisioner, cluster, &blueprint, || true, told).await;
-        progress.bar.finish_and_clear();
         filled.map(|filled| PoolOutcome::Filled {
             made: filled.made,
             ready: filled.ready,
@@ -132,13 +123,13 @@ async fn fill(globals: &Globals, access: &Access, options: &Options) -> Result<(
 async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<(), Failure> {
     let provisioner = provisioner(globals, access)?;
     let drain = async |cluster: &Cluster| {
-        let progress = Progress::of(globals.printer, &cluster.name);
+        let (progress, name) = (bar(globals), &cluster.name);
         let told = |dropped: u32| {
-            progress.bar.set_position(dropped.into());
-            progress.line(|| format!("{dropped} databases are dropped"));
+            progress.is_at((dropped.into(), dropped.into()), name, || {
+                format!("{name}: {} dropped", count(dropped, "database"))
+            });
         };
         let dropped = pool::drain(&provisioner, cluster, told).await;
-        progress.bar.finish_and_clear();
         dropped.map(|dropped| PoolOutcome::Drained { dropped })
     };
     let report = for_each_cluster(&provisioner, drain).await;
@@ -148,6 +139,10 @@ async fn drain(globals: &Globals, access: &Access, options: &Options) -> Result<
         globals.printer.talk(refilled);
     }
     tell(globals, options, &report)
+}
+
+fn bar(globals: &Globals) -> Progress {
+    Progress::new(globals.printer, "{msg} {wide_bar} {pos}/{len} {eta}").at_once()
 }
 
 /// Does `work` for one cluster after the other; one that fails keeps it from no other.
@@ -221,38 +216,4 @@ pub(super) fn failed(error: &StepError) -> Failure {
         format!("{} [{}]", chain(error), error.code()),
         error.fix(&Again::With("the same command again".to_owned())),
     )
-}
-
-/// How far a cluster's pool is: a bar on a terminal; elsewhere a line at once, and then now and then.
-struct Progress<'a> {
-    printer: Printer,
-    cluster: &'a str,
-    bar: ProgressBar,
-    is_terminal: bool,
-    told_at: Mutex<Option<Instant>>,
-}
-
-impl<'a> Progress<'a> {
-    fn of(printer: Printer, cluster: &'a str) -> Self {
-        // draws on standard error, and not at all where that is no terminal
-        let bar = ProgressBar::new(0).with_message(cluster.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
-            bar.set_style(style);
-        }
-        Self {
-            printer,
-            cluster,
-            bar,
-            is_terminal: std::io::stderr().is_terminal(),
-            told_at: Mutex::new(None),
-        }
-    }
-
-    fn line(&self, say: impl FnOnce() -> String) {
-        let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.is_terminal && told_at.is_none_or(|at| at.elapsed() >= LINE_PAUSE) {
-            *told_at = Some(Instant::now());
-            self.printer.talk(format!("{}: {}", self.cluster, say()));
-        }
-    }
 }

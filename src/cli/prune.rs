@@ -3,22 +3,17 @@
 //! Guarantees: it may be ended at any time and run beside replicas, which do the same by themselves;
 //! `--dry-run` changes nothing.
 
-use std::{
-    io::IsTerminal,
-    time::{Duration, Instant},
-};
-
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
     Failure, Globals,
     access::{self, Access},
+    progress::Progress,
 };
 use crate::retention::{self, Due, Kind, Plan};
 
-/// Where there is no terminal, a line says how far it is after this long.
-const LINE_PAUSE: Duration = Duration::from_secs(5);
+/// How the bar of rows looks.
+const BAR: &str = "{wide_bar} {pos}/{len} {msg} {eta}";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -92,15 +87,19 @@ async fn prune(
     expected: Rows,
 ) -> Result<Rows, Failure> {
     let mut pruned: Rows = due.iter().map(|due| (due.kind, 0)).collect();
-    let mut progress = Progress::of(globals, expected.iter().map(|(_, rows)| rows).sum());
+    let all: u64 = expected.iter().map(|(_, rows)| rows).sum();
+    let (progress, mut done) = (Progress::new(globals.printer, BAR), 0);
     let told = |kind: Kind, rows: u64| {
         if let Some((_, pruned)) = pruned.iter_mut().find(|(of, _)| *of == kind) {
             *pruned += rows;
         }
-        progress.went(kind, rows);
+        done += rows;
+        progress.is_at((done, all), kind.name(), || {
+            format!("{done} of about {all} rows are gone, now {}", kind.name())
+        });
     };
     let ended = retention::prune((&access.db, &access.config.faults), due, || true, told).await;
-    progress.bar.finish_and_clear();
+    drop(progress);
     if let Err(error) = ended {
         let went: u64 = pruned.iter().map(|(_, rows)| rows).sum();
         let mut failure = Failure::from(error);
@@ -112,41 +111,6 @@ async fn prune(
         return Err(failure);
     }
     Ok(pruned)
-}
-
-/// A bar on a terminal, a line now and then elsewhere.
-struct Progress<'a> {
-    globals: &'a Globals,
-    bar: ProgressBar,
-    is_terminal: bool,
-    told_at: Instant,
-}
-
-impl<'a> Progress<'a> {
-    fn of(globals: &'a Globals, expected: u64) -> Self {
-        // draws on standard error, and not at all where that is no terminal
-        let bar = ProgressBar::new(expected);
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} {eta}") {
-            bar.set_style(style);
-        }
-        Self {
-            globals,
-            bar,
-            is_terminal: std::io::stderr().is_terminal(),
-            told_at: Instant::now(),
-        }
-    }
-
-    fn went(&mut self, kind: Kind, rows: u64) {
-        self.bar.set_message(kind.name());
-        self.bar.inc(rows);
-        if !self.is_terminal && self.told_at.elapsed() >= LINE_PAUSE {
-            self.told_at = Instant::now();
-            let (done, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
-            let text = format!("{done} of about {all} rows are gone, now {}", kind.name());
-            self.globals.printer.talk(text);
-        }
-    }
 }
 
 fn print(globals: &Globals, report: &Report, json: bool) -> Result<(), Failure> {

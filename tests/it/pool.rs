@@ -360,10 +360,7 @@ async fn an_operator_fills_and_drains_the_pool() {
         serde_json::json!([{"cluster": "main", "made": 2, "ready": 2, "wanted": 2}])
     );
     // no terminal: a line at once
-    assert!(
-        stderr.contains("main: 0 of 2 databases are ready"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("main: 0 of 2 databases ready"), "{stderr}");
     let (_, status, _) = command(&deployment, &["status"]).await;
     assert_eq!(status[0]["state"], "ready");
     assert_eq!(status[0]["databases"], 2);
@@ -371,7 +368,7 @@ async fn an_operator_fills_and_drains_the_pool() {
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(drained[0]["dropped"], 2);
     assert!(stderr.contains("pool.size = 0"), "{stderr}");
-    assert!(stderr.contains("main: 1 databases are dropped"), "{stderr}");
+    assert!(stderr.contains("main: 1 database dropped"), "{stderr}");
     deployment.pool_is(0, "drained").await;
     let (code, _, stderr) = command(&deployment.without_pool(), &["fill"]).await;
     assert_eq!(code, 1);

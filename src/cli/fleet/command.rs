@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::{exec::judge, progress::Progress};
+use super::exec::judge;
 use crate::{
-    cli::{Exit, Failure, Globals, access::Access},
+    cli::{Exit, Failure, Globals, access::Access, progress::Progress},
     fleet::{
         Named, Reach,
         command::{self, Command},
@@ -46,7 +46,7 @@ pub(super) async fn run(
         actor: &actor,
     };
     let printer = globals.printer;
-    let mut progress = Progress::of(printer, tenants.len());
+    let progress = Progress::of_tenants(printer, tenants.len());
     let summary = command::run(reach, tenants, command, |tenant, said| {
         progress.beside(|| match said {
             Ok(output) if as_json => {
@@ -73,6 +73,6 @@ pub(super) async fn run(
         progress.step();
     });
     let summary = summary.await;
-    progress.finish();
+    drop(progress);
     judge(printer, tenants.len(), &summary)
 }

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    progress::Progress,
     select::{self, InStates, Select},
     which,
 };
 use crate::{
-    cli::{Failure, Globals, access::Access, printer::count},
+    cli::{Failure, Globals, access::Access, printer::count, progress::Progress},
     fleet::{
         Named, Reach,
         drift::{self, Drift, Group},
@@ -41,9 +40,9 @@ pub(super) async fn run(
     let clusters = access.clusters()?;
     let concurrency = options.concurrency.into();
     let reach = Reach::new(&access.db, &clusters, concurrency, LOOK_TIMEOUT);
-    let mut progress = Progress::of(globals.printer, tenants.len());
+    let progress = Progress::of_tenants(globals.printer, tenants.len());
     let found = drift::find(&reach, &tenants, || progress.step()).await;
-    progress.finish();
+    drop(progress);
     let found = found?;
     if options.json {
         globals.printer.json(&found)?;

@@ -11,7 +11,6 @@ use serde_json::{Value as Json, json};
 
 use super::{
     command,
-    progress::Progress,
     select::{self, InStates, Select},
 };
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
         Exit, Failure, Globals,
         access::Access,
         printer::{Printer, count},
+        progress::Progress,
     },
     fleet::{
         Reach, Unreached,
@@ -92,7 +92,7 @@ pub(super) async fn run(
         most_rows: options.rows,
         actor: &actor,
     };
-    let mut progress = Progress::of(globals.printer, tenants.len());
+    let progress = Progress::of_tenants(globals.printer, tenants.len());
     let mut tables = Tables::of(statements.access);
     let summary = exec::run(&reach, &tenants, statements, |tenant, given| {
         progress.beside(|| tell(globals.printer, tenant, given, options.json));
@@ -102,7 +102,7 @@ pub(super) async fn run(
         progress.step();
     });
     let summary = summary.await;
-    progress.finish();
+    drop(progress);
     tables.print(globals.printer);
     judge(globals.printer, tenants.len(), &summary)
 }

@@ -4,7 +4,6 @@ mod command;
 mod drift;
 mod exec;
 mod plan;
-mod progress;
 mod runs;
 mod select;
 mod watch;

@@ -41,7 +41,7 @@ struct Plan {
     starts: Vec<Start>,
     /// Milliseconds of one database, where a dry run or a run has measured it.
     sample_ms: Option<f64>,
-    /// Seconds of one replica for all, with its places.
+    /// Seconds of one replica for all, with its slots.
     estimated_s: Option<f64>,
 }
 
@@ -101,12 +101,12 @@ pub(super) async fn run(
     let starts = starts(fleet, (&whole, &cut));
     let waiting = count(&starts, Start::is_waiting);
     let sample_ms = sample(&runs, &hash);
-    #[expect(clippy::cast_precision_loss, reason = "a number of places")]
-    let places = access.config.fleet.concurrency as f64;
+    #[expect(clippy::cast_precision_loss, reason = "a number of slots")]
+    let slots = access.config.fleet.concurrency as f64;
     let plan = Plan {
         version: cut.version(),
         blueprint_hash: hash,
-        estimated_s: sample_ms.map(|ms| f64::from(waiting) * ms / 1000.0 / places),
+        estimated_s: sample_ms.map(|ms| f64::from(waiting) * ms / 1000.0 / slots),
         starts,
         sample_ms,
     };

@@ -31,7 +31,7 @@ pub(super) enum Command {
         /// Only tenants with this in name, organization id, host or database
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
-        /// At most so many
+        /// The most to show
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// As JSON
