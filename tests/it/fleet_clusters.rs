@@ -225,6 +225,27 @@ async fn a_run_begins_without_a_cluster_that_stays_away() {
     two.stop().await;
 }
 
+/// Whoever mends one name's pool leaves the other's alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_under_two_names_has_a_pool_under_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut deployment = Deployment::new().await;
+    deployment.set("TENANTRY__POOL__SIZE", "1");
+    deployment.live_under(directory.path(), &["east", "west"]);
+    let fleet = Fleet::made_from(TinyBlueprint::new(), deployment, 2).await;
+    let ready = "select count(*) from pool_databases where state = 'ready'";
+    wait_until("both pools are full", async || {
+        fleet.app.ask::<i64>(ready).await == 2
+    })
+    .await;
+    for _ in 0..2 {
+        let (_, told, stderr) = command(&fleet.app, &["pool", "fill"]).await;
+        let full = "east: 0 made, 1 ready\nwest: 0 made, 1 ready";
+        assert_eq!(told, full, "{stderr}");
+    }
+    fleet.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_says_nothing_is_left_to_its_tenants() {
     let settings = [

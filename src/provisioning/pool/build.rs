@@ -197,7 +197,7 @@ impl<'a> Builder<'a> {
             .run(async |connection| {
                 let listed = (&*there, listed_at);
                 let gone = rows::forget_missing(connection, &cluster.name, listed).await?;
-                let astray = rows::without_row(connection, &cluster.name, &there).await?;
+                let astray = rows::without_row(connection, &there).await?;
                 Ok::<_, sqlx::Error>((gone, astray))
             })
             .await?;

@@ -258,23 +258,16 @@ pub(super) async fn forget_missing(
         .rows_affected())
 }
 
-/// Which of these databases have no row.
+/// Which of these databases have no row, whatever the cluster is called: a server may be configured under two names.
 pub(super) async fn without_row(
     connection: &mut PgConnection,
-    cluster: &str,
     there: &[String],
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "select there
-         from unnest($2::text[]) there
-         where not exists (
-             select
-             from pool_databases
-             where cluster = $1
-               and database = there
-         )",
+         from unnest($1::text[]) there
+         where not exists (select from pool_databases where database = there)",
     )
-    .bind(cluster)
     .bind(there)
     .fetch_all(connection)
     .await

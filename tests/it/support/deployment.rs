@@ -106,6 +106,19 @@ impl Deployment {
             let url = as_operator(server, &user);
             writeln!(text, "[[clusters]]\nname = \"{name}\"\nurl = \"{url}\"").unwrap();
         }
+        self.configure(directory, &text);
+    }
+
+    /// The control database's server is a cluster under each of these names.
+    pub fn live_under(&mut self, directory: &Path, names: &[&str]) {
+        let is_url = |(name, _): &&(String, String)| name == "DATABASE_URL";
+        let (_, url) = self.variables.iter().find(is_url).unwrap();
+        let cluster = |name| format!("[[clusters]]\nname = \"{name}\"\nurl = \"{url}\"\n");
+        let text: String = names.iter().map(cluster).collect();
+        self.configure(directory, &text);
+    }
+
+    fn configure(&mut self, directory: &Path, text: &str) {
         let file = directory.join("tenantry.toml");
         std::fs::write(&file, text).unwrap();
         self.file = Some(file);
