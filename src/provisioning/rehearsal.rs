@@ -117,6 +117,7 @@ async fn on_clone(
         attempt: Some((rehearsal.tag, rehearsal.lease)),
         template: rehearsal.template,
         is_on_record: false,
+        recorded_hash: None,
     };
     let migrated = tokio::select! {
         migrated = migrate(&migration) => migrated?,

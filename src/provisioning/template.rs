@@ -309,6 +309,7 @@ async fn fill(
         attempt: None,
         template: None,
         is_on_record: false,
+        recorded_hash: None,
     })
     .await?;
     grant(connection, cluster).await?;

@@ -217,3 +217,30 @@ async fn a_program_that_fails_on_its_way_says_how_far_it_came() {
     assert_eq!(target.error_code.as_deref(), Some("migration_half_applied"));
     fleet.stop().await;
 }
+
+/// As after an attempt that was cut off: the next one changes nothing, and fails by what is there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_meets_what_an_earlier_one_left_is_told_from_one_that_fails_by_itself() {
+    let fleet = Fleet::made_from(scripted(), Deployment::new().await, 2).await;
+    let [broken, sound] = &fleet.orgs[..] else {
+        unreachable!()
+    };
+    fleet.sql(broken, "create table public.half (id int)").await;
+    // fails where there is a note
+    let half = "v2 create table public.half (id int); select 1 / (1 - count(*)) from notes\n";
+    fleet
+        .blueprint
+        .write("db/versions", &format!("{}{half}", versions(1)));
+    let run = fleet.migrate(&only(&fleet, broken, all()).await).await;
+    let target = fleet.target(&run, broken).await;
+    assert_eq!(target.error_code.as_deref(), Some("migration_half_applied"));
+    let error = target.error.unwrap();
+    assert!(error.contains("between version \"v1\""), "{error}");
+    assert!(error.contains("table half is there"), "{error}");
+    assert!(error.contains("already exists"), "{error}");
+
+    let run = fleet.migrate(&only(&fleet, sound, all()).await).await;
+    let target = fleet.target(&run, sound).await;
+    assert_eq!(target.error_code.as_deref(), Some("migrator_failed"));
+    fleet.stop().await;
+}

@@ -317,7 +317,24 @@ async fn of_a_long_output_the_end_is_kept() {
     .unwrap();
     assert_eq!((ended.code, &*ended.errors), (0, "least\n"));
     let kept = ended.output.strip_suffix("last\nleast\n").unwrap();
-    assert_eq!(kept.len() + "last\n".len(), 64 * 1024);
+    assert_eq!(kept.len() + "last\n".len(), 64 * 1024 - "never said".len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_was_cut_in_two_is_not_kept_either() {
+    let secret = "correct-horse";
+    let ended = child::run(Program {
+        argv: ["/bin/sh", "-c", "printf '%s%065530d' correct-horse 0"]
+            .map(str::to_owned)
+            .to_vec(),
+        directory: Path::new("/"),
+        environment: Vec::new(),
+        secret,
+    })
+    .await
+    .unwrap();
+    assert!(ended.output.len() > 65_000, "{}", ended.output.len());
+    assert!(!ended.output.contains("horse"), "{:.40}", ended.output);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,9 +107,15 @@ pub async fn run(program: Program<'_>) -> std::io::Result<Ended> {
         }
         status
     };
-    // the control database keeps what it said, and no text there has a NUL
     let text = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes);
+        // what is left of a secret that was cut in two is no longer known for one
+        let cut = if bytes.len() < KEPT_BYTES {
+            0
+        } else {
+            program.secret.len()
+        };
+        let text = String::from_utf8_lossy(&bytes[cut.min(bytes.len())..]);
+        // the control database keeps what it said, and no text there has a NUL
         text.replace(program.secret, "***")
             .replace('\0', "\u{fffd}")
     };

@@ -53,12 +53,16 @@ pub enum Error {
         passing: bool,
     },
     /// The program failed and left the database between two versions.
-    #[error("the migrator changed database {database} but left it at version {version:?}: {told}")]
+    #[error(
+        "database {database} is between version {version:?} and the next one: {how}; the migrator said: {told}"
+    )]
     HalfApplied {
         /// The database.
         database: String,
         /// The version before and after.
         version: String,
+        /// How that is known.
+        how: String,
         /// The last lines of its standard error.
         told: String,
     },

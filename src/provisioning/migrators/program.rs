@@ -18,7 +18,7 @@ use super::{
 use crate::{
     blueprint::{LONGEST_VERSION, Migrator, Project},
     config::Environment,
-    provisioning::StepError,
+    provisioning::{StepError, template},
     tenant_db::{self, roles, sessions, shape},
 };
 
@@ -141,17 +141,16 @@ async fn run(
     let after = State::try_lock(connection, migration).await?;
     if ended.code != 0 {
         let left = if after.versions != state.versions {
-            // a template is made anew, and a clone thrown away: there is nothing to take back
-            match migration.tenant {
-                Some(_) => Left::Further(after.versions.join(", ")),
-                None => Left::AsItWas,
-            }
+            Left::Further(after.versions.join(", "))
         } else if shape::of(connection).await? != before {
-            Left::Changed(from.to_owned())
+            let how = "the migrator changed its structure and failed".to_owned();
+            Left::Between(from.to_owned(), how)
         } else {
-            Left::AsItWas
+            Left::AsItWas(from)
         };
-        return Err(explain(migration, watch, &ended, left).into());
+        return Err(failure(connection, migration, watch, (&ended, left))
+            .await?
+            .into());
     }
     let to = one_version(migration, &after)?;
     if to == from && is_ahead(migration, project, &to, (&password, state.tls)).await? {
@@ -164,6 +163,25 @@ async fn run(
     }
     check_reached(migration, project, &to)?;
     Ok(to)
+}
+
+/// How the database differs from what its version should be, where that is on record: an earlier attempt may have been
+/// cut off outside a transaction, and this one met what it left.
+async fn broken_off_before(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    from: &str,
+) -> Result<Option<String>, StepError> {
+    let (Some(hash), cluster) = (migration.recorded_hash, &migration.cluster.name) else {
+        return Ok(None);
+    };
+    let find = async |control: &mut _| template::find(control, cluster, hash).await;
+    let record = migration.db.run(find).await?;
+    if record.is_none_or(|record| record.version != from) {
+        return Ok(None);
+    }
+    let difference = template::tell_difference(migration.db, cluster, hash, connection).await;
+    Ok(difference.map(|difference| format!("its structure is not that version's, {difference}")))
 }
 
 /// Whether Alembic, which found nothing to do, has the version after the target. It has to be asked: an `env.py` that
@@ -270,16 +288,34 @@ fn environment(
 }
 
 /// How a program that failed left its database.
-enum Left {
-    AsItWas,
-    /// Still at this version, but with another structure: a migration outside a transaction was broken off.
-    Changed(String),
+enum Left<'a> {
+    /// At this version.
+    AsItWas(&'a str),
+    /// Still at this version, but with another structure, as is known so: a migration outside a transaction was broken off.
+    Between(String, String),
     /// Now at this version. Nobody can tell whether the next one was broken off: there is no template of it.
     Further(String),
 }
 
+/// What a failure means. Where nothing else explains it, what an earlier attempt left may.
+async fn failure(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+    (ended, left): (&Ended, Left<'_>),
+) -> Result<Error, StepError> {
+    let error = explain(migration, watch, ended, &left);
+    if let (Error::Failed { passing: false, .. }, Left::AsItWas(version)) = (&error, left)
+        && let Some(how) = broken_off_before(connection, migration, version).await?
+    {
+        let left = Left::Between(version.to_owned(), how);
+        return Ok(explain(migration, watch, ended, &left));
+    }
+    Ok(error)
+}
+
 /// What a failure means, as far as that can be known.
-fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: Left) -> Error {
+fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: &Left<'_>) -> Error {
     let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
     // Alembic says on standard output why it gives up
     let said = if is_alembic || ended.errors.trim().is_empty() {
@@ -291,16 +327,17 @@ fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: Le
     let database = migration.database.as_str();
     let waited = ["lock timeout", "LockNotAvailable", "55P03"];
     let reached = match left {
-        Left::AsItWas => None,
-        Left::Changed(version) => {
-            let database = database.to_owned();
+        Left::AsItWas(_) => None,
+        Left::Between(version, how) => {
             return Error::HalfApplied {
-                database,
-                version,
+                database: database.to_owned(),
+                version: version.clone(),
+                how: how.clone(),
                 told,
             };
         }
-        Left::Further(version) => Some(version),
+        // a template is made anew, and a clone thrown away: there is nothing to take back
+        Left::Further(version) => migration.tenant.is_some().then(|| version.clone()),
     };
     if watch.seen().is_some() && waited.iter().any(|mark| said.contains(mark)) {
         return Error::LockTimeout {

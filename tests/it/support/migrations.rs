@@ -103,6 +103,7 @@ impl Migrations {
         let tenant = self.tenant().await;
         migrators::migrate(&Migration {
             is_on_record: false,
+            recorded_hash: tenant.blueprint_hash.as_deref(),
             db: &self.app.replica.provisioner.db,
             cluster: self.cluster(),
             keyring: &self.app.replica.provisioner.keyring,
