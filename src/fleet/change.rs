@@ -171,13 +171,13 @@ async fn go_on(tx: &mut PgConnection, run: &Run) -> Result<Run, Error> {
     find(tx, run.id).await?.ok_or(Error::Unknown(run.id))
 }
 
-/// Makes sure that a job for each place of the run begins, or notices what the caller commits.
+/// Makes sure that a job for each slot of the run begins, or notices what the caller commits.
 pub(super) async fn rouse(tx: &mut PgConnection, run: &Run) -> Result<(), queue::Error> {
-    let places = match run.prepared_at {
+    let slots = match run.prepared_at {
         Some(_) => run.concurrency.unsigned_abs(),
         None => 1,
     };
-    for slot in 0..places {
+    for slot in 0..slots {
         queue::rouse(tx, &NewJob::migrate_fleet(run.id.0, slot)).await?;
     }
     Ok(())

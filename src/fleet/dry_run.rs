@@ -13,7 +13,7 @@ use super::{
     Error, Rehearsal, Run, RunFailure, RunState,
     goal::Goal,
     prepare, runs,
-    work::{NOT_DUE, Place},
+    work::{NOT_DUE, Slot},
 };
 use crate::{
     causes::chain,
@@ -102,12 +102,12 @@ fn starts<'a>(fleet: impl Iterator<Item = &'a Standing>, clones: &'a [Tenant]) -
 
 /// Tries them all; the run ends with what became of them.
 pub(super) async fn rehearse(
-    place: &Place<'_>,
+    slot: &Slot<'_>,
     run: &Run,
     (goal, fleet, clones): (&Goal, &[Standing], &[Tenant]),
 ) -> Result<Outcome, StepError> {
-    let db = &place.provisioner.db;
-    let version = prepare::version(place, goal).await?;
+    let db = &slot.provisioner.db;
+    let version = prepare::version(slot, goal).await?;
     let fleet = fleet
         .iter()
         .filter(|tenant| !goal.is_passed_by(tenant.stands(), &version));
@@ -115,21 +115,21 @@ pub(super) async fn rehearse(
     let gone = run.clones.iter().filter(is_gone);
     let mut rehearsals: Vec<_> = gone.map(|id| Rehearsal::not_tried(*id)).collect();
     for start in starts(fleet, clones) {
-        if place.tasks.is_draining() {
+        if slot.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
         // nobody's database is copied for a run that was paused or aborted
-        let look = async |connection: &mut _| runs::find_progress(connection, place.run).await;
+        let look = async |connection: &mut _| runs::find_progress(connection, slot.run).await;
         let progress = db.run(look).await?;
         if progress.is_none_or(|progress| progress.state != RunState::Preparing) {
             return Ok(Outcome::Done);
         }
-        if !place.lease.is_held() {
+        if !slot.lease.is_held() {
             return Err(StepError::LostClaim);
         }
         let done = match start.ahead(goal, &version) {
             Some(error) => Err(error),
-            None => try_one(place, goal, &start).await?,
+            None => try_one(slot, goal, &start).await?,
         };
         if is_ahead(&start, &done) {
             continue;
@@ -137,17 +137,16 @@ pub(super) async fn rehearse(
         rehearsals.push(Rehearsal::of(run, &start, &done));
     }
     let failed = rehearsals.iter().find_map(|of| of.failure.clone());
-    place
-        .fenced(async |tx| {
-            runs::set_rehearsals(tx, place.run, &goal.hash, &version, &rehearsals).await?;
-            Ok::<_, StepError>(())
-        })
-        .await?;
+    slot.fenced(async |tx| {
+        runs::set_rehearsals(tx, slot.run, &goal.hash, &version, &rehearsals).await?;
+        Ok::<_, StepError>(())
+    })
+    .await?;
     let state = match failed {
         Some(_) => RunState::Failed,
         None => RunState::Done,
     };
-    prepare::end(place, state, failed.as_ref()).await
+    prepare::end(slot, state, failed.as_ref()).await
 }
 
 /// What was done to a clone, and how long that took.
@@ -161,28 +160,28 @@ fn is_ahead(start: &Start<'_>, tried: &Tried) -> bool {
 
 /// Tries one; an error of its own is one for which all are tried again, later. A tenant's database is copied once:
 /// what fails there, even for a reason that passes, is told.
-async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tried, StepError> {
-    let cluster = place.provisioner.clusters.get(start.cluster)?;
-    let tag = Tag::new(place.run.0, place.claim.id.0, place.claim.attempt);
-    let templates = goal.templates(place.provisioner).await?;
+async fn try_one(slot: &Slot<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tried, StepError> {
+    let cluster = slot.provisioner.clusters.get(start.cluster)?;
+    let tag = Tag::new(slot.run.0, slot.claim.id.0, slot.claim.attempt);
+    let templates = goal.templates(slot.provisioner).await?;
     let of = rehearsal::Rehearsal {
         cluster,
         source: start.source,
         blueprint: &goal.cut,
         template: templates.get(&cluster.name),
         tag: &tag,
-        lease: place.lease,
+        lease: slot.lease,
     };
     let rehearse = async {
-        let is_held = || place.lease.is_held();
+        let is_held = || slot.lease.is_held();
         cluster.end_stale_sessions(&tag, is_held).await?;
-        rehearsal::rehearse(place.provisioner, &of).await
+        rehearsal::rehearse(slot.provisioner, &of).await
     };
     match rehearse.await {
         Err(error) if error.is_of_worker() => Err(error),
         Err(error)
             if matches!(start.source, Source::Template(_))
-                && prepare::may_pass(place, &error).await? =>
+                && prepare::may_pass(slot, &error).await? =>
         {
             Err(error)
         }
@@ -192,9 +191,9 @@ async fn try_one(place: &Place<'_>, goal: &Goal, start: &Start<'_>) -> Result<Tr
 
 /// Drops the clones of a run that is over and did not come to do so itself; the job comes back while one is
 /// under way, whose process may be lost, and while a cluster is away.
-pub(super) async fn sweep(place: &Place<'_>) -> Result<Outcome, StepError> {
+pub(super) async fn sweep(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     let mut left = None;
-    for cluster in place.provisioner.clusters.iter() {
+    for cluster in slot.provisioner.clusters.iter() {
         match rehearsal::sweep(cluster).await {
             Ok(true) => {}
             Ok(false) => left = Some("a clone of the run is still under way".to_owned()),
@@ -204,7 +203,7 @@ pub(super) async fn sweep(place: &Place<'_>) -> Result<Outcome, StepError> {
     match left {
         Some(error) => {
             let failure = Failure::new(NOT_DUE, error);
-            place.put_off(&failure, SWEEP_PAUSE).await
+            slot.put_off(&failure, SWEEP_PAUSE).await
         }
         None => Ok(Outcome::Done),
     }

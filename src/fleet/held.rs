@@ -10,7 +10,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::{RunId, runs::Progress, targets::TargetState, work::Aim};
+use super::{RunId, runs::Progress, targets::TargetState, work::Prepared};
 use crate::{
     causes::chain,
     queue::{self, Claim, JobId},
@@ -20,7 +20,7 @@ use crate::{
 /// The most targets that a job takes at once.
 const BATCH: i64 = 16;
 
-/// Work of this length is not spread over places: taking it would cost more.
+/// Work of this length is not spread over slots: taking it would cost more.
 const QUICK: Duration = Duration::from_millis(50);
 
 /// The most that [`min_batch`] returns: the next targets may take longer than those before.
@@ -70,11 +70,11 @@ pub(super) struct Record {
 
 impl Record {
     /// What the tenant's row is to say of its database now; `None` where that is as before.
-    pub(super) fn brought<'a>(&'a self, aim: &'a Aim<'_>) -> Option<Brought<'a>> {
+    pub(super) fn brought<'a>(&'a self, prepared: &'a Prepared<'_>) -> Option<Brought<'a>> {
         Some(Brought {
             tenant: self.tenant,
             version: self.to_version.as_deref()?,
-            blueprint_hash: (self.state == TargetState::Done).then_some(&*aim.goal.hash),
+            blueprint_hash: (self.state == TargetState::Done).then_some(&*prepared.goal.hash),
         })
     }
 
@@ -95,7 +95,7 @@ impl Record {
     }
 }
 
-/// Takes targets that are due, fewer of them the fewer there are: the last ones are spread over all places,
+/// Takes targets that are due, fewer of them the fewer there are: the last ones are spread over all slots,
 /// as far as that is worth it.
 pub(super) async fn take(
     tx: &mut PgConnection,
@@ -318,7 +318,7 @@ pub(super) struct Left {
     pub(super) of_wave: i64,
     pub(super) failed_of_wave: i64,
     /// Of the whole run. Counted together with what is left: a run's own counts may be older, and know
-    /// nothing yet of what another place has just recorded.
+    /// nothing yet of what another slot has just recorded.
     pub(super) failed: i64,
     pub(super) targets: i64,
     pub(super) last_wave: i32,

@@ -48,9 +48,9 @@ pub async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
     .await
 }
 
-/// How many places the run should have, including those that it has.
+/// How many slots the run should have, including those that it has.
 async fn wanted(connection: &mut PgConnection, run: &Run) -> Result<u32, queue::Error> {
-    let places = run.concurrency.unsigned_abs();
+    let slots = run.concurrency.unsigned_abs();
     let due = match run.state {
         RunState::Running => held::count_due(connection, run.id, run.current_wave).await?,
         _ => 0,
@@ -58,10 +58,10 @@ async fn wanted(connection: &mut PgConnection, run: &Run) -> Result<u32, queue::
     let is_any_lost = !held::list_lost(connection, run.id).await?.is_empty();
     if due > 0 || is_any_lost {
         // those who work just now have no time for it
-        return Ok(places.min(due.saturating_add(run.counts.running)));
+        return Ok(slots.min(due.saturating_add(run.counts.running)));
     }
     // one to prepare the run, to wait for what is due later, or to end it
-    let jobs = (0..places).filter_map(|slot| NewJob::migrate_fleet(run.id.0, slot).unique_key);
+    let jobs = (0..slots).filter_map(|slot| NewJob::migrate_fleet(run.id.0, slot).unique_key);
     let is_any_live = queue::is_any_live(connection, &jobs.collect::<Vec<_>>()).await?;
     Ok(u32::from(!is_any_live))
 }

@@ -48,7 +48,7 @@ pub use runs::{
     find_unfinished, list_page,
 };
 pub use targets::{Target, TargetFilter, TargetState, count_unfinished, list_targets};
-pub use work::{Place, work};
+pub use work::{Slot, work};
 
 use crate::tenants::TenantId;
 
@@ -61,7 +61,7 @@ pub const FAULT_RECORDING: &str = "fleet.recording";
 /// Results are recorded.
 pub const FAULT_RECORDED: &str = "fleet.recorded";
 
-/// Where a test can make a place of a run fail.
+/// Where a test can make a slot of a run fail.
 pub const FAULT_POINTS: [&str; 4] = [FAULT_PREPARED, FAULT_TAKEN, FAULT_RECORDING, FAULT_RECORDED];
 
 /// Why something cannot be done about fleet runs. Then nothing was changed.
@@ -73,7 +73,7 @@ pub enum Error {
     /// The queue.
     #[error(transparent)]
     Queue(#[from] crate::queue::Error),
-    /// There is none of this id.
+    /// No run has this id.
     #[error("there is no fleet run {0}")]
     Unknown(RunId),
     /// Another run has not ended.

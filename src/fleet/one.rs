@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     held::{Held, Record},
     targets::TargetState,
-    work::{Aim, Place},
+    work::{Prepared, Slot},
 };
 use crate::{
     causes::chain,
@@ -64,17 +64,17 @@ pub(super) type Away = BTreeMap<String, Arc<tenant_db::Error>>;
 /// The tenants of these targets and their databases: one query for all, and one more per cluster, but for those
 /// that are `away` already.
 pub(super) async fn find_subjects(
-    place: &Place<'_>,
+    slot: &Slot<'_>,
     held: &[Held],
     away: &mut Away,
 ) -> Result<BTreeMap<Uuid, Subject>, StepError> {
     let ids: Vec<TenantId> = held.iter().map(|held| held.tenant).collect();
-    let tenants = place
+    let tenants = slot
         .provisioner
         .db
         .run(async |connection| tenants::find_all(connection, &ids).await)
         .await?;
-    let clusters = &place.provisioner.clusters;
+    let clusters = &slot.provisioner.clusters;
     let asked = clusters
         .iter()
         .filter(|cluster| !away.contains_key(&cluster.name));
@@ -139,12 +139,12 @@ fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
     }
 }
 
-/// Migrates the target's database; an error is one of this place, not of the target.
+/// Migrates the target's database; an error is one of this slot, not of the target.
 ///
 /// `None` where nothing was begun and nothing is wanted any more.
 pub(super) async fn migrate(
-    place: &Place<'_>,
-    aim: &Aim<'_>,
+    slot: &Slot<'_>,
+    prepared: &Prepared<'_>,
     held: &Held,
     subject: Option<Subject>,
 ) -> Result<Option<Record>, StepError> {
@@ -160,24 +160,24 @@ pub(super) async fn migrate(
             return Ok(Some(skipped(held, "not_kept_up", &why)));
         }
     }
-    if !place.lease.is_held() {
+    if !slot.lease.is_held() {
         return Err(StepError::LostClaim);
     }
     let started = Instant::now();
-    let done = migrate_subject(place, aim, held, &subject).await;
+    let done = migrate_subject(slot, prepared, held, &subject).await;
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
     match done {
         Ok(None) => Ok(None),
         Ok(Some(applied)) => {
             tracing::debug!(
-                fleet_run.id = %place.run,
+                fleet_run.id = %slot.run,
                 tenant.id = %held.tenant,
                 duration_ms,
                 applied,
                 "a tenant's database is migrated"
             );
             Ok(Some(Record {
-                to_version: Some(aim.version.to_owned()),
+                to_version: Some(prepared.version.to_owned()),
                 applied: Some(applied),
                 duration_ms,
                 ..blank(held, TargetState::Done)
@@ -188,21 +188,21 @@ pub(super) async fn migrate(
         Err(error) if error.is_ahead() => {
             Ok(Some(skipped(held, "ahead_of_version", &chain(&error))))
         }
-        Err(error) if error.is_database_gone() && !is_kept_up(place, held).await? => {
+        Err(error) if error.is_database_gone() && !is_kept_up(slot, held).await? => {
             let why = "the tenant was given up meanwhile";
             Ok(Some(skipped(held, "gone", why)))
         }
         Err(error) => Ok(Some(Record {
-            to_version: version_reached(place, aim, held, &subject, &error).await,
-            ..failed(place, held, &error, duration_ms)
+            to_version: version_reached(slot, prepared, held, &subject, &error).await,
+            ..failed(slot, held, &error, duration_ms)
         })),
     }
 }
 
 /// What the database is on after a failure: a file or a revision that went through before it stays.
 async fn version_reached(
-    place: &Place<'_>,
-    aim: &Aim<'_>,
+    slot: &Slot<'_>,
+    prepared: &Prepared<'_>,
     held: &Held,
     subject: &Subject,
     error: &StepError,
@@ -211,8 +211,8 @@ async fn version_reached(
         // nothing was begun, or there is nobody to ask
         return None;
     }
-    let work = Work::new(place, held, subject).ok()?;
-    match find_version(&work.migration(place, aim, subject)).await {
+    let work = Work::new(slot, held, subject).ok()?;
+    match find_version(&work.migration(slot, prepared, subject)).await {
         Ok(version) => version,
         Err(unknown) => {
             let tenant = held.tenant;
@@ -223,9 +223,9 @@ async fn version_reached(
 }
 
 /// Whether the tenant is still to be migrated, as its row says now.
-async fn is_kept_up(place: &Place<'_>, held: &Held) -> Result<bool, StepError> {
+async fn is_kept_up(slot: &Slot<'_>, held: &Held) -> Result<bool, StepError> {
     let id = held.tenant;
-    let tenant = place
+    let tenant = slot
         .provisioner
         .db
         .run(async |connection| tenants::find(connection, id).await)
@@ -237,23 +237,23 @@ async fn is_kept_up(place: &Place<'_>, held: &Held) -> Result<bool, StepError> {
 
 /// How many migrations were applied; `None` where nothing was begun and nothing is wanted any more.
 async fn migrate_subject(
-    place: &Place<'_>,
-    aim: &Aim<'_>,
+    slot: &Slot<'_>,
+    prepared: &Prepared<'_>,
     held: &Held,
     subject: &Subject,
 ) -> Result<Option<u32>, StepError> {
-    let mut work = Work::new(place, held, subject)?;
+    let mut work = Work::new(slot, held, subject)?;
     subject.refuse_foreign()?;
-    work.ensure_template(place, aim).await?;
+    work.ensure_template(slot, prepared).await?;
     if held.is_taken_over {
-        let is_held = || place.lease.is_held();
+        let is_held = || slot.lease.is_held();
         work.cluster.end_stale_sessions(&work.tag, is_held).await?;
         let times = held.attempt - 1;
-        if times.unsigned_abs() >= max(place.max_attempts, MIN_LOST_ATTEMPTS) {
+        if times.unsigned_abs() >= max(slot.max_attempts, MIN_LOST_ATTEMPTS) {
             return Err(StepError::WorkersLost { times });
         }
     }
-    let migration = work.migration(place, aim, subject);
+    let migration = work.migration(slot, prepared, subject);
     if !held.is_wanted && !is_begun(&migration, &held.from_version).await? {
         return Ok(None);
     }
@@ -269,22 +269,26 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(place: &Place<'a>, held: &Held, subject: &Subject) -> Result<Self, StepError> {
+    fn new(slot: &Slot<'a>, held: &Held, subject: &Subject) -> Result<Self, StepError> {
         let tenant = &subject.tenant;
         let name = tenant.cluster.as_deref().ok_or(StepError::NotPlaced)?;
         Ok(Self {
-            cluster: place.provisioner.clusters.get(name)?,
+            cluster: slot.provisioner.clusters.get(name)?,
             database: Ident::new(&tenant.database).map_err(tenant_db::Error::from)?,
             // named by the target, not by the tenant: jobs of the tenant end the sessions of their own kind only
-            tag: Tag::new(held.id, place.claim.id.0, place.claim.attempt),
+            tag: Tag::new(held.id, slot.claim.id.0, slot.claim.attempt),
             late_template: None,
         })
     }
 
     /// Where the first tenant of a cluster came after the run was prepared, its template was not built then.
-    async fn ensure_template(&mut self, place: &Place<'a>, aim: &Aim<'_>) -> Result<(), StepError> {
-        let (provisioner, cluster, goal) = (place.provisioner, self.cluster, aim.goal);
-        if aim.templates.contains_key(&cluster.name) {
+    async fn ensure_template(
+        &mut self,
+        slot: &Slot<'a>,
+        prepared: &Prepared<'_>,
+    ) -> Result<(), StepError> {
+        let (provisioner, cluster, goal) = (slot.provisioner, self.cluster, prepared.goal);
+        if prepared.templates.contains_key(&cluster.name) {
             return Ok(());
         }
         template::ensure_up_to(provisioner, cluster, (&goal.whole, &goal.cut)).await?;
@@ -296,22 +300,23 @@ impl<'a> Work<'a> {
 
     fn migration<'m>(
         &'m self,
-        place: &Place<'m>,
-        aim: &'m Aim<'m>,
+        slot: &Slot<'m>,
+        prepared: &'m Prepared<'m>,
         subject: &'m Subject,
     ) -> Migration<'m> {
         let tenant = &subject.tenant;
-        let template = aim.templates.get(&self.cluster.name);
+        let template = prepared.templates.get(&self.cluster.name);
         Migration {
-            db: &place.provisioner.db,
+            db: &slot.provisioner.db,
             cluster: self.cluster,
-            keyring: &place.provisioner.keyring,
-            blueprint: &aim.goal.cut,
+            keyring: &slot.provisioner.keyring,
+            blueprint: &prepared.goal.cut,
             database: &self.database,
             tenant: Some((tenant.id, &tenant.name)),
-            attempt: Some((&self.tag, place.lease)),
+            attempt: Some((&self.tag, slot.lease)),
             template: template.or(self.late_template.as_ref()),
-            is_on_record: tenant.blueprint_hash.as_ref() == Some(&aim.goal.hash),
+            is_on_record: tenant.blueprint_hash.as_ref() == Some(&prepared.goal.hash),
+            recorded_hash: tenant.blueprint_hash.as_deref(),
         }
     }
 }
@@ -360,17 +365,17 @@ fn skipped(held: &Held, code: &'static str, why: &str) -> Record {
 }
 
 /// Failed for good, or to be tried again after a while.
-fn failed(place: &Place<'_>, held: &Held, error: &StepError, duration_ms: Option<f64>) -> Record {
+fn failed(slot: &Slot<'_>, held: &Held, error: &StepError, duration_ms: Option<f64>) -> Record {
     let attempt = held.attempt.unsigned_abs();
-    let is_again = error.is_retryable() && attempt < place.max_attempts;
+    let is_again = error.is_retryable() && attempt < slot.max_attempts;
     let (state, again) = if is_again {
         (TargetState::Pending, Again::ByItself)
     } else {
-        let retry = format!("tenantry fleet retry --failed {}", place.run);
+        let retry = format!("tenantry fleet retry --failed {}", slot.run);
         (TargetState::Failed, Again::With(retry))
     };
     tracing::warn!(
-        fleet_run.id = %place.run,
+        fleet_run.id = %slot.run,
         tenant.id = %held.tenant,
         attempt,
         again = is_again,

@@ -12,7 +12,7 @@ use super::{
     held::{self, NewTarget},
     portion::wave_ends,
     runs,
-    work::{BLUEPRINT_UNKNOWN, NOT_DUE, Place},
+    work::{BLUEPRINT_UNKNOWN, NOT_DUE, Slot},
 };
 use crate::{
     causes::chain,
@@ -27,18 +27,18 @@ use crate::{
 /// After so many attempts that met one a passing error is one that stays.
 const MAX_ATTEMPTS: i64 = 8;
 
-/// Prepares the run; `None` when it is running now and the place can go on.
-pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
-    match try_prepare(place, run).await {
+/// Prepares the run; `None` when it is running now and the slot can go on.
+pub(super) async fn prepare(slot: &Slot<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
+    match try_prepare(slot, run).await {
         Err(StepError::LostClaim) => Err(StepError::LostClaim),
-        Err(error) if may_pass(place, &error).await? => Err(error),
+        Err(error) if may_pass(slot, &error).await? => Err(error),
         Err(error) => {
             let failure = RunFailure {
                 code: error.code().to_owned(),
                 cause: chain(&error),
                 fix: error.fix(&Again::With("tenantry fleet resume".to_owned())),
             };
-            end(place, RunState::Failed, Some(&failure)).await.map(Some)
+            end(slot, RunState::Failed, Some(&failure)).await.map(Some)
         }
         prepared => prepared,
     }
@@ -47,21 +47,21 @@ pub(super) async fn prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outco
 /// Whether the error is one of the moment, and there were not too many of them.
 ///
 /// Attempts of replicas that only left the run to others do not count.
-pub(super) async fn may_pass(place: &Place<'_>, error: &StepError) -> Result<bool, StepError> {
+pub(super) async fn may_pass(slot: &Slot<'_>, error: &StepError) -> Result<bool, StepError> {
     if !error.is_retryable() {
         return Ok(false);
     }
-    let (db, job) = (&place.provisioner.db, place.claim.id);
+    let (db, job) = (&slot.provisioner.db, slot.claim.id);
     let count = async |connection: &mut _| {
         queue::count_errors(connection, job, &[BLUEPRINT_UNKNOWN, NOT_DUE]).await
     };
     Ok(db.run(count).await? + 1 < MAX_ATTEMPTS)
 }
 
-async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
-    let provisioner = place.provisioner;
+async fn try_prepare(slot: &Slot<'_>, run: &Run) -> Result<Option<Outcome>, StepError> {
+    let provisioner = slot.provisioner;
     let Some(goal) = Goal::load(provisioner, run)? else {
-        return place.leave_to_others().await.map(Some);
+        return slot.leave_to_others().await.map(Some);
     };
     let (selection, clones) = (&run.selection, &run.clones);
     let (fleet, clones) = provisioner
@@ -74,16 +74,16 @@ async fn try_prepare(place: &Place<'_>, run: &Run) -> Result<Option<Outcome>, St
     let of_clones = clones.iter().filter_map(|tenant| tenant.cluster.as_deref());
     let clusters = fleet.iter().map(|tenant| &*tenant.cluster).chain(of_clones);
     let clusters: BTreeSet<&str> = clusters.collect();
-    if build_all(place, run, (&goal, &clusters)).await? == Built::NotYet {
+    if build_all(slot, run, (&goal, &clusters)).await? == Built::NotYet {
         return Ok(Some(Outcome::Released));
     }
     provisioner.faults.hit(super::FAULT_PREPARED).await?;
     if run.is_dry {
-        return dry_run::rehearse(place, run, (&goal, &fleet, &clones))
+        return dry_run::rehearse(slot, run, (&goal, &fleet, &clones))
             .await
             .map(Some);
     }
-    begin(place, &goal, &fleet).await
+    begin(slot, &goal, &fleet).await
 }
 
 /// How far template and pool of each cluster are.
@@ -99,12 +99,12 @@ enum Built {
 /// A cluster that stays away is left out, if it is not the only one: its tenants fail by it, or have their template
 /// when it is back, and the others need not wait.
 async fn build_all(
-    place: &Place<'_>,
+    slot: &Slot<'_>,
     run: &Run,
     (goal, clusters): (&Goal, &BTreeSet<&str>),
 ) -> Result<Built, StepError> {
-    let provisioner = place.provisioner;
-    let may_go_on = || place.lease.is_held() && !place.tasks.is_draining();
+    let provisioner = slot.provisioner;
+    let may_go_on = || slot.lease.is_held() && !slot.tasks.is_draining();
     let mut left_out = None;
     let mut prepared = 0;
     for name in clusters {
@@ -122,9 +122,9 @@ async fn build_all(
         };
         match build.await {
             Ok(()) => prepared += 1,
-            Err(error) if error.is_of_cluster() && !may_pass(place, &error).await? => {
+            Err(error) if error.is_of_cluster() && !may_pass(slot, &error).await? => {
                 tracing::warn!(
-                    fleet_run.id = %place.run,
+                    fleet_run.id = %slot.run,
                     cluster = name,
                     error.code = error.code(),
                     error = chain(&error),
@@ -144,25 +144,25 @@ async fn build_all(
 }
 
 /// The version of the goal: the template's, as only that knows it for every migrator.
-pub(super) async fn version(place: &Place<'_>, goal: &Goal) -> Result<String, StepError> {
-    let templates = goal.templates(place.provisioner).await?;
+pub(super) async fn version(slot: &Slot<'_>, goal: &Goal) -> Result<String, StepError> {
+    let templates = goal.templates(slot.provisioner).await?;
     let built = templates.into_values().next().map(|record| record.version);
     Ok(built.or_else(|| goal.cut.version()).unwrap_or_default())
 }
 
 /// preparing → running, with its targets.
 async fn begin(
-    place: &Place<'_>,
+    slot: &Slot<'_>,
     goal: &Goal,
     fleet: &[Standing],
 ) -> Result<Option<Outcome>, StepError> {
-    let version = version(place, goal).await?;
-    let begun = place
+    let version = version(slot, goal).await?;
+    let begun = slot
         .fenced(async |tx| {
-            let run = runs::lock(tx, place.run).await?;
+            let run = runs::lock(tx, slot.run).await?;
             let Some(run) = run.filter(|run| run.state == RunState::Preparing) else {
                 // paused or aborted meanwhile
-                queue::complete(tx, place.claim).await?;
+                queue::complete(tx, slot.claim).await?;
                 return Ok(None);
             };
             runs::set_prepared(tx, run.id, &goal.hash, &version).await?;
@@ -179,7 +179,7 @@ async fn begin(
         targets = fleet.len(),
         "a fleet run is prepared"
     );
-    place.rouse_others().await?;
+    slot.rouse_others().await?;
     Ok(None)
 }
 
@@ -219,22 +219,21 @@ fn targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec
 
 /// The run ends before it was running, together with the job; unless somebody paused or ended it meanwhile.
 pub(super) async fn end(
-    place: &Place<'_>,
+    slot: &Slot<'_>,
     state: RunState,
     failure: Option<&RunFailure>,
 ) -> Result<Outcome, StepError> {
-    place
-        .fenced(async |tx| {
-            let run = runs::lock(tx, place.run).await?;
-            if run.is_some_and(|run| run.state == RunState::Preparing) {
-                runs::set_state(tx, place.run, state, failure).await?;
-            }
-            Ok::<_, StepError>(queue::complete(tx, place.claim).await?)
-        })
-        .await?;
+    slot.fenced(async |tx| {
+        let run = runs::lock(tx, slot.run).await?;
+        if run.is_some_and(|run| run.state == RunState::Preparing) {
+            runs::set_state(tx, slot.run, state, failure).await?;
+        }
+        Ok::<_, StepError>(queue::complete(tx, slot.claim).await?)
+    })
+    .await?;
     if let Some(failure) = failure {
         tracing::error!(
-            fleet_run.id = %place.run,
+            fleet_run.id = %slot.run,
             error.code = failure.code,
             error = failure.cause,
             "a fleet run failed before a tenant was touched"

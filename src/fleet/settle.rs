@@ -1,17 +1,17 @@
 //! When there is nothing to take: the run waits, goes on to its next wave, or ends.
 //!
-//! Guarantees: decided under the run's lock, by one count of what is committed: of several places that find
+//! Guarantees: decided under the run's lock, by one count of what is committed: of several slots that find
 //! nothing at the same time the last one sees it all. A tenant that was cloned from an older template
 //! and became ready meanwhile is migrated before the run ends.
 
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Run, RunFailure, RunState,
+    Run, RunFailure, RunId, RunState,
     goal::Goal,
     held::{self, Left, NewTarget},
     runs, targets,
-    work::{NOT_DUE, Place},
+    work::{NOT_DUE, Slot},
 };
 use crate::{
     provisioning::StepError,
@@ -37,17 +37,17 @@ enum Next {
     Completed,
 }
 
-/// What the place does now; `None`: it takes again.
-pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outcome>, StepError> {
-    let next = place
+/// What the slot does now; `None`: it takes again.
+pub(super) async fn settle(slot: &Slot<'_>, goal: &Goal) -> Result<Option<Outcome>, StepError> {
+    let next = slot
         .fenced(async |tx| {
-            let Some(run) = lock_running_or_complete(tx, place).await? else {
+            let Some(run) = lock_running_or_complete(tx, slot).await? else {
                 return Ok(Next::Completed);
             };
             let left = held::find_left(tx, run.id, run.current_wave).await?;
             let next = decide(tx, &run, &left, goal).await?;
             if matches!(next, Next::Completed) {
-                queue::complete(tx, place.claim).await?;
+                queue::complete(tx, slot.claim).await?;
             }
             Ok::<_, StepError>(next)
         })
@@ -55,22 +55,22 @@ pub(super) async fn settle(place: &Place<'_>, goal: &Goal) -> Result<Option<Outc
     match next {
         Next::GoOn => Ok(None),
         Next::AllGoOn => {
-            place.rouse_others().await?;
+            slot.rouse_others().await?;
             Ok(None)
         }
         Next::Wait(wait) => {
             let error = "the next target is not due yet".to_owned();
             let failure = Failure::new(NOT_DUE, error);
-            place.put_off(&failure, wait).await.map(Some)
+            slot.put_off(&failure, wait).await.map(Some)
         }
         Next::Completed => Ok(Some(Outcome::Settled(Settled::Completed))),
     }
 }
 
 /// Leaves a run that no longer goes on and has nothing under way. Nobody needs its blueprint for that.
-pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepError> {
-    let is_left = place
-        .fenced(async |tx| Ok::<_, StepError>(lock_running_or_complete(tx, place).await?.is_none()))
+pub(super) async fn leave(slot: &Slot<'_>) -> Result<Option<Outcome>, StepError> {
+    let is_left = slot
+        .fenced(async |tx| Ok::<_, StepError>(lock_running_or_complete(tx, slot).await?.is_none()))
         .await?;
     Ok(is_left.then_some(Outcome::Settled(Settled::Completed)))
 }
@@ -78,19 +78,19 @@ pub(super) async fn leave(place: &Place<'_>) -> Result<Option<Outcome>, StepErro
 /// The run under its lock; `None` where it no longer goes on, and then the job is completed.
 async fn lock_running_or_complete(
     tx: &mut sqlx::PgConnection,
-    place: &Place<'_>,
+    slot: &Slot<'_>,
 ) -> Result<Option<Run>, StepError> {
-    let run = runs::lock(tx, place.run).await?;
+    let run = runs::lock(tx, slot.run).await?;
     if run
         .as_ref()
         .is_none_or(|run| run.state == RunState::Aborted)
     {
         // what was put back while the run was aborted, by whoever did not see that yet
-        targets::skip_pending(tx, place.run).await?;
+        targets::skip_pending(tx, slot.run).await?;
     }
     let running = run.filter(|run| run.state == RunState::Running);
     if running.is_none() {
-        queue::complete(tx, place.claim).await?;
+        queue::complete(tx, slot.claim).await?;
     }
     Ok(running)
 }
@@ -117,8 +117,8 @@ async fn decide(
         // a canary that died is a warning, whatever else is allowed, until somebody says to go on without it
         let is_new = left.failed > i64::from(run.forgiven);
         if left.of_wave > 0 && left.failed_of_wave == left.of_wave && is_new {
-            let cause = format!("every target of wave {} failed", run.current_wave);
-            return stop(tx, run, ("fleet_wave_failed", cause)).await;
+            let wave = run.current_wave;
+            return stop(tx, run, &StopReason::WholeWave { wave }).await;
         }
         runs::set_wave(tx, run.id, run.current_wave + 1).await?;
         tracing::info!(fleet_run.id = %run.id, wave = run.current_wave + 1, "the next wave begins");
@@ -160,8 +160,8 @@ async fn sweep_or_end(
         return Ok(Next::Wait(LOOK));
     }
     if left.failed > 0 {
-        let cause = format!("{} of {} targets failed", left.failed, left.targets);
-        return stop(tx, run, ("fleet_targets_failed", cause)).await;
+        let (failed, targets) = (left.failed, left.targets);
+        return stop(tx, run, &StopReason::SomeTargets { failed, targets }).await;
     }
     runs::set_state(tx, run.id, RunState::Done, None).await?;
     tracing::info!(fleet_run.id = %run.id, targets = left.targets, "a fleet run is done");
@@ -192,56 +192,102 @@ async fn is_any_coming(
     Ok(tenants::is_any_of_other(tx, made, &run.selection, &goal.hash).await?)
 }
 
+/// Why a run stops as failed.
+enum StopReason {
+    /// More targets failed than are allowed to.
+    FailureLimit {
+        failed: u32,
+        allowed: u32,
+        targets: u32,
+    },
+    /// No target of a wave went through, and another wave would follow.
+    WholeWave { wave: i32 },
+    /// Everything was tried, and these failed.
+    SomeTargets { failed: i64, targets: i64 },
+}
+
+impl StopReason {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::FailureLimit { .. } => "fleet_too_many_failed",
+            Self::WholeWave { .. } => "fleet_wave_failed",
+            Self::SomeTargets { .. } => "fleet_targets_failed",
+        }
+    }
+
+    fn cause(&self) -> String {
+        match self {
+            Self::FailureLimit {
+                failed,
+                allowed,
+                targets,
+            } => format!("{failed} of {targets} targets failed, and no more than {allowed} may"),
+            Self::WholeWave { wave } => format!("every target of wave {wave} failed"),
+            Self::SomeTargets { failed, targets } => {
+                format!("{failed} of {targets} targets failed")
+            }
+        }
+    }
+
+    fn fix(&self, run: RunId) -> String {
+        let repair = format!(
+            "see why: tenantry fleet targets {run} --state failed; repair it; then: tenantry fleet retry --failed {run}"
+        );
+        match self {
+            Self::FailureLimit { .. } | Self::WholeWave { .. } => {
+                format!("{repair}, or go on without them: tenantry fleet resume {run}")
+            }
+            // there is nothing else left to go on with
+            Self::SomeTargets { .. } => repair,
+        }
+    }
+}
+
 /// The run stops here, failed.
 async fn stop(
     tx: &mut sqlx::PgConnection,
     run: &Run,
-    (code, cause): (&'static str, String),
+    reason: &StopReason,
 ) -> Result<Next, StepError> {
-    tracing::error!(fleet_run.id = %run.id, error.code = code, error = cause, "a fleet run stopped");
-    let fix = match code {
-        "fleet_targets_failed" => format!(
-            "see why: tenantry fleet targets {0} --state failed; repair it; then: tenantry fleet retry --failed {0}",
-            run.id
-        ),
-        _ => format!(
-            "see why: tenantry fleet targets {0} --state failed; repair it; then: tenantry fleet retry --failed {0}, or go on without them: tenantry fleet resume {0}",
-            run.id
-        ),
-    };
     let failure = RunFailure {
-        code: code.to_owned(),
-        cause,
-        fix,
+        code: reason.code().to_owned(),
+        cause: reason.cause(),
+        fix: reason.fix(run.id),
     };
+    tracing::error!(
+        fleet_run.id = %run.id,
+        error.code = failure.code,
+        error = failure.cause,
+        "a fleet run stopped"
+    );
     runs::set_state(tx, run.id, RunState::Failed, Some(&failure)).await?;
     Ok(Next::Completed)
 }
 
 /// Stops the run where more have failed than is allowed; whether it is stopped now.
-pub(super) async fn stop_by_policy(place: &Place<'_>) -> Result<bool, StepError> {
-    place
-        .fenced(async |tx| {
-            let Some(run) = runs::lock(tx, place.run).await? else {
-                return Ok(true);
-            };
-            let Some(limit) = run.max_failures.filter(|_| run.state == RunState::Running) else {
-                return Ok(run.state != RunState::Running);
-            };
-            let allowed = limit.of(run.counts.total());
-            let failed = run
-                .counts
-                .failed
-                .saturating_sub(run.forgiven.unsigned_abs());
-            if failed <= allowed {
-                return Ok(false);
-            }
-            let cause = format!(
-                "{failed} of {} targets failed, and no more than {allowed} may",
-                run.counts.total()
-            );
-            stop(tx, &run, ("fleet_too_many_failed", cause)).await?;
-            Ok::<_, StepError>(true)
-        })
-        .await
+pub(super) async fn stop_by_policy(slot: &Slot<'_>) -> Result<bool, StepError> {
+    slot.fenced(async |tx| {
+        let Some(run) = runs::lock(tx, slot.run).await? else {
+            return Ok(true);
+        };
+        let Some(limit) = run.max_failures.filter(|_| run.state == RunState::Running) else {
+            return Ok(run.state != RunState::Running);
+        };
+        let allowed = limit.of(run.counts.total());
+        let failed = run
+            .counts
+            .failed
+            .saturating_sub(run.forgiven.unsigned_abs());
+        if failed <= allowed {
+            return Ok(false);
+        }
+        let too_many = StopReason::FailureLimit {
+            failed,
+            allowed,
+            targets: run.counts.total(),
+        };
+        stop(tx, &run, &too_many).await?;
+        Ok::<_, StepError>(true)
+    })
+    .await
 }

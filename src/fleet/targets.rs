@@ -34,7 +34,7 @@ macro_rules! select_target {
 #[serde(rename_all = "lowercase")]
 #[schema(as = FleetTargetState)]
 pub enum TargetState {
-    /// It waits: for its wave, for a place, or for its next attempt.
+    /// It waits: for its wave, for a slot, or for its next attempt.
     Pending,
     /// It is migrated just now.
     Running,

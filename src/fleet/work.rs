@@ -1,4 +1,4 @@
-//! One place of a run: takes targets, migrates them one after the other, records what became of them.
+//! One slot of a run: takes targets, migrates them one after the other, records what became of them.
 //!
 //! Guarantees: what lost attempts had begun is finished first, after their sessions were ended, whatever became of
 //! the run meanwhile; nothing is begun without the lease; a target and its tenant's row are recorded together: a
@@ -44,15 +44,15 @@ const SUBJECTS_TTL: Duration = Duration::from_secs(1);
 /// How long a run of another blueprint is left to other replicas, one of which may have it.
 const OTHER_BLUEPRINT_PAUSE: Duration = Duration::from_secs(3);
 
-/// Why a place is left: another replica has the run's blueprint.
+/// Why a slot is left: another replica has the run's blueprint.
 pub(super) const BLUEPRINT_UNKNOWN: &str = "fleet_blueprint_unknown";
 
-/// Why a place is left for a while: what is next is not due.
+/// Why a slot is left for a while: what is next is not due.
 pub(super) const NOT_DUE: &str = "fleet_target_not_due";
 
-/// A place of a run, as a job holds it.
+/// A slot of a run, as a job holds it.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct Slot<'a> {
     /// What migrations need.
     pub provisioner: &'a Provisioner,
     /// The job.
@@ -69,18 +69,18 @@ pub struct Place<'a> {
     pub run: RunId,
 }
 
-/// Works in a place of a run until there is nothing to do in it.
-pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
-    let db = &place.provisioner.db;
+/// Works in a slot of a run until there is nothing to do in it.
+pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
+    let db = &slot.provisioner.db;
     let find = async || {
-        db.run(async |connection| runs::find(connection, place.run).await)
+        db.run(async |connection| runs::find(connection, slot.run).await)
             .await
     };
     let Some(mut run) = find().await? else {
         return Ok(Outcome::Done);
     };
     if run.state == RunState::Preparing {
-        if let Some(outcome) = prepare::prepare(place, &run).await? {
+        if let Some(outcome) = prepare::prepare(slot, &run).await? {
             return Ok(outcome);
         }
         let Some(prepared) = find().await? else {
@@ -90,41 +90,41 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
     }
     if run.prepared_at.is_none() {
         if run.is_dry {
-            return dry_run::sweep(place).await;
+            return dry_run::sweep(slot).await;
         }
         return Ok(Outcome::Done);
     }
     if run.state != RunState::Running
         && run.counts.running == 0
-        && let Some(outcome) = settle::leave(place).await?
+        && let Some(outcome) = settle::leave(slot).await?
     {
         return Ok(outcome);
     }
-    let Some(goal) = Goal::load(place.provisioner, &run)? else {
-        return place.leave_to_others().await;
+    let Some(goal) = Goal::load(slot.provisioner, &run)? else {
+        return slot.leave_to_others().await;
     };
     if run.counts.failed > 0 {
         // whoever recorded the last failure may not have come to it
-        settle::stop_by_policy(place).await?;
+        settle::stop_by_policy(slot).await?;
     }
-    let templates = goal.templates(place.provisioner).await?;
+    let templates = goal.templates(slot.provisioner).await?;
     let version = run.version.clone().unwrap_or_default();
-    let at = Aim {
+    let at = Prepared {
         goal: &goal,
         templates: &templates,
         version: &version,
     };
     let mut min_batch = 1;
     loop {
-        if place.tasks.is_draining() {
+        if slot.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
-        let taken = place.take(min_batch).await?;
+        let taken = slot.take(min_batch).await?;
         let next = match u32::try_from(taken.len()).unwrap_or(u32::MAX) {
-            0 => settle::settle(place, &goal).await?,
+            0 => settle::settle(slot, &goal).await?,
             count => {
                 let began = Instant::now();
-                let next = place.migrate_all(&at, &taken).await?;
+                let next = slot.migrate_all(&at, &taken).await?;
                 min_batch = held::min_batch(began.elapsed() / count);
                 next
             }
@@ -135,15 +135,15 @@ pub async fn work(place: &Place<'_>) -> Result<Outcome, StepError> {
     }
 }
 
-/// Where databases are brought.
+/// What a run brings databases to: its goal, as it was prepared.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Aim<'a> {
+pub(super) struct Prepared<'a> {
     pub(super) goal: &'a Goal,
     pub(super) templates: &'a BTreeMap<String, TemplateRecord>,
     pub(super) version: &'a str,
 }
 
-impl Place<'_> {
+impl Slot<'_> {
     /// Runs `work` in a transaction that commits only while this job's claim is held.
     pub(super) async fn fenced<T>(
         &self,
@@ -177,10 +177,10 @@ impl Place<'_> {
         Ok(taken)
     }
 
-    /// Migrates what was taken; `Some` when the place is to stop.
+    /// Migrates what was taken; `Some` when the slot is to stop.
     async fn migrate_all(
         &self,
-        aim: &Aim<'_>,
+        prepared: &Prepared<'_>,
         taken: &[Held],
     ) -> Result<Option<Outcome>, StepError> {
         let mut away = one::Away::new();
@@ -198,7 +198,7 @@ impl Place<'_> {
             let is_stopping = self.tasks.is_draining() || !is_going_on;
             if is_stopping && !held.is_taken_over {
                 let rest: Vec<TenantId> = rest.iter().map(|held| held.tenant).collect();
-                self.record(aim, &mut ended).await?;
+                self.record(prepared, &mut ended).await?;
                 self.give_back(&rest).await?;
                 break;
             }
@@ -209,7 +209,7 @@ impl Place<'_> {
             }
             let subject = subjects.remove(&held.tenant.0);
             let began = Instant::now();
-            let Some(record) = one::migrate(self, aim, held, subject).await? else {
+            let Some(record) = one::migrate(self, prepared, held, subject).await? else {
                 self.give_back(&[held.tenant]).await?;
                 continue;
             };
@@ -217,11 +217,11 @@ impl Place<'_> {
             ended.push(record);
             // the next one may take as long
             if is_failure || recorded_at.elapsed() + began.elapsed() >= RECORD_WITHIN {
-                is_going_on = self.record(aim, &mut ended).await?;
+                is_going_on = self.record(prepared, &mut ended).await?;
                 (recorded_at, looked_at) = (Instant::now(), Instant::now());
             }
         }
-        self.record(aim, &mut ended).await?;
+        self.record(prepared, &mut ended).await?;
         Ok(self.tasks.is_draining().then_some(Outcome::Released))
     }
 
@@ -235,7 +235,7 @@ impl Place<'_> {
     /// Records results, each with its tenant's row; whether the run goes on.
     async fn record(
         &self,
-        aim: &Aim<'_>,
+        prepared: &Prepared<'_>,
         ended: &mut Vec<held::Record>,
     ) -> Result<bool, StepError> {
         if ended.is_empty() {
@@ -243,10 +243,10 @@ impl Place<'_> {
         }
         self.provisioner.faults.hit(super::FAULT_RECORDING).await?;
         let records = std::mem::take(ended);
-        let recorded = self.try_record(aim, &records).await;
+        let recorded = self.try_record(prepared, &records).await;
         let (progress, records) = match recorded {
             Err(StepError::Control(refused)) if !db::is_passing(&refused) => {
-                self.record_one_by_one(aim, records).await?
+                self.record_one_by_one(prepared, records).await?
             }
             recorded => (recorded?, records),
         };
@@ -268,15 +268,19 @@ impl Place<'_> {
     /// What is refused as it is would be tried for ever: it is a failure, and the others are recorded.
     async fn record_one_by_one(
         &self,
-        aim: &Aim<'_>,
+        prepared: &Prepared<'_>,
         mut records: Vec<held::Record>,
     ) -> Result<(Option<Progress>, Vec<held::Record>), StepError> {
         let mut progress = None;
         for record in &mut records {
-            progress = match self.try_record(aim, std::slice::from_ref(record)).await {
+            progress = match self
+                .try_record(prepared, std::slice::from_ref(record))
+                .await
+            {
                 Err(StepError::Control(refused)) if !db::is_passing(&refused) => {
                     record.refused(&refused, self.run);
-                    self.try_record(aim, std::slice::from_ref(record)).await?
+                    self.try_record(prepared, std::slice::from_ref(record))
+                        .await?
                 }
                 recorded => recorded?,
             };
@@ -286,10 +290,10 @@ impl Place<'_> {
 
     async fn try_record(
         &self,
-        aim: &Aim<'_>,
+        prepared: &Prepared<'_>,
         records: &[held::Record],
     ) -> Result<Option<Progress>, StepError> {
-        let brought = records.iter().filter_map(|record| record.brought(aim));
+        let brought = records.iter().filter_map(|record| record.brought(prepared));
         let brought: Vec<_> = brought.collect();
         self.fenced(async |tx| {
             let recorded = held::record(tx, self.run, self.claim, records).await?;
@@ -342,7 +346,7 @@ impl Place<'_> {
         Ok(Outcome::Settled(Settled::Postponed))
     }
 
-    /// There is more to do for all places. In a transaction of its own: this one's job is locked by nobody now.
+    /// There is more to do for all slots. In a transaction of its own: this one's job is locked by nobody now.
     pub(super) async fn rouse_others(&self) -> Result<(), StepError> {
         self.provisioner
             .db

@@ -1,4 +1,4 @@
-//! `migrate_fleet`: one place of a fleet run.
+//! `migrate_fleet`: one slot of a fleet run.
 //!
 //! Guarantees: none of its own; `fleet` settles the job in the transaction that decides what becomes of the run.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{JobContext, JobError};
 use crate::{
     causes::chain,
-    fleet::{self, Place, RunId},
+    fleet::{self, RunId, Slot},
     provisioning::StepError,
     queue::{
         Claim, Failure,
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Before a place that met an error goes on: however long the run has lasted.
+/// Before a slot that met an error goes on: however long the run has lasted.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(
@@ -24,7 +24,7 @@ pub(super) async fn run(
     lease: &Lease,
     run: RunId,
 ) -> Result<Outcome, JobError> {
-    let place = Place {
+    let slot = Slot {
         provisioner: &cx.provisioner,
         claim,
         lease,
@@ -33,10 +33,10 @@ pub(super) async fn run(
         max_attempts: cx.fleet_attempts,
         run,
     };
-    match Box::pin(fleet::work(&place)).await {
+    match Box::pin(fleet::work(&slot)).await {
         Ok(outcome) => Ok(outcome),
         Err(StepError::LostClaim) => Err(JobError::Lost),
-        // a target's own failures are its row's: this is one of the place, and passes
+        // a target's own failures are its row's: this is one of the slot, and passes
         Err(error) => Err(JobError::Retry(Failure {
             code: error.code(),
             error: chain(&error),

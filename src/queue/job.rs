@@ -88,7 +88,7 @@ pub enum Job {
         /// The tenant.
         tenant: Uuid,
     },
-    /// Migrate tenants of a fleet run, one after the other, in one of its places.
+    /// Migrate tenants of a fleet run, one after the other, in one of its slots.
     MigrateFleet {
         /// The run.
         run: Uuid,

@@ -4,7 +4,7 @@
 //! of its lease, and soon again where its row was locked; a job whose claim was lost, or whose lease ran out while this process was stopped,
 //! is dropped where it is; an unreachable database pauses the worker and never ends it; draining
 //! stops claiming at once and gives unfinished jobs back; jobs that wait for somebody else's server have
-//! places of their own, so that such a server holds up nobody else, and so have those that migrate the fleet.
+//! slots of their own, so that such a server holds up nobody else, and so have those that migrate the fleet.
 
 use std::{
     collections::HashMap,
@@ -149,18 +149,14 @@ pub async fn work<F, B>(
     waker.spawn_listener(&tasks, worker.db.clone());
     tasks.spawn_ground(worker.clone().keep_leases());
     tasks.spawn(worker.clone().rescue_lost(tasks.clone(), waker.clone()));
-    let places = |lane: Lane| {
+    let work = |lane: Lane| {
         let (worker, tasks, waker) = (worker.clone(), tasks.clone(), waker.clone());
         worker.claim_and_run(lane, tasks, waker, run.clone())
     };
-    tokio::join!(
-        places(Lane::Own),
-        places(Lane::Outgoing),
-        places(Lane::Fleet)
-    );
+    tokio::join!(work(Lane::Own), work(Lane::Outgoing), work(Lane::Fleet));
 }
 
-/// Jobs that share places.
+/// Jobs that share slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
     /// What is done here.
@@ -222,12 +218,12 @@ impl Worker {
     ) where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let places = match lane {
+        let slots = match lane {
             Lane::Own => self.settings.concurrency,
             Lane::Outgoing => self.settings.outgoing_concurrency,
             Lane::Fleet => self.settings.fleet_concurrency,
         };
-        let (slots, kinds) = (Arc::new(Semaphore::new(places)), lane.kinds());
+        let (slots, kinds) = (Arc::new(Semaphore::new(slots)), lane.kinds());
         while !tasks.is_draining() {
             let claims = self.claim(&kinds, &slots, &waker).await;
             let claimed = !claims.is_empty();

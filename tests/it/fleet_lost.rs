@@ -298,8 +298,8 @@ async fn a_replica_with_another_blueprint_leaves_a_run_alone_and_ends_one_that_w
     fleet.end().await;
 }
 
-/// Live jobs of runs, by their places.
-async fn places(fleet: &Fleet) -> String {
+/// Live jobs of runs, by their slots.
+async fn slots(fleet: &Fleet) -> String {
     fleet
         .app
         .ask(
@@ -318,7 +318,7 @@ async fn nobody_is_called_where_nothing_can_be_taken_and_somebody_works() {
     let run = fleet.begin(&all()).await;
     let [long, other] = fleet.tenants().await;
     let control = &fleet.app.deployment.control_url;
-    // place 3 works on a long migration, and place 0 has found nothing to do
+    // slot 3 works on a long migration, and slot 0 has found nothing to do
     let begun = format!(
         "update jobs
          set payload = jsonb_set(payload, '{{slot}}', '3'), unique_key = 'fleet:{run}:003', state = 'running',
@@ -332,7 +332,7 @@ async fn nobody_is_called_where_nothing_can_be_taken_and_somebody_works() {
     );
     execute(control, &begun).await;
     let looks = async || fleet::enqueue_missing(&fleet.app.replica.db).await.unwrap();
-    assert_eq!((looks().await, &*places(&fleet).await), (false, "3"));
+    assert_eq!((looks().await, &*slots(&fleet).await), (false, "3"));
 
     let waits = format!(
         "insert into fleet_targets (run, tenant, wave, from_version, state, run_at)
@@ -340,9 +340,9 @@ async fn nobody_is_called_where_nothing_can_be_taken_and_somebody_works() {
         run.id, other.id
     );
     execute(control, &waits).await;
-    assert_eq!((looks().await, &*places(&fleet).await), (false, "3"));
+    assert_eq!((looks().await, &*slots(&fleet).await), (false, "3"));
     execute(control, "update fleet_targets set run_at = now()").await;
-    assert_eq!((looks().await, &*places(&fleet).await), (true, "0 1 3"));
+    assert_eq!((looks().await, &*slots(&fleet).await), (true, "0 1 3"));
     assert!(!looks().await, "once");
 
     // what was begun by one that is lost is taken over, also when nothing else is left
@@ -350,11 +350,11 @@ async fn nobody_is_called_where_nothing_can_be_taken_and_somebody_works() {
                 update fleet_targets set state = 'done', finished_at = now() where state = 'pending';
                 update jobs set attempt = 2 where kind = 'migrate_fleet' and state = 'running'";
     execute(control, lost).await;
-    assert_eq!((looks().await, &*places(&fleet).await), (true, "0 3"));
+    assert_eq!((looks().await, &*slots(&fleet).await), (true, "0 3"));
     // and where nobody works somebody is called
     let nobody = "update jobs set state = 'completed', finished_at = now(), lease_expires_at = null where kind = 'migrate_fleet';
                   update fleet_targets set state = 'done', finished_at = now(), held_by = null, held_attempt = null";
     execute(control, nobody).await;
-    assert_eq!((looks().await, &*places(&fleet).await), (true, "0"));
+    assert_eq!((looks().await, &*slots(&fleet).await), (true, "0"));
     fleet.app.stop().await;
 }

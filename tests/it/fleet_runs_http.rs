@@ -218,7 +218,7 @@ async fn a_run_is_paused_resumed_retried_and_aborted() {
     client.fleet.app.stop().await;
 }
 
-/// One place records the failure in the moment in which the others find nothing more to do.
+/// One slot records the failure in the moment in which the others find nothing more to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_with_a_failed_target_never_ends_as_done() {
     let client = Client::new().await;
@@ -267,7 +267,7 @@ async fn a_run_whose_first_wave_failed_goes_on_without_it_when_it_is_resumed() {
     client.fleet.app.stop().await;
 }
 
-/// What a place gives back in the moment in which the run is aborted does not wait for ever.
+/// What a slot gives back in the moment in which the run is aborted does not wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_waits_in_an_aborted_run() {
     let client = Client::new().await;

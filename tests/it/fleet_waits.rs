@@ -136,7 +136,7 @@ async fn a_run_ends_while_somebody_is_always_just_beginning() {
     let plan = format!("{taken}=hold; {beginning}=hold");
     let fleet = Fleet::on(Deployment::new().await.with_fault(&plan), 0).await;
     let faults = fleet.app.replica.provisioner.faults.clone();
-    // in one place, so that nobody else ends it
+    // in one slot, so that nobody else ends it
     let new = NewRun {
         concurrency: 1,
         ..all()
