@@ -15,7 +15,7 @@ pub struct Pool {
     pub size: i32,
     /// At least so many, where the size follows the tenants.
     pub min: u32,
-    /// At most so many, where the size follows the tenants.
+    /// The most databases, where the size follows the tenants.
     pub max: u32,
     /// How long a database of an older blueprint is kept, in seconds.
     pub evict_after_s: u32,

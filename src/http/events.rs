@@ -92,7 +92,7 @@ pub(super) async fn get(
     tag = "events",
     params(
         ("id" = i64, Path, description = "Our number of the event"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The event, received as if just now", body = Event), Changing),
     security(("key" = []))

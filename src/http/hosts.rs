@@ -59,7 +59,7 @@ pub(super) async fn list(
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
         ("host" = String, Path, description = "The host, such as crm.customer.example"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The tenant's hosts after it", body = Hosts), Changing),
     security(("key" = []))
@@ -86,7 +86,7 @@ pub(super) async fn add(
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
         ("host" = String, Path, description = "The host"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The tenant's hosts after it", body = Hosts), Changing),
     security(("key" = []))

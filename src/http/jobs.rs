@@ -119,7 +119,7 @@ pub(super) async fn get(
     tag = "jobs",
     params(
         ("id" = i64, Path, description = "Number of the job"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The job, due", body = StoredJob), Changing),
     security(("key" = []))
@@ -144,7 +144,7 @@ pub(super) async fn retry(
     tag = "jobs",
     params(
         ("id" = i64, Path, description = "Number of the job"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The job, cancelled", body = StoredJob), Changing),
     security(("key" = []))

@@ -85,7 +85,7 @@ async fn label(
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     request_body = All,
     responses((status = 200, description = "The tenant after it", body = Tenant), Changing),
@@ -108,7 +108,7 @@ pub(super) async fn replace(
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     request_body = Changes,
     responses((status = 200, description = "The tenant after it", body = Tenant), Changing),

@@ -1,7 +1,7 @@
 //! A request that changes something: done once per `Idempotency-Key`, in one transaction with its audit.
 //!
 //! Guarantees: the change, its audit rows and the saved answer commit together or not at all; the same
-//! key with the same request is answered alike and changes nothing more; an error is not saved.
+//! key with the same request returns the saved answer and changes nothing; an error is not saved.
 
 use axum::{
     Extension, Json,

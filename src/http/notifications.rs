@@ -73,7 +73,7 @@ pub(super) async fn list(
     params(("id" = Uuid, Path, description = "Its id, as in webhook-id")),
     responses(
         (status = 200, description = "The notification", body = Detailed),
-        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No notification with this id", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []))
@@ -104,7 +104,7 @@ pub(super) struct Again {
     tag = "notifications",
     params(
         ("id" = Uuid, Path, description = "Its id, as in webhook-id"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     request_body(content = Option<Again>, description = "May be left out"),
     responses((status = 200, description = "The notification, to be told again", body = Detailed), Changing),

@@ -109,7 +109,7 @@ impl IntoResponses for Changing {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let mut all = Reading::responses();
         all.extend(problems(&[
-            (404, "There is none of this id"),
+            (404, "Nothing with this id"),
             (
                 409,
                 "Not in the state that it has to be in, or the Idempotency-Key is in use",

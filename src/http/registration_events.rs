@@ -59,7 +59,7 @@ const NO_BUFFERING: (HeaderName, HeaderValue) = (
     responses(
         (status = 200, description = "accepted, step, waiting, delayed, ready, failed, retried, abandoning, abandoned; the data is the registration as after it", body = super::fleet_run_events::StreamEvent, content_type = "text/event-stream"),
         (status = 204, description = "It has ended, and everything was seen"),
-        (status = 404, description = "There is none of this id that the caller may see", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No registration with this id that the caller may see", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []), ("status_token" = []), ("status_token_in_query" = []))

@@ -72,7 +72,7 @@ struct Links {
     operation_id = "register",
     tag = "registrations",
     params(
-        ("idempotency-key" = String, Header, description = "The same key is answered alike, to the byte, and does nothing again; kept for limits.idempotency_keys_days"),
+        ("idempotency-key" = String, Header, description = "A repeated key returns the saved answer, byte for byte, and changes nothing; kept for limits.idempotency_keys_days"),
         ("prefer" = Option<String>, Header, description = "wait=N: answer when the tenant is ready, or after N seconds, 30 at most")
     ),
     request_body = form::Asked,
@@ -214,7 +214,7 @@ async fn wait_until_ready(
     params(("id" = Uuid, Path, description = "Id of the registration")),
     responses(
         (status = 200, description = "The registration", body = Registration),
-        (status = 404, description = "There is none of this id that the caller may see", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No registration with this id that the caller may see", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []), ("status_token" = []), ("status_token_in_query" = []))
@@ -248,7 +248,7 @@ pub(super) async fn find(
     tag = "registrations",
     params(
         ("id" = Uuid, Path, description = "Id of the registration"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses(
         (status = 202, description = "It is being undone, or was", body = Registration),

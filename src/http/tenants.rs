@@ -71,7 +71,7 @@ pub(super) async fn list(
     params(("id" = Uuid, Path, description = "Id of the tenant")),
     responses(
         (status = 200, description = "The tenant", body = Tenant),
-        (status = 404, description = "There is none of this id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No tenant with this id", body = Problem, content_type = "application/problem+json"),
         Reading
     ),
     security(("key" = []))
@@ -92,7 +92,7 @@ pub(super) async fn get(
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The tenant, pending", body = Tenant), Changing),
     security(("key" = []))
@@ -118,7 +118,7 @@ pub(super) async fn retry(
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The tenant, suspended", body = Tenant), Changing),
     security(("key" = []))
@@ -144,7 +144,7 @@ pub(super) async fn suspend(
     tag = "tenants",
     params(
         ("id" = Uuid, Path, description = "Id of the tenant"),
-        ("idempotency-key" = Option<String>, Header, description = "The same key is answered alike and does nothing again")
+        ("idempotency-key" = Option<String>, Header, description = "A repeated key returns the saved answer and changes nothing")
     ),
     responses((status = 200, description = "The tenant, ready", body = Tenant), Changing),
     security(("key" = []))

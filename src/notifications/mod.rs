@@ -51,7 +51,7 @@ pub enum Error {
     /// The database does not answer, or refuses.
     #[error("the notifications cannot be read or written")]
     Sql(#[from] sqlx::Error),
-    /// There is none of this id.
+    /// No notification has this id.
     #[error("there is no notification {0}")]
     Unknown(uuid::Uuid),
     /// Nobody is told under this name, or was not told of this.
