@@ -47,8 +47,8 @@ pub async fn prune_bodies(
         ")
          update webhook_events
          set body = null
-         from old
-         where webhook_events.id = old.id"
+         -- an array, as a join may read all of a table that is not large yet
+         where id = any (array(select id from old))"
     ));
     let pruned = pruned
         .bind(age.as_secs_f64())

@@ -45,8 +45,8 @@ pub async fn prune(connection: &mut PgConnection, age: Duration, limit: i64) -> 
         ),
         ")
          delete from notifications
-         using old
-         where notifications.number = old.number"
+         -- an array, as a join may read all of a table that is not large yet
+         where number = any (array(select number from old))"
     ));
     let deleted = deleted.bind(age.as_secs_f64()).bind(limit);
     Ok(deleted.execute(connection).await?.rows_affected())

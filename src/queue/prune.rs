@@ -31,8 +31,8 @@ macro_rules! delete_old_jobs {
               for update skip locked
              )
              delete from jobs
-             using old
-             where jobs.id = old.id"
+             -- an array, as a join may read all of a table that is not large yet
+             where id = any (array(select id from old))"
         )
     };
 }

@@ -613,8 +613,8 @@ async fn a_deployment_from_before_there_was_anything_to_tell_goes_on() {
              for it in select member.rolname from pg_auth_members
                  join pg_roles member on member.oid = pg_auth_members.member
                  join pg_roles app on app.oid = pg_auth_members.roleid
-                 where app.rolname = '{prefix}app' and member.rolname like 'operator%'
-             loop execute format('revoke {prefix}app from %I', it); end loop;
+                 where app.rolname = '{prefix}app' and member.rolname like 'operator%' and grantor = member
+             loop execute format('revoke {prefix}app from %I granted by %1$I', it); end loop;
          end $$"
     );
     app.execute(&revoke).await;

@@ -11,6 +11,8 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tenantry::private_postgres::{BinarySource, Error, PrivatePostgres, Settings, sweep};
 
+use crate::support::cluster;
+
 /// Tells the re-executed test binary where to put its cluster.
 const PARENT_VARIABLE: &str = "TENANTRY_TEST_CLUSTER_PARENT";
 
@@ -26,6 +28,7 @@ fn parent() -> TempDir {
 
 fn quick(parent: &Path, ephemeral: bool) -> Settings {
     Settings {
+        bin: cluster::bin(),
         durable: false,
         ephemeral,
         max_connections: 10,

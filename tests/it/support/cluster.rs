@@ -26,10 +26,16 @@ pub fn parent() -> PathBuf {
     parent
 }
 
+/// Where the version of Postgres is that the suite is to run on, if not the one installed.
+pub fn bin() -> Option<PathBuf> {
+    std::env::var_os("TENANTRY_PG_BIN").map(PathBuf::from)
+}
+
 /// Settings of a quick cluster that goes away with this process.
 pub fn settings() -> Settings {
     let parent = parent();
     Settings {
+        bin: bin(),
         max_connections: 1000,
         ..Settings::ephemeral(&parent, parent.join("tenantry-test-cache"))
     }

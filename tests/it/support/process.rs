@@ -31,6 +31,7 @@ pub fn tenantry() -> Command {
         if ["TENANTRY", "DATABASE_URL", "WORKOS_", "CLERK_"]
             .iter()
             .any(|ours| name.starts_with(ours))
+            && name != "TENANTRY_PG_BIN"
         {
             command.env_remove(name);
         }
