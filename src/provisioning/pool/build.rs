@@ -193,11 +193,13 @@ impl<'a> Builder<'a> {
         let now = async |connection: &mut _| rows::now(connection).await;
         let listed_at = db.run(now).await?;
         let there = self.list().await?;
+        let clusters = self.provisioner.clusters.iter();
+        let clusters: Vec<&str> = clusters.map(|cluster| &*cluster.name).collect();
         let (gone, astray) = db
             .run(async |connection| {
                 let listed = (&*there, listed_at);
                 let gone = rows::forget_missing(connection, &cluster.name, listed).await?;
-                let astray = rows::without_row(connection, &there).await?;
+                let astray = rows::without_row(connection, &clusters, &there).await?;
                 Ok::<_, sqlx::Error>((gone, astray))
             })
             .await?;

@@ -258,16 +258,23 @@ pub(super) async fn forget_missing(
         .rows_affected())
 }
 
-/// Which of these databases have no row, whatever the cluster is called: a server may be configured under two names.
+/// Which of these databases have no row under any of the clusters' names: a server may be configured under two.
 pub(super) async fn without_row(
     connection: &mut PgConnection,
+    clusters: &[&str],
     there: &[String],
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "select there
-         from unnest($1::text[]) there
-         where not exists (select from pool_databases where database = there)",
+         from unnest($2::text[]) there
+         where not exists (
+             select
+             from pool_databases
+             where cluster = any ($1)
+               and database = there
+         )",
     )
+    .bind(clusters)
     .bind(there)
     .fetch_all(connection)
     .await
