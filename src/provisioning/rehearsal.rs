@@ -117,7 +117,10 @@ async fn on_clone(
         attempt: Some((rehearsal.tag, rehearsal.lease)),
         template: rehearsal.template,
         is_on_record: false,
-        recorded_hash: None,
+        recorded_hash: match rehearsal.source {
+            Source::Template(hash) => Some(hash),
+            Source::Tenant(tenant) => tenant.blueprint_hash.as_deref(),
+        },
     };
     let migrated = tokio::select! {
         migrated = migrate(&migration) => migrated?,

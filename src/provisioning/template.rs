@@ -5,7 +5,10 @@
 //! mark; an unsealed one of ours is dropped and rebuilt; a database of that name that is not ours is
 //! an error; a migration that was edited after it was applied is refused before anything is built.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use sqlx::{Connection, FromRow, PgConnection, types::Json};
 
@@ -99,6 +102,37 @@ pub(super) async fn tell_difference(
         0 => first,
         more => format!("{first}, and {more} more"),
     })
+}
+
+/// The most telling of what a database, which is to be like the one template, has of the next one already; `None` also
+/// where that cannot be told.
+///
+/// `cluster` and `hashes` name the templates.
+pub(super) async fn tell_beginning(
+    db: &Db,
+    cluster: &str,
+    hashes: (&str, &str),
+    connection: &mut PgConnection,
+) -> Option<String> {
+    let find = async |hash: &str| {
+        let find = async |control: &mut _| find_structure(control, cluster, hash).await;
+        db.run(find).await.ok()?
+    };
+    let (this, next) = (find(hashes.0).await?, find(hashes.1).await?);
+    let actual = fingerprint::structure(connection).await.ok()?;
+    let [was, wanted, is] = [&this, &next, &actual].map(HashSet::<&String>::from_iter);
+    // what is new there or gone, as it is in the next one
+    let has_begun = |line: &&String| is.contains(line) == wanted.contains(line);
+    let lines = was.union(&is).copied();
+    let begun = lines.filter(|line| {
+        if has_begun(line) {
+            is.contains(line)
+        } else {
+            was.contains(line)
+        }
+    });
+    let begun: Vec<String> = begun.cloned().collect();
+    structure::differences(&this, &begun).into_iter().next()
 }
 
 /// The message where the difference is unknown.

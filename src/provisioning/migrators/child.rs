@@ -24,6 +24,9 @@ use tokio::{
 /// How much of each stream is kept.
 const KEPT_BYTES: usize = 64 * 1024;
 
+/// Fewer characters of a secret say nothing, and are often there by chance.
+const SHORTEST_PART: usize = 4;
+
 /// How long to wait for output after the program has ended: somebody outside the group may hold the stream.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -108,16 +111,9 @@ pub async fn run(program: Program<'_>) -> std::io::Result<Ended> {
         status
     };
     let text = |bytes: &[u8]| {
-        // what is left of a secret that was cut in two is no longer known for one
-        let cut = if bytes.len() < KEPT_BYTES {
-            0
-        } else {
-            program.secret.len()
-        };
-        let text = String::from_utf8_lossy(&bytes[cut.min(bytes.len())..]);
+        let text = String::from_utf8_lossy(bytes).replace(program.secret, "***");
         // the control database keeps what it said, and no text there has a NUL
-        text.replace(program.secret, "***")
-            .replace('\0', "\u{fffd}")
+        without_parts_of(program.secret, &text).replace('\0', "\u{fffd}")
     };
     let errors = text(&errors);
     Ok(Ended {
@@ -125,6 +121,23 @@ pub async fn run(program: Program<'_>) -> std::io::Result<Ended> {
         output: format!("{}{errors}", text(&output)),
         errors,
     })
+}
+
+/// The text without the parts of a secret that was cut in two, by our bound or by the program's end: its last part at
+/// the beginning, its first part at the end.
+fn without_parts_of<'a>(secret: &str, text: &'a str) -> &'a str {
+    let cuts = || (0..secret.len()).filter(|at| secret.is_char_boundary(*at));
+    let last = cuts().map(|at| &secret[at..]);
+    let first = cuts().rev().map(|at| &secret[..at]);
+    let is_told_by = |part: &&str| part.len() >= SHORTEST_PART;
+    let text = last
+        .take_while(is_told_by)
+        .find_map(|part| text.strip_prefix(part))
+        .unwrap_or(text);
+    first
+        .take_while(is_told_by)
+        .find_map(|part| text.strip_suffix(part))
+        .unwrap_or(text)
 }
 
 /// The end of the pipe that the guard waits for, and the group that ends with it.

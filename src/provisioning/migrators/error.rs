@@ -52,7 +52,7 @@ pub enum Error {
         /// Whether trying again can help.
         passing: bool,
     },
-    /// The program failed and left the database between two versions.
+    /// The program failed, and the database is between two versions.
     #[error(
         "database {database} is between version {version:?} and the next one: {how}; the migrator said: {told}"
     )]
@@ -168,7 +168,7 @@ impl Error {
                 "fix what the migrator reports; it runs in the blueprint's directory with the environment that docs/migrators.md lists"
             }
             Self::HalfApplied { .. } => {
-                "bring the database by hand to its current version or the next one (a revision outside a transaction should do one thing)"
+                "bring the database by hand to its current version or the next one (a revision outside a transaction should do one thing), or fix what else the migrator reports"
             }
             Self::SeveralHeads { .. } => {
                 "merge the heads (alembic merge heads), or take out of the database the revisions that it is not on"

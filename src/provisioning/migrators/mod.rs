@@ -62,7 +62,7 @@ pub struct Migration<'a> {
     pub template: Option<&'a TemplateRecord>,
     /// Whether the database is on record with this blueprint: compared already, if nothing changes now.
     pub is_on_record: bool,
-    /// Hash of the blueprint that the database is on record with; `None` for a template.
+    /// Hash of the blueprint that the database is on record with, whatever that is; `None` where it is being built.
     pub recorded_hash: Option<&'a str>,
 }
 

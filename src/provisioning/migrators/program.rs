@@ -5,6 +5,8 @@
 //! environment and never in its arguments; sessions that an earlier program left are ended before the next
 //! one begins; its word that all went well is not taken: the version is read again.
 
+use std::time::Duration;
+
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgConnection;
 
@@ -30,6 +32,9 @@ const TRY_AGAIN: i32 = 75;
 
 /// The exit codes of whoever was ended by a signal; 255 is one that programs choose.
 const BY_SIGNAL: std::ops::RangeInclusive<i32> = 129..=192;
+
+/// How long it may take to find out whether an earlier attempt was broken off.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many lines of its output an error quotes at most.
 const TOLD_LINES: usize = 20;
@@ -123,7 +128,7 @@ async fn run(
     migration.check_lease()?;
     let ended = child::run(Program {
         argv: match settings.migrator {
-            Migrator::Alembic => alembic::argv(&settings.alembic, project),
+            Migrator::Alembic => alembic::argv(&settings.alembic, project, migration.head()),
             Migrator::Sql | Migrator::Command => command::argv(settings.command.as_ref()),
         },
         directory: &project.root,
@@ -143,13 +148,12 @@ async fn run(
         let left = if after.versions != state.versions {
             Left::Further(after.versions.join(", "))
         } else if shape::of(connection).await? != before {
-            let how = "the migrator changed its structure and failed".to_owned();
-            Left::Between(from.to_owned(), how)
+            Left::Changed(from)
         } else {
             Left::AsItWas(from)
         };
         return Err(failure(connection, migration, watch, (&ended, left))
-            .await?
+            .await
             .into());
     }
     let to = one_version(migration, &after)?;
@@ -163,25 +167,6 @@ async fn run(
     }
     check_reached(migration, project, &to)?;
     Ok(to)
-}
-
-/// How the database differs from what its version should be, where that is on record: an earlier attempt may have been
-/// cut off outside a transaction, and this one met what it left.
-async fn broken_off_before(
-    connection: &mut PgConnection,
-    migration: &Migration<'_>,
-    from: &str,
-) -> Result<Option<String>, StepError> {
-    let (Some(hash), cluster) = (migration.recorded_hash, &migration.cluster.name) else {
-        return Ok(None);
-    };
-    let find = async |control: &mut _| template::find(control, cluster, hash).await;
-    let record = migration.db.run(find).await?;
-    if record.is_none_or(|record| record.version != from) {
-        return Ok(None);
-    }
-    let difference = template::tell_difference(migration.db, cluster, hash, connection).await;
-    Ok(difference.map(|difference| format!("its structure is not that version's, {difference}")))
 }
 
 /// Whether Alembic, which found nothing to do, has the version after the target. It has to be asked: an `env.py` that
@@ -291,8 +276,8 @@ fn environment(
 enum Left<'a> {
     /// At this version.
     AsItWas(&'a str),
-    /// Still at this version, but with another structure, as is known so: a migration outside a transaction was broken off.
-    Between(String, String),
+    /// At this version still, but with another structure: a migration outside a transaction was broken off.
+    Changed(&'a str),
     /// Now at this version. Nobody can tell whether the next one was broken off: there is no template of it.
     Further(String),
 }
@@ -303,36 +288,53 @@ async fn failure(
     migration: &Migration<'_>,
     watch: &Watch<'_>,
     (ended, left): (&Ended, Left<'_>),
-) -> Result<Error, StepError> {
+) -> Error {
     let error = explain(migration, watch, ended, &left);
-    if let (Error::Failed { passing: false, .. }, Left::AsItWas(version)) = (&error, left)
-        && let Some(how) = broken_off_before(connection, migration, version).await?
-    {
-        let left = Left::Between(version.to_owned(), how);
-        return Ok(explain(migration, watch, ended, &left));
+    let (Error::Failed { passing: false, .. }, Left::AsItWas(version)) = (&error, left) else {
+        return error;
+    };
+    let look = broken_off_before(connection, migration, version);
+    match tokio::time::timeout(LOOK_TIMEOUT, look).await {
+        Ok(Some(begun)) => Error::HalfApplied {
+            database: migration.database.as_str().to_owned(),
+            version: version.to_owned(),
+            how: format!("an earlier attempt may have left what is there of the next one, {begun}"),
+            told: last_lines(said(migration, ended)),
+        },
+        Ok(None) | Err(_) => error,
     }
-    Ok(error)
+}
+
+/// What the database, which is on record with this version, has of the next one: an attempt may have been cut off
+/// outside a transaction, and the present one met what it left. `None` also where that cannot be told.
+async fn broken_off_before(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    version: &str,
+) -> Option<String> {
+    let (hash, cluster) = (migration.recorded_hash?, &migration.cluster.name);
+    let find = async |control: &mut _| template::find(control, cluster, hash).await;
+    let record = migration.db.run(find).await.ok()??;
+    if record.version != version {
+        return None;
+    }
+    let hashes = (hash, &*migration.blueprint.hash());
+    template::tell_beginning(migration.db, cluster, hashes, connection).await
 }
 
 /// What a failure means, as far as that can be known.
 fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: &Left<'_>) -> Error {
-    let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
-    // Alembic says on standard output why it gives up
-    let said = if is_alembic || ended.errors.trim().is_empty() {
-        &ended.output
-    } else {
-        &ended.errors
-    };
+    let said = said(migration, ended);
     let told = last_lines(said);
     let database = migration.database.as_str();
     let waited = ["lock timeout", "LockNotAvailable", "55P03"];
     let reached = match left {
         Left::AsItWas(_) => None,
-        Left::Between(version, how) => {
+        Left::Changed(version) => {
             return Error::HalfApplied {
                 database: database.to_owned(),
-                version: version.clone(),
-                how: how.clone(),
+                version: (*version).to_owned(),
+                how: "the migrator changed its structure and failed".to_owned(),
                 told,
             };
         }
@@ -353,7 +355,9 @@ fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: &L
             source: None,
         };
     }
-    if is_alembic && let Some(error) = alembic::explain(said, database) {
+    if migration.blueprint.settings.migrator == Migrator::Alembic
+        && let Some(error) = alembic::explain(said, database)
+    {
         return error;
     }
     Error::Failed {
@@ -362,6 +366,16 @@ fn explain(migration: &Migration<'_>, watch: &Watch<'_>, ended: &Ended, left: &L
         told,
         // whoever was killed did not decide to fail
         passing: ended.code == TRY_AGAIN || BY_SIGNAL.contains(&ended.code),
+    }
+}
+
+/// What it said of why it failed. Alembic says on standard output why it gives up.
+fn said<'a>(migration: &Migration<'_>, ended: &'a Ended) -> &'a str {
+    let is_alembic = migration.blueprint.settings.migrator == Migrator::Alembic;
+    if is_alembic || ended.errors.trim().is_empty() {
+        &ended.output
+    } else {
+        &ended.errors
     }
 }
 
