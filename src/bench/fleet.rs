@@ -4,7 +4,7 @@
 //! measured is the command `tenantry fleet migrate` from start to exit: with it the template of the new
 //! version, the comparison of every database with that, and a record of each.
 //!
-//! The floor is as many connections at once as the replica has places for databases, each of which takes one
+//! The floor is as many connections at once as the replica has slots for databases, each of which takes one
 //! after the other: the migration in one transaction as the owner role, or one look at the ledger.
 
 use std::{

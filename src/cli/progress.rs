@@ -17,7 +17,7 @@ pub(super) struct Progress {
     printer: Printer,
     bar: ProgressBar,
     is_terminal: bool,
-    /// When a line was last printed, or the command began.
+    /// When a line was last printed, or the command began; `None` where the next one comes at once.
     told_at: Mutex<Option<Instant>>,
 }
 

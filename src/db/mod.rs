@@ -80,6 +80,8 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Error> {
         // a stopped process must not hold row locks past its lease
         ("idle_in_transaction_session_timeout", "10s"),
         ("client_connection_check_interval", "2s"),
+        // one of the server's would end sessions that hold a lock while a program works
+        ("idle_session_timeout", "0"),
     ]))
 }
 

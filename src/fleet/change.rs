@@ -69,12 +69,22 @@ pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
 }
 
 /// Resumes a paused run, or one that was stopped by failures with what it left.
-pub async fn resume(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Run, Error> {
+///
+/// One that was not prepared yet begins with the blueprint as it is now (`known_hash`): it may have been repaired.
+pub async fn resume(
+    tx: &mut PgConnection,
+    id: RunId,
+    known_hash: Option<&str>,
+    actor: &Actor,
+) -> Result<Run, Error> {
     audit::by(tx, actor).await?;
     let run = hold(tx, id).await?;
     match run.state {
         RunState::Paused | RunState::Failed => {}
         _ => return Err(wrong_state(&run, "paused or failed")),
+    }
+    if run.prepared_at.is_none() {
+        runs::set_blueprint(tx, id, known_hash).await?;
     }
     go_on(tx, &run).await
 }

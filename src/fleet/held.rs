@@ -66,13 +66,18 @@ pub(super) struct Record {
     pub(super) blocker: Option<serde_json::Value>,
     /// Delay before the next attempt.
     pub(super) delay_s: f64,
+    /// Version and blueprint's hash that the tenant's row had when it was begun.
+    #[serde(skip)]
+    pub(super) stood: Option<(String, Option<String>)>,
 }
 
 impl Record {
     /// What the tenant's row is to say of its database now; `None` where that is as before.
     pub(super) fn brought<'a>(&'a self, prepared: &'a Prepared<'_>) -> Option<Brought<'a>> {
+        let (version, hash) = self.stood.as_ref()?;
         Some(Brought {
             tenant: self.tenant,
+            stood: (version, hash.as_deref()),
             version: self.to_version.as_deref()?,
             blueprint_hash: (self.state == TargetState::Done).then_some(&*prepared.goal.hash),
         })
@@ -90,6 +95,7 @@ impl Record {
             to_version: None,
             blocker: None,
             delay_s: 0.0,
+            stood: None,
             ..*self
         };
     }
@@ -237,6 +243,38 @@ pub(super) async fn take_over(
     .bind(claim.attempt)
     .fetch_all(tx)
     .await
+}
+
+/// Targets of lost attempts that were begun this long ago fail; how many.
+pub(super) async fn give_up_lost(
+    tx: &mut PgConnection,
+    run: RunId,
+    after: Duration,
+) -> sqlx::Result<u64> {
+    let lost = list_lost(tx, run).await?;
+    let (jobs, attempts): (Vec<JobId>, Vec<i32>) = lost.into_iter().unzip();
+    let given_up = sqlx::query(
+        "update fleet_targets
+         set state = 'failed',
+             error_code = 'fleet_blueprint_unknown',
+             error = 'the process that migrated it was lost, and no replica has the blueprint of the run any more',
+             fix = 'begin a run to the blueprint that replicas have: it looks at what the database is on',
+             held_by = null,
+             held_attempt = null,
+             finished_at = now()
+         from unnest($2::bigint[], $3::integer[]) as holder (job, attempt)
+         where run = $1
+           and state = 'running'
+           and held_by = holder.job
+           and held_attempt = holder.attempt
+           and started_at < now() - make_interval(secs => $4)",
+    );
+    let given_up = given_up
+        .bind(run)
+        .bind(jobs)
+        .bind(attempts)
+        .bind(after.as_secs_f64());
+    Ok(given_up.execute(tx).await?.rows_affected())
 }
 
 /// Writes what became of targets that this attempt holds; how many it did hold.

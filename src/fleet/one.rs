@@ -160,9 +160,19 @@ pub(super) async fn migrate(
             return Ok(Some(skipped(held, "not_kept_up", &why)));
         }
     }
+    let tenant = &subject.tenant;
+    let stands = (tenant.blueprint_hash.as_deref(), &*tenant.alembic_version);
+    if prepared.goal.is_passed_by(stands, prepared.version) {
+        let why = format!("the tenant is on version {} by now", tenant.alembic_version);
+        return Ok(Some(skipped(held, "ahead_of_version", &why)));
+    }
     if !slot.lease.is_held() {
         return Err(StepError::LostClaim);
     }
+    let stood = Some((
+        tenant.alembic_version.clone(),
+        tenant.blueprint_hash.clone(),
+    ));
     let started = Instant::now();
     let done = migrate_subject(slot, prepared, held, &subject).await;
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
@@ -180,6 +190,7 @@ pub(super) async fn migrate(
                 to_version: Some(prepared.version.to_owned()),
                 applied: Some(applied),
                 duration_ms,
+                stood,
                 ..blank(held, TargetState::Done)
             }))
         }
@@ -194,6 +205,7 @@ pub(super) async fn migrate(
         }
         Err(error) => Ok(Some(Record {
             to_version: version_reached(slot, prepared, held, &subject, &error).await,
+            stood,
             ..failed(slot, held, &error, duration_ms)
         })),
     }
@@ -353,6 +365,7 @@ fn blank(held: &Held, state: TargetState) -> Record {
         fix: None,
         blocker: None,
         delay_s: 0.0,
+        stood: None,
     }
 }
 
@@ -399,7 +412,13 @@ fn failed(slot: &Slot<'_>, held: &Held, error: &StepError, duration_ms: Option<f
         duration_ms,
         error_code: Some(error.code()),
         error: Some(chain(error)),
-        fix: Some(error.fix(&again)),
+        fix: Some(match (error, &again) {
+            // a file that is changed makes another blueprint, which the run is not for
+            (StepError::File { file, .. }, Again::With(retry)) => format!(
+                "repair what {file} met in this database; then: {retry}, or abort the run and add a migration that goes around it"
+            ),
+            _ => error.fix(&again),
+        }),
         blocker: error.blocker().map(|blocker| {
             serde_json::json!({
                 "pid": blocker.pid,

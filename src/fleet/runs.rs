@@ -411,6 +411,20 @@ pub(super) async fn forgive(tx: &mut PgConnection, id: RunId, failures: u32) -> 
     Ok(())
 }
 
+/// A run that is not prepared yet is for this blueprint; `None`: for that of the replica that comes first.
+pub(super) async fn set_blueprint(
+    tx: &mut PgConnection,
+    id: RunId,
+    hash: Option<&str>,
+) -> sqlx::Result<()> {
+    sqlx::query("update fleet_runs set blueprint_hash = $2, version = null where id = $1")
+        .bind(id)
+        .bind(hash)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// The blueprint is settled, the targets are set.
 pub(super) async fn set_prepared(
     tx: &mut PgConnection,

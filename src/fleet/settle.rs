@@ -25,6 +25,9 @@ use crate::{
 /// Between two looks while the last tenants of an older template are being made.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long after the run is over somebody with its blueprint may come for what was begun.
+const LOST_AFTER: Duration = Duration::from_mins(10);
+
 /// What is to be done.
 enum Next {
     /// There is more to take.
@@ -67,6 +70,21 @@ pub(super) async fn settle(slot: &Slot<'_>, goal: &Goal) -> Result<Option<Outcom
     }
 }
 
+/// What lost attempts of a run that is over had begun has failed, if no replica with its blueprint has come for long.
+pub(super) async fn give_up_lost(slot: &Slot<'_>) -> Result<(), StepError> {
+    let given_up = slot
+        .fenced(async |tx| Ok::<_, StepError>(held::give_up_lost(tx, slot.run, LOST_AFTER).await?))
+        .await?;
+    if given_up > 0 {
+        tracing::warn!(
+            fleet_run.id = %slot.run,
+            targets = given_up,
+            "gave up what was begun: no replica has the run's blueprint"
+        );
+    }
+    Ok(())
+}
+
 /// Leaves a run that no longer goes on and has nothing under way. Nobody needs its blueprint for that.
 pub(super) async fn leave(slot: &Slot<'_>) -> Result<Option<Outcome>, StepError> {
     let is_left = slot
@@ -101,6 +119,10 @@ async fn decide(
     left: &Left,
     goal: &Goal,
 ) -> Result<Next, StepError> {
+    // whoever recorded the last failure may have been lost before it came to it
+    if let Some(reason) = over_limit(run, left.failed, left.targets) {
+        return stop(tx, run, &reason).await;
+    }
     if left.pending > 0 {
         let wait = left.next_due_s.unwrap_or(0.0).clamp(0.0, 3600.0);
         return Ok(if wait > 0.0 {
@@ -196,9 +218,9 @@ async fn is_any_coming(
 enum StopReason {
     /// More targets failed than are allowed to.
     FailureLimit {
-        failed: u32,
+        failed: i64,
         allowed: u32,
-        targets: u32,
+        targets: i64,
     },
     /// No target of a wave went through, and another wave would follow.
     WholeWave { wave: i32 },
@@ -270,24 +292,28 @@ pub(super) async fn stop_by_policy(slot: &Slot<'_>) -> Result<bool, StepError> {
         let Some(run) = runs::lock(tx, slot.run).await? else {
             return Ok(true);
         };
-        let Some(limit) = run.max_failures.filter(|_| run.state == RunState::Running) else {
-            return Ok(run.state != RunState::Running);
-        };
-        let allowed = limit.of(run.counts.total());
-        let failed = run
-            .counts
-            .failed
-            .saturating_sub(run.forgiven.unsigned_abs());
-        if failed <= allowed {
-            return Ok(false);
+        if run.state != RunState::Running {
+            return Ok(true);
         }
-        let too_many = StopReason::FailureLimit {
-            failed,
-            allowed,
-            targets: run.counts.total(),
+        let counts = run.counts;
+        let Some(reason) = over_limit(&run, counts.failed.into(), counts.total().into()) else {
+            return Ok(false);
         };
-        stop(tx, &run, &too_many).await?;
+        stop(tx, &run, &reason).await?;
         Ok::<_, StepError>(true)
     })
     .await
+}
+
+/// Whether more targets have failed than may, without those that were forgiven.
+fn over_limit(run: &Run, failed: i64, targets: i64) -> Option<StopReason> {
+    let allowed = run
+        .max_failures?
+        .of(u32::try_from(targets).unwrap_or(u32::MAX));
+    let failed = failed - i64::from(run.forgiven);
+    (failed > i64::from(allowed)).then_some(StopReason::FailureLimit {
+        failed,
+        allowed,
+        targets,
+    })
 }

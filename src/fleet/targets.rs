@@ -161,13 +161,13 @@ pub(super) async fn retry_failed(tx: &mut PgConnection, run: RunId) -> sqlx::Res
     Ok(retried.bind(run).execute(tx).await?.rows_affected())
 }
 
-/// What still waits is given up.
+/// What still waits is given up: what was tried before has failed, by the error that it met.
 pub(super) async fn skip_pending(tx: &mut PgConnection, run: RunId) -> sqlx::Result<()> {
     sqlx::query(
         "update fleet_targets
-         set state = 'skipped',
-             error_code = 'fleet_run_aborted',
-             error = 'the run was aborted before its turn came',
+         set state = case when error_code is null then 'skipped' else 'failed' end,
+             error_code = coalesce(error_code, 'fleet_run_aborted'),
+             error = coalesce(error, 'the run was aborted before its turn came'),
              finished_at = now()
          where run = $1
            and state = 'pending'",

@@ -83,10 +83,10 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
         if let Some(outcome) = prepare::prepare(slot, &run).await? {
             return Ok(outcome);
         }
-        let Some(prepared) = find().await? else {
+        let Some(begun) = find().await? else {
             return Ok(Outcome::Done);
         };
-        run = prepared;
+        run = begun;
     }
     if run.prepared_at.is_none() {
         if run.is_dry {
@@ -101,6 +101,9 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
         return Ok(outcome);
     }
     let Some(goal) = Goal::load(slot.provisioner, &run)? else {
+        if run.state.is_over() {
+            settle::give_up_lost(slot).await?;
+        }
         return slot.leave_to_others().await;
     };
     if run.counts.failed > 0 {
@@ -109,7 +112,7 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     }
     let templates = goal.templates(slot.provisioner).await?;
     let version = run.version.clone().unwrap_or_default();
-    let at = Prepared {
+    let prepared = Prepared {
         goal: &goal,
         templates: &templates,
         version: &version,
@@ -119,12 +122,16 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
         if slot.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
+        // a program runs on the files as they are, which may have been changed or taken away
+        if goal.whole.project.is_some() && Goal::load(slot.provisioner, &run)?.is_none() {
+            return slot.leave_to_others().await;
+        }
         let taken = slot.take(min_batch).await?;
         let next = match u32::try_from(taken.len()).unwrap_or(u32::MAX) {
             0 => settle::settle(slot, &goal).await?,
             count => {
                 let began = Instant::now();
-                let next = slot.migrate_all(&at, &taken).await?;
+                let next = slot.migrate_all(&prepared, &taken).await?;
                 min_batch = held::min_batch(began.elapsed() / count);
                 next
             }

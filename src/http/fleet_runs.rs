@@ -183,11 +183,7 @@ pub(super) async fn create(
     mutation: Mutation<Wanted>,
 ) -> Result<Response, Problem> {
     let mut new = mutation.body.read()?;
-    // reads files: the other requests of this thread go on elsewhere
-    new.blueprint_hash = tokio::task::block_in_place(|| {
-        let to = new.wanted_version.as_deref();
-        fleet::known_hash(state.blueprint.as_ref()?, to)
-    });
+    new.blueprint_hash = known_hash(&state, new.wanted_version.as_deref());
     let act = async |tx: &mut _| Ok(fleet::create(tx, &new, &mutation.actor).await?);
     mutation.create(&state, &uri, act).await
 }
@@ -243,6 +239,12 @@ pub(super) async fn targets(
 }
 
 /// What is done about a run.
+/// The blueprint of this replica up to some version.
+fn known_hash(state: &AppState, to: Option<&str>) -> Option<String> {
+    // reads files: the other requests of this thread go on elsewhere
+    tokio::task::block_in_place(|| fleet::known_hash(state.blueprint.as_ref()?, to))
+}
+
 async fn act(
     state: &AppState,
     id: Uuid,
@@ -292,7 +294,13 @@ pub(super) async fn resume(
     Path(id): Path<Uuid>,
     mutation: Mutation,
 ) -> Result<Response, Problem> {
-    act(&state, id, &mutation, fleet::resume).await
+    let find = async |connection: &mut _| find(connection, id).await;
+    let run = state.db.run(find).await?;
+    let hash = known_hash(&state, run.wanted_version.as_deref());
+    let act = async |tx: &mut _| {
+        Ok(fleet::resume(tx, RunId(id), hash.as_deref(), &mutation.actor).await?)
+    };
+    mutation.run(&state, StatusCode::OK, act).await
 }
 
 /// Try the failed targets of a run again.

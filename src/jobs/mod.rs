@@ -229,7 +229,7 @@ fn log(claim: &Claim, failure: &Failure, message: &'static str) {
         Job::DeliverNotifications { endpoint, tenant } => {
             format!("tenant {tenant} for {endpoint}")
         }
-        Job::MigrateFleet { run, slot } => format!("place {slot} of fleet run {run}"),
+        Job::MigrateFleet { run, slot } => format!("slot {slot} of fleet run {run}"),
     };
     tracing::warn!(
         job.id = %claim.id,

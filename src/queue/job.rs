@@ -92,7 +92,7 @@ pub enum Job {
     MigrateFleet {
         /// The run.
         run: Uuid,
-        /// The place, counted from 0.
+        /// The slot, counted from 0.
         slot: u32,
     },
 }
@@ -165,7 +165,7 @@ impl NewJob {
         }
     }
 
-    /// Migrate tenants of a fleet run in this place of it.
+    /// Migrate tenants of a fleet run in this slot of it.
     pub fn migrate_fleet(run: Uuid, slot: u32) -> Self {
         // with leading zeros: callers with several keys take them in the order of the texts
         let key = format!("fleet:{run}:{slot:03}");

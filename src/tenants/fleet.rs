@@ -63,25 +63,33 @@ pub async fn find_all(
 pub struct Brought<'a> {
     /// The tenant.
     pub tenant: TenantId,
+    /// Schema version and blueprint's hash that the tenant's row had before.
+    pub stood: (&'a str, Option<&'a str>),
     /// Schema version.
     pub version: &'a str,
     /// Hash of the blueprint that it is like now; `None` where a failure left it on the way.
     pub blueprint_hash: Option<&'a str>,
 }
 
-/// The tenants' rows say what their databases are on, of a tenant in any state.
+/// The tenants' rows say what their databases are on, of a tenant in any state; one that says something else by now
+/// than before has been brought further by somebody who came later, and stays.
 pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sqlx::Result<()> {
     let ids: Vec<TenantId> = brought.iter().map(|brought| brought.tenant).collect();
     let versions: Vec<&str> = brought.iter().map(|brought| brought.version).collect();
     let hashes: Vec<Option<&str>> = brought.iter().map(|it| it.blueprint_hash).collect();
+    let (versions_before, hashes_before): (Vec<&str>, Vec<Option<&str>>) =
+        brought.iter().map(|brought| brought.stood).unzip();
     sqlx::query(
         "with changed as (
              select tenants.id, brought.version, coalesce(brought.hash, blueprint_hash) as hash
              from tenants
-             join unnest($1::uuid[], $2::text[], $3::text[]) as brought (id, version, hash)
+             join unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+                      as brought (id, version, hash, version_before, hash_before)
                  on brought.id = tenants.id
-             -- what is so already costs no row
              where (alembic_version, blueprint_hash)
+                   is not distinct from (brought.version_before, brought.hash_before)
+               -- what is so already costs no row
+               and (alembic_version, blueprint_hash)
                    is distinct from (brought.version, coalesce(brought.hash, blueprint_hash))
              -- as a batch of events locks the tenants of several organizations
              order by source collate \"C\", org_id collate \"C\"
@@ -97,6 +105,8 @@ pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sq
     .bind(ids)
     .bind(versions)
     .bind(hashes)
+    .bind(versions_before)
+    .bind(hashes_before)
     .execute(tx)
     .await?;
     Ok(())

@@ -87,20 +87,19 @@ fn codes_in_source() -> BTreeSet<String> {
         if path.ends_with("provisioning/template.rs") {
             literals.extend(code.split('"').filter(|it| it.ends_with("_failed")));
         }
-        // why a run stopped, and why a target was skipped
+        // why a target was skipped
         if path.starts_with("src/fleet") {
             for before in [
-                "stop(tx, run, (\"",
-                "stop(tx, &run, (\"",
                 "skipped(held, \"",
                 "Some(\"",
-                // why a place was left
+                // why a slot was left
                 "BLUEPRINT_UNKNOWN: &str = \"",
                 "NOT_DUE: &str = \"",
             ] {
                 literals.extend(between(code, before, "\""));
             }
             literals.extend(between(code, "error_code = '", "'"));
+            literals.extend(between(code, "coalesce(error_code, '", "'"));
         }
         codes.extend(
             literals

@@ -18,7 +18,7 @@ use crate::support::{
 /// A run that lost its only replica with every target taken, and none begun.
 async fn taken_and_not_begun(fleet: &Fleet) -> Run {
     let mut replica = Process::start(&fleet.app.deployment, "fleet.taken=kill").await;
-    // in one place: another one would find nothing to take, and die before the first has recorded what it took
+    // in one slot: another one would find nothing to take, and die before the first has recorded what it took
     let new = NewRun {
         concurrency: 1,
         ..all()

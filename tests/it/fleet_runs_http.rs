@@ -279,7 +279,7 @@ async fn nothing_waits_in_an_aborted_run() {
         "update fleet_runs set state = 'aborted' where id = '{id}';
          update fleet_targets set state = 'pending', finished_at = null where run = '{id}';
          insert into jobs (kind, payload, unique_key, max_attempts)
-         values ('migrate_fleet', '{{\"kind\": \"migrate_fleet\", \"run\": \"{id}\", \"slot\": 0}}', 'its place', 5)"
+         values ('migrate_fleet', '{{\"kind\": \"migrate_fleet\", \"run\": \"{id}\", \"slot\": 0}}', 'its slot', 5)"
     );
     execute(control, &given_back).await;
     wait_until("all are skipped", async || {

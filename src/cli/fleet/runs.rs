@@ -288,10 +288,15 @@ pub(super) async fn change(
     act: &Act,
     change: Change,
 ) -> Result<(), Failure> {
-    let (id, actor) = (act.one.find(access).await?.id, globals.operator());
+    let (run, actor) = (act.one.find(access).await?, globals.operator());
+    let (id, to) = (run.id, run.wanted_version.as_deref());
+    let hash = match change {
+        Change::Resume => known_hash(globals, access, to),
+        Change::Pause | Change::Retry | Change::Abort => None,
+    };
     let change = async |tx: &mut _| match change {
         Change::Pause => fleet::pause(tx, id, &actor).await,
-        Change::Resume => fleet::resume(tx, id, &actor).await,
+        Change::Resume => fleet::resume(tx, id, hash.as_deref(), &actor).await,
         Change::Retry => fleet::retry(tx, id, &actor).await,
         Change::Abort => fleet::abort(tx, id, &actor).await,
     };

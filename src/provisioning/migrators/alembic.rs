@@ -4,8 +4,14 @@ use super::{Error, state::MOST_VERSIONS};
 use crate::blueprint::{Alembic, Project};
 
 /// The command line. It holds no secret.
-pub(super) fn argv(settings: &Alembic, project: &Project) -> Vec<String> {
-    let target = project.target.as_deref().unwrap_or("head");
+///
+/// A tenant's database goes to the revision of its template, whatever `head` has become meanwhile.
+pub(super) fn argv(
+    settings: &Alembic,
+    project: &Project,
+    of_template: Option<&str>,
+) -> Vec<String> {
+    let target = project.target.as_deref().or(of_template).unwrap_or("head");
     let ours = ["-m", "alembic", "-c", &settings.ini, "upgrade", target];
     let ours = ours.into_iter().map(str::to_owned);
     settings.python.iter().cloned().chain(ours).collect()

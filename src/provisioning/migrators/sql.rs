@@ -165,7 +165,8 @@ async fn invalid_indexes(
          from pg_index
          join pg_class on pg_class.oid = indexrelid
          join pg_namespace on pg_namespace.oid = relnamespace
-         where relname = $1
+         -- the server cuts longer names
+         where relname = $1::name
            and not indisvalid
            and not exists (
                select

@@ -208,7 +208,13 @@ impl Fleet {
 
     /// Begins a run that may be refused.
     pub async fn try_begin(&self, new: &NewRun) -> Result<Run, fleet::Error> {
-        self.change(async |tx| fleet::create(tx, new, &operator()).await)
+        // as whoever begins one does, whose blueprint is the replicas'
+        let known = || self.known_hash(new.wanted_version.as_deref());
+        let new = NewRun {
+            blueprint_hash: new.blueprint_hash.clone().or_else(known),
+            ..new.clone()
+        };
+        self.change(async |tx| fleet::create(tx, &new, &operator()).await)
             .await
     }
 
@@ -230,8 +236,14 @@ impl Fleet {
 
     /// Resumes a run of which that may be refused.
     pub async fn try_resume(&self, run: &Run) -> Result<Run, fleet::Error> {
-        self.change(async |tx| fleet::resume(tx, run.id, &operator()).await)
+        let hash = self.known_hash(run.wanted_version.as_deref());
+        let hash = hash.as_deref();
+        self.change(async |tx| fleet::resume(tx, run.id, hash, &operator()).await)
             .await
+    }
+
+    fn known_hash(&self, to: Option<&str>) -> Option<String> {
+        fleet::known_hash(&self.blueprint.source(), to)
     }
 
     pub async fn retry(&self, run: &Run) -> Run {
