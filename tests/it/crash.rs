@@ -56,6 +56,10 @@ async fn one_tenant_and_nothing_else(deployment: &Deployment, org: &str, what: &
     let ready = format!(
         "select count(*) from tenants where org_id = '{org}' and state = 'ready' and initialize"
     );
+    wait_until(&format!("{what}: the tables are there"), async || {
+        ask::<bool>(control, "select to_regclass('tenants') is not null").await
+    })
+    .await;
     wait_until(&format!("{what}: the tenant is ready"), async || {
         ask::<i64>(control, &ready).await == 1
     })

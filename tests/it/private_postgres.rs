@@ -295,6 +295,7 @@ async fn a_fetched_build_runs_and_is_fetched_once() {
     }
     let parent = parent();
     let settings = Settings {
+        bin: None,
         binaries: BinarySource::Fetched,
         ..quick(parent.path(), true)
     };

@@ -203,6 +203,11 @@ async fn create_operator(server: &str, user: &str) {
     let verifier = cluster::quick_verifier(&password_of(user));
     let role = format!("create role {user} login createdb createrole password '{verifier}'");
     execute(server, &role).await;
+    // before 15 nobody else may take schema public from everybody
+    let is_old = "select current_setting('server_version_num')::integer < 150000";
+    if ask::<bool>(server, is_old).await {
+        execute(server, &format!("alter role {user} superuser")).await;
+    }
 }
 
 /// Not the name alone: that may be shown.

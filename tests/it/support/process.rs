@@ -25,7 +25,7 @@ pub fn program() -> std::path::PathBuf {
 /// The program under test.
 pub fn tenantry() -> Command {
     let mut command = Command::new(program());
-    // what the developer has configured must not decide a test
+    // what the developer has configured must not decide a test, but for the version of Postgres
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if ["TENANTRY", "DATABASE_URL", "WORKOS_", "CLERK_"]
