@@ -37,6 +37,8 @@ pub(in crate::provisioning) async fn grant(
     let (owner, app) = (&cluster.owner, &cluster.app);
     let sql = format!(
         "revoke all on schema public from public;
+         -- before Postgres 15 it is not the owner's
+         grant usage on schema public to {app};
          set role {owner};
          do $$
          declare
