@@ -6,7 +6,6 @@ use sqlx::Connection;
 
 use crate::support::{
     Migrations, TinyBlueprint,
-    app::wait_until,
     cluster::{execute, hold, shared},
     tiny::MIGRATION,
 };
@@ -58,7 +57,7 @@ async fn what_is_missing_is_applied_once_and_the_structure_is_the_templates() {
             .await,
         3
     );
-    assert_eq!(acme.sessions().await, 0);
+    acme.is_left().await;
     acme.app.stop().await;
 }
 
@@ -351,7 +350,7 @@ async fn a_migration_that_takes_too_long_is_cut_off_and_leaves_no_session() {
     blueprint.write(SECOND, "create table more (id int); select pg_sleep(60)");
     let error = acme.migrate().await.unwrap_err();
     assert_eq!(error.code(), "migrator_timed_out");
-    assert_eq!(acme.sessions().await, 0);
+    acme.is_left().await;
     assert!(acme.ask::<bool>("select to_regclass('more') is null").await);
     acme.app.stop().await;
 }
@@ -545,7 +544,7 @@ async fn a_migrator_that_died_holds_no_lock() {
     // the server goes on until it answers: so long the other one waits
     let done = acme.migrate().await.unwrap();
     assert_eq!(done.to, "0002_more");
-    wait_until("no session is left", async || acme.sessions().await == 0).await;
+    acme.is_left().await;
     assert_eq!(
         acme.ask::<i64>("select count(*) from tenantry.migrations")
             .await,

@@ -15,7 +15,7 @@ use tenantry::{
 
 use super::{
     App, Deployment,
-    app::new_org,
+    app::{new_org, wait_until},
     cluster::{ask, execute},
     events,
 };
@@ -114,6 +114,11 @@ impl Migrations {
             template,
         })
         .await
+    }
+
+    /// Nobody is in the tenant's database any more: a session that was closed takes the server a moment.
+    pub async fn is_left(&self) {
+        wait_until("no session is left", async || self.sessions().await == 0).await;
     }
 
     /// Sessions in the tenant's database.
