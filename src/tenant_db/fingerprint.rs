@@ -89,8 +89,6 @@ facts (line) as (
     join scope on scope.oid = connamespace
     left join pg_class on pg_class.oid = conrelid
     left join pg_type on pg_type.oid = contypid
-    -- its column or domain says so already, without a name that an upgrade of the server gives anew
-    where contype <> 'n'
     union all
     select concat_ws(E'\\t',
                      'index',

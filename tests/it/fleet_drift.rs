@@ -304,23 +304,3 @@ async fn a_detail_that_was_changed_is_named() {
     assert_eq!(fleet.accused(&drift).len(), DETAILS.len());
     fleet.app.deployment.discard().await;
 }
-
-/// A server from 18 on keeps it as a constraint, which an upgrade names anew; an older one has nothing of the kind.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_not_null_is_compared_and_its_name_is_not() {
-    let fleet = that_have("create table people (name text not null)", 3).await;
-    let rename = "do $$ begin
-            if exists (select from pg_constraint where conname = 'people_name_not_null') then
-                alter table public.people rename constraint people_name_not_null to of_before;
-            end if;
-        end $$";
-    fleet.meddle(0, rename).await;
-    let nullable = "alter table public.people alter name drop not null";
-    fleet.meddle(1, nullable).await;
-    let (_, drift, stderr) = fleet.drift(&[]).await;
-    assert_eq!(drift["alike"], 2, "{stderr}");
-    let accused = fleet.accused(&drift);
-    assert_eq!(accused.len(), 1);
-    assert_eq!(accused[0].0, [1]);
-    fleet.app.deployment.discard().await;
-}
