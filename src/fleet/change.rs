@@ -70,7 +70,8 @@ pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
 
 /// Resumes a paused run, or one that was stopped by failures with what it left.
 ///
-/// One that was not prepared yet begins with the blueprint as it is now (`known_hash`): it may have been repaired.
+/// One that could not be prepared begins with the blueprint as it is now (`known_hash`), which may have been repaired.
+/// One that was only paused keeps its own: somebody may still be preparing it.
 pub async fn resume(
     tx: &mut PgConnection,
     id: RunId,
@@ -83,7 +84,7 @@ pub async fn resume(
         RunState::Paused | RunState::Failed => {}
         _ => return Err(wrong_state(&run, "paused or failed")),
     }
-    if run.prepared_at.is_none() {
+    if run.state == RunState::Failed && run.prepared_at.is_none() {
         runs::set_blueprint(tx, id, known_hash).await?;
     }
     go_on(tx, &run).await

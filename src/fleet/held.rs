@@ -69,6 +69,9 @@ pub(super) struct Record {
     /// Version and blueprint's hash that the tenant's row had when it was begun.
     #[serde(skip)]
     pub(super) stood: Option<(String, Option<String>)>,
+    /// Version that the database itself was on, under its lock, where that is known.
+    #[serde(skip)]
+    pub(super) found: Option<String>,
 }
 
 impl Record {
@@ -78,6 +81,7 @@ impl Record {
         Some(Brought {
             tenant: self.tenant,
             stood: (version, hash.as_deref()),
+            found: self.found.as_deref(),
             version: self.to_version.as_deref()?,
             blueprint_hash: (self.state == TargetState::Done).then_some(&*prepared.goal.hash),
         })
@@ -96,6 +100,7 @@ impl Record {
             blocker: None,
             delay_s: 0.0,
             stood: None,
+            found: None,
             ..*self
         };
     }
@@ -245,7 +250,8 @@ pub(super) async fn take_over(
     .await
 }
 
-/// Targets of lost attempts that were begun this long ago fail; how many.
+/// Targets of lost attempts fail, if for this long nothing has happened in the run, which is over, and to their jobs;
+/// how many.
 pub(super) async fn give_up_lost(
     tx: &mut PgConnection,
     run: RunId,
@@ -254,7 +260,36 @@ pub(super) async fn give_up_lost(
     let lost = list_lost(tx, run).await?;
     let (jobs, attempts): (Vec<JobId>, Vec<i32>) = lost.into_iter().unzip();
     let given_up = sqlx::query(
-        "update fleet_targets
+        "with quiet as (
+             select now() - make_interval(secs => $4) as since
+         ),
+         lost as (
+             select tenant
+             from fleet_targets
+             join unnest($2::bigint[], $3::integer[]) as holder (job, attempt)
+                 on held_by = job and held_attempt = holder.attempt
+             join fleet_runs on fleet_runs.id = run
+             cross join quiet
+             where run = $1
+               and fleet_targets.state = 'running'
+               and fleet_runs.finished_at < since
+               and not exists (
+                   select
+                   from fleet_targets other
+                   where other.run = $1
+                     and greatest(other.started_at, other.finished_at) >= since
+               )
+               and not exists (
+                   select
+                   from job_attempts
+                   where job_id = held_by
+                     and job_attempts.attempt = held_attempt
+                     and finished_at >= since
+               )
+             order by tenant
+             for update of fleet_targets skip locked
+         )
+         update fleet_targets
          set state = 'failed',
              error_code = 'fleet_blueprint_unknown',
              error = 'the process that migrated it was lost, and no replica has the blueprint of the run any more',
@@ -262,12 +297,9 @@ pub(super) async fn give_up_lost(
              held_by = null,
              held_attempt = null,
              finished_at = now()
-         from unnest($2::bigint[], $3::integer[]) as holder (job, attempt)
-         where run = $1
-           and state = 'running'
-           and held_by = holder.job
-           and held_attempt = holder.attempt
-           and started_at < now() - make_interval(secs => $4)",
+         from lost
+         where fleet_targets.run = $1
+           and fleet_targets.tenant = lost.tenant",
     );
     let given_up = given_up
         .bind(run)

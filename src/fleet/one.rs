@@ -23,7 +23,7 @@ use crate::{
     causes::chain,
     provisioning::{
         Again, StepError,
-        migrators::{Migration, find_version, is_begun, migrate as migrate_database},
+        migrators::{Migrated, Migration, find_version, is_begun, migrate as migrate_database},
         template::{self, TemplateRecord},
     },
     queue::backoff,
@@ -178,7 +178,7 @@ pub(super) async fn migrate(
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
     match done {
         Ok(None) => Ok(None),
-        Ok(Some(applied)) => {
+        Ok(Some(Migrated { from, applied, .. })) => {
             tracing::debug!(
                 fleet_run.id = %slot.run,
                 tenant.id = %held.tenant,
@@ -191,6 +191,7 @@ pub(super) async fn migrate(
                 applied: Some(applied),
                 duration_ms,
                 stood,
+                found: Some(from),
                 ..blank(held, TargetState::Done)
             }))
         }
@@ -247,13 +248,13 @@ async fn is_kept_up(slot: &Slot<'_>, held: &Held) -> Result<bool, StepError> {
     Ok(tenant.is_some_and(is_kept_up))
 }
 
-/// How many migrations were applied; `None` where nothing was begun and nothing is wanted any more.
+/// What was done; `None` where nothing was begun and nothing is wanted any more.
 async fn migrate_subject(
     slot: &Slot<'_>,
     prepared: &Prepared<'_>,
     held: &Held,
     subject: &Subject,
-) -> Result<Option<u32>, StepError> {
+) -> Result<Option<Migrated>, StepError> {
     let mut work = Work::new(slot, held, subject)?;
     subject.refuse_foreign()?;
     work.ensure_template(slot, prepared).await?;
@@ -269,7 +270,7 @@ async fn migrate_subject(
     if !held.is_wanted && !is_begun(&migration, &held.from_version).await? {
         return Ok(None);
     }
-    Ok(Some(migrate_database(&migration).await?.applied))
+    Ok(Some(migrate_database(&migration).await?))
 }
 
 /// Where a target is migrated, and in whose name.
@@ -366,6 +367,7 @@ fn blank(held: &Held, state: TargetState) -> Record {
         blocker: None,
         delay_s: 0.0,
         stood: None,
+        found: None,
     }
 }
 
@@ -414,9 +416,9 @@ fn failed(slot: &Slot<'_>, held: &Held, error: &StepError, duration_ms: Option<f
         error: Some(chain(error)),
         fix: Some(match (error, &again) {
             // a file that is changed makes another blueprint, which the run is not for
-            (StepError::File { file, .. }, Again::With(retry)) => format!(
-                "repair what {file} met in this database; then: {retry}, or abort the run and add a migration that goes around it"
-            ),
+            (StepError::File { file, .. }, Again::With(retry)) => {
+                format!("repair what {file} met in the database; then: {retry}")
+            }
             _ => error.fix(&again),
         }),
         blocker: error.blocker().map(|blocker| {

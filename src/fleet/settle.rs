@@ -25,7 +25,8 @@ use crate::{
 /// Between two looks while the last tenants of an older template are being made.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long after the run is over somebody with its blueprint may come for what was begun.
+/// How long somebody with its blueprint may take to come for what was begun: since it was lost, since the run is over,
+/// and since anything of the run was last begun or ended.
 const LOST_AFTER: Duration = Duration::from_mins(10);
 
 /// What is to be done.

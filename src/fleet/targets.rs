@@ -168,6 +168,8 @@ pub(super) async fn skip_pending(tx: &mut PgConnection, run: RunId) -> sqlx::Res
          set state = case when error_code is null then 'skipped' else 'failed' end,
              error_code = coalesce(error_code, 'fleet_run_aborted'),
              error = coalesce(error, 'the run was aborted before its turn came'),
+             -- it was to be tried again by this run
+             fix = case when error_code is not null then 'repair what the cause names; then: tenantry fleet migrate' end,
              finished_at = now()
          where run = $1
            and state = 'pending'",

@@ -13,7 +13,7 @@ use std::{
 use sqlx::PgConnection;
 
 use super::{
-    RunId, RunState, change, dry_run,
+    Run, RunId, RunState, change, dry_run,
     goal::Goal,
     held::{self, Held},
     one, prepare,
@@ -100,10 +100,7 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     {
         return Ok(outcome);
     }
-    let Some(goal) = Goal::load(slot.provisioner, &run)? else {
-        if run.state.is_over() {
-            settle::give_up_lost(slot).await?;
-        }
+    let Some(goal) = load_goal(slot, &run).await? else {
         return slot.leave_to_others().await;
     };
     if run.counts.failed > 0 {
@@ -113,6 +110,7 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     let templates = goal.templates(slot.provisioner).await?;
     let version = run.version.clone().unwrap_or_default();
     let prepared = Prepared {
+        run: &run,
         goal: &goal,
         templates: &templates,
         version: &version,
@@ -122,8 +120,7 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
         if slot.tasks.is_draining() {
             return Ok(Outcome::Released);
         }
-        // a program runs on the files as they are, which may have been changed or taken away
-        if goal.whole.project.is_some() && Goal::load(slot.provisioner, &run)?.is_none() {
+        if !slot.has_files(&prepared) {
             return slot.leave_to_others().await;
         }
         let taken = slot.take(min_batch).await?;
@@ -142,9 +139,27 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     }
 }
 
+/// The goal of the run; `None` where this replica does not have it. Then a run that is over does not wait for it for
+/// ever.
+async fn load_goal(slot: &Slot<'_>, run: &Run) -> Result<Option<Goal>, StepError> {
+    let loaded = Goal::load(slot.provisioner, run);
+    if !run.state.is_over() {
+        return loaded;
+    }
+    let goal = match loaded {
+        Err(StepError::Blueprint(_)) => None,
+        loaded => loaded?,
+    };
+    if goal.is_none() {
+        settle::give_up_lost(slot).await?;
+    }
+    Ok(goal)
+}
+
 /// What a run brings databases to: its goal, as it was prepared.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prepared<'a> {
+    pub(super) run: &'a Run,
     pub(super) goal: &'a Goal,
     pub(super) templates: &'a BTreeMap<String, TemplateRecord>,
     pub(super) version: &'a str,
@@ -202,7 +217,7 @@ impl Slot<'_> {
                 is_going_on = self.is_going_on().await?;
                 looked_at = Instant::now();
             }
-            let is_stopping = self.tasks.is_draining() || !is_going_on;
+            let is_stopping = self.tasks.is_draining() || !is_going_on || !self.has_files(prepared);
             if is_stopping && !held.is_taken_over {
                 let rest: Vec<TenantId> = rest.iter().map(|held| held.tenant).collect();
                 self.record(prepared, &mut ended).await?;
@@ -230,6 +245,13 @@ impl Slot<'_> {
         }
         self.record(prepared, &mut ended).await?;
         Ok(self.tasks.is_draining().then_some(Outcome::Released))
+    }
+
+    /// Whether the files are still those of the run: a program runs on them as they are, and they may have been
+    /// changed or taken away. Reads all of them.
+    fn has_files(&self, prepared: &Prepared<'_>) -> bool {
+        prepared.goal.whole.project.is_none()
+            || matches!(Goal::load(self.provisioner, prepared.run), Ok(Some(_)))
     }
 
     async fn is_going_on(&self) -> Result<bool, StepError> {

@@ -238,13 +238,13 @@ pub(super) async fn targets(
     Ok(Json(state.db.run(list).await?))
 }
 
-/// What is done about a run.
 /// The blueprint of this replica up to some version.
 fn known_hash(state: &AppState, to: Option<&str>) -> Option<String> {
     // reads files: the other requests of this thread go on elsewhere
     tokio::task::block_in_place(|| fleet::known_hash(state.blueprint.as_ref()?, to))
 }
 
+/// What is done about a run.
 async fn act(
     state: &AppState,
     id: Uuid,
@@ -277,6 +277,8 @@ pub(super) async fn pause(
 }
 
 /// Resume a run that was paused, or one that was stopped by failures with what it left.
+///
+/// One that could not be prepared begins with the blueprint of the replica that answers.
 #[utoipa::path(
     post,
     path = "/v1/fleet-runs/{id}/resume",
