@@ -195,3 +195,15 @@ async fn who_was_brought_further_meanwhile_is_passed_over() {
     assert_eq!(fleet.tenant(org).await.alembic_version, "0003_more");
     fleet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_only_paused_is_resumed_with_its_own_blueprint() {
+    let fleet = Fleet::of(1).await.without_workers().await;
+    let run = fleet.begin(&all()).await;
+    fleet.pause(&run).await;
+    fleet.blueprint.write(NEXT, "create table tags (id bigint)");
+    let resumed = fleet.resume(&run).await;
+    assert_eq!(resumed.state, RunState::Preparing);
+    assert_eq!(resumed.blueprint_hash, run.blueprint_hash);
+    fleet.app.deployment.discard().await;
+}
