@@ -13,7 +13,7 @@ use sqlx::{
 use super::{Db, Error, is_unavailable};
 
 /// Control migrations, in order; compiled in.
-const MIGRATIONS: [(i64, &str, &str); 17] = [
+const MIGRATIONS: [(i64, &str, &str); 18] = [
     (1, "inbox", include_str!("../../migrations/0001_inbox.sql")),
     (2, "queue", include_str!("../../migrations/0002_queue.sql")),
     (
@@ -79,6 +79,11 @@ const MIGRATIONS: [(i64, &str, &str); 17] = [
         "details",
         include_str!("../../migrations/0017_details.sql"),
     ),
+    (
+        18,
+        "lost_targets",
+        include_str!("../../migrations/0018_lost_targets.sql"),
+    ),
 ];
 
 /// Which older binaries a migration leaves working: those whose own newest migration is at least the
@@ -93,6 +98,7 @@ const SERVES_SINCE: &[(i64, i64)] = &[
     (15, 9),
     (16, 9),
     (17, 9),
+    (18, 9),
 ];
 
 /// What migrations say of older binaries. No migration of its own makes it: it is read and written

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Error, NewRun, Run, RunId, RunState, dry_run,
-    runs::{self, find},
+    runs::{self, RunFailure, find},
     targets,
 };
 use crate::{
@@ -70,8 +70,8 @@ pub async fn pause(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
 
 /// Resumes a paused run, or one that was stopped by failures with what it left.
 ///
-/// One that could not be prepared begins with the blueprint as it is now (`known_hash`), which may have been repaired.
-/// One that was only paused keeps its own: somebody may still be preparing it.
+/// One that could not be prepared begins with the blueprint as it is now (`known_hash`), which may have been repaired;
+/// whoever does not know that changes nothing. One that was only paused keeps its own: somebody may still be preparing it.
 pub async fn resume(
     tx: &mut PgConnection,
     id: RunId,
@@ -84,8 +84,11 @@ pub async fn resume(
         RunState::Paused | RunState::Failed => {}
         _ => return Err(wrong_state(&run, "paused or failed")),
     }
-    if run.state == RunState::Failed && run.prepared_at.is_none() {
-        runs::set_blueprint(tx, id, known_hash).await?;
+    if let Some(hash) = known_hash
+        && run.state == RunState::Failed
+        && run.prepared_at.is_none()
+    {
+        runs::set_blueprint(tx, id, hash).await?;
     }
     go_on(tx, &run).await
 }
@@ -120,8 +123,14 @@ pub async fn abort(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
     if matches!(run.state, RunState::Done | RunState::Aborted) {
         return Err(wrong_state(&run, "unfinished or failed"));
     }
-    runs::set_state(tx, id, RunState::Aborted, run.failure.as_ref()).await?;
-    targets::skip_pending(tx, id).await?;
+    let failure = run.failure.map(|failure| RunFailure {
+        fix: format!(
+            "see why: tenantry fleet targets {id} --state failed; repair it; then: tenantry fleet migrate"
+        ),
+        ..failure
+    });
+    runs::set_state(tx, id, RunState::Aborted, failure.as_ref()).await?;
+    targets::give_up_rest(tx, id).await?;
     find(tx, id).await?.ok_or(Error::Unknown(id))
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Held {
     pub(super) id: Uuid,
     /// Counted from 1.
     pub(super) attempt: i32,
+    /// How many of the attempts before ended with the loss of their process.
+    pub(super) lost: i32,
     /// The version that its tenant's row had when the run began.
     pub(super) from_version: String,
     /// Whether another attempt, which was lost, may have begun it.
@@ -69,9 +71,6 @@ pub(super) struct Record {
     /// Version and blueprint's hash that the tenant's row had when it was begun.
     #[serde(skip)]
     pub(super) stood: Option<(String, Option<String>)>,
-    /// Version that the database itself was on, under its lock, where that is known.
-    #[serde(skip)]
-    pub(super) found: Option<String>,
 }
 
 impl Record {
@@ -81,7 +80,6 @@ impl Record {
         Some(Brought {
             tenant: self.tenant,
             stood: (version, hash.as_deref()),
-            found: self.found.as_deref(),
             version: self.to_version.as_deref()?,
             blueprint_hash: (self.state == TargetState::Done).then_some(&*prepared.goal.hash),
         })
@@ -100,7 +98,6 @@ impl Record {
             blocker: None,
             delay_s: 0.0,
             stood: None,
-            found: None,
             ..*self
         };
     }
@@ -149,9 +146,9 @@ pub(super) async fn take(
              from next
              where fleet_targets.run = $1
                and fleet_targets.tenant = next.tenant
-             returning fleet_targets.tenant, id, attempt, from_version, wave, priority
+             returning fleet_targets.tenant, id, attempt, lost, from_version, wave, priority
          )
-         select tenant, id, attempt, from_version, false as is_taken_over, true as is_wanted
+         select tenant, id, attempt, lost, from_version, false as is_taken_over, true as is_wanted
          from taken
          order by wave, priority desc, tenant",
     )
@@ -233,11 +230,12 @@ pub(super) async fn take_over(
          set held_by = $4,
              held_attempt = $5,
              attempt = attempt + 1,
+             lost = fleet_targets.lost + 1,
              started_at = now()
          from lost
          where fleet_targets.run = $1
            and fleet_targets.tenant = lost.tenant
-         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, from_version,
+         returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, fleet_targets.lost, from_version,
                    true as is_taken_over,
                    (select state = 'running' from fleet_runs where id = $1) as is_wanted",
     )

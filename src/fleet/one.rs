@@ -20,6 +20,7 @@ use super::{
     work::{Prepared, Slot},
 };
 use crate::{
+    blueprint,
     causes::chain,
     provisioning::{
         Again, StepError,
@@ -178,7 +179,7 @@ pub(super) async fn migrate(
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
     match done {
         Ok(None) => Ok(None),
-        Ok(Some(Migrated { from, applied, .. })) => {
+        Ok(Some(Migrated { applied, .. })) => {
             tracing::debug!(
                 fleet_run.id = %slot.run,
                 tenant.id = %held.tenant,
@@ -191,13 +192,12 @@ pub(super) async fn migrate(
                 applied: Some(applied),
                 duration_ms,
                 stood,
-                found: Some(from),
                 ..blank(held, TargetState::Done)
             }))
         }
         Err(error) if error.is_of_worker() => Err(error),
-        // only its migrator could tell
-        Err(error) if error.is_ahead() => {
+        // only its migrator could tell, or its ledger
+        Err(error) if error.is_ahead() || is_of_newer_blueprint(prepared, tenant, &error) => {
             Ok(Some(skipped(held, "ahead_of_version", &chain(&error))))
         }
         Err(error) if error.is_database_gone() && !is_kept_up(slot, held).await? => {
@@ -210,6 +210,16 @@ pub(super) async fn migrate(
             ..failed(slot, held, &error, duration_ms)
         })),
     }
+}
+
+/// Whether the database has a migration that is not in this blueprint, and its row says so: a replica that has a newer
+/// one made it. Where a migration was taken away, the run could not be prepared.
+fn is_of_newer_blueprint(prepared: &Prepared<'_>, tenant: &Tenant, error: &StepError) -> bool {
+    let mut migrations = prepared.goal.whole.migrations.iter();
+    matches!(
+        error,
+        StepError::Blueprint(blueprint::Error::MigrationRemoved { .. })
+    ) && !migrations.any(|file| file.version() == tenant.alembic_version)
 }
 
 /// What the database is on after a failure: a file or a revision that went through before it stays.
@@ -261,8 +271,8 @@ async fn migrate_subject(
     if held.is_taken_over {
         let is_held = || slot.lease.is_held();
         work.cluster.end_stale_sessions(&work.tag, is_held).await?;
-        let times = held.attempt - 1;
-        if times.unsigned_abs() >= max(slot.max_attempts, MIN_LOST_ATTEMPTS) {
+        let times = held.lost.unsigned_abs();
+        if times >= max(slot.max_attempts, MIN_LOST_ATTEMPTS) {
             return Err(StepError::WorkersLost { times });
         }
     }
@@ -367,7 +377,6 @@ fn blank(held: &Held, state: TargetState) -> Record {
         blocker: None,
         delay_s: 0.0,
         stood: None,
-        found: None,
     }
 }
 
@@ -418,6 +427,9 @@ fn failed(slot: &Slot<'_>, held: &Held, error: &StepError, duration_ms: Option<f
             // a file that is changed makes another blueprint, which the run is not for
             (StepError::File { file, .. }, Again::With(retry)) => {
                 format!("repair what {file} met in the database; then: {retry}")
+            }
+            (StepError::Migration(found), Again::With(_)) if found.is_of_blueprint() => {
+                error.fix(&Again::With("tenantry fleet migrate".to_owned()))
             }
             _ => error.fix(&again),
         }),

@@ -217,7 +217,8 @@ fn targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec
         .collect()
 }
 
-/// The run ends before it was running, together with the job; unless somebody paused or ended it meanwhile.
+/// The run ends before it was running, together with the job; unless somebody ended it meanwhile, or paused it, which
+/// keeps it from being done and from nothing else.
 pub(super) async fn end(
     slot: &Slot<'_>,
     state: RunState,
@@ -225,7 +226,12 @@ pub(super) async fn end(
 ) -> Result<Outcome, StepError> {
     slot.fenced(async |tx| {
         let run = runs::lock(tx, slot.run).await?;
-        if run.is_some_and(|run| run.state == RunState::Preparing) {
+        let is_open = |run: Run| match run.state {
+            RunState::Preparing => true,
+            RunState::Paused => state == RunState::Failed,
+            RunState::Running | RunState::Done | RunState::Failed | RunState::Aborted => false,
+        };
+        if run.is_some_and(is_open) {
             runs::set_state(tx, slot.run, state, failure).await?;
         }
         Ok::<_, StepError>(queue::complete(tx, slot.claim).await?)

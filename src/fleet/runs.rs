@@ -329,6 +329,19 @@ pub(super) async fn find_progress(
         .await
 }
 
+/// The same, and that it stays so while the transaction lasts.
+pub(super) async fn hold_progress(
+    tx: &mut PgConnection,
+    id: RunId,
+) -> sqlx::Result<Option<Progress>> {
+    sqlx::query_as(
+        "select state, current_wave, concurrency from fleet_runs where id = $1 for share",
+    )
+    .bind(id)
+    .fetch_optional(tx)
+    .await
+}
+
 /// Runs that need a job: unfinished ones, and those of which something was begun and not finished.
 pub(super) async fn list_wanting(connection: &mut PgConnection) -> sqlx::Result<Vec<Run>> {
     sqlx::query_as(select_run!(
@@ -411,11 +424,11 @@ pub(super) async fn forgive(tx: &mut PgConnection, id: RunId, failures: u32) -> 
     Ok(())
 }
 
-/// A run that is not prepared yet is for this blueprint; `None`: for that of the replica that comes first.
+/// A run that is not prepared yet is for this blueprint.
 pub(super) async fn set_blueprint(
     tx: &mut PgConnection,
     id: RunId,
-    hash: Option<&str>,
+    hash: &str,
 ) -> sqlx::Result<()> {
     sqlx::query("update fleet_runs set blueprint_hash = $2, version = null where id = $1")
         .bind(id)

@@ -105,7 +105,7 @@ async fn lock_running_or_complete(
         .is_none_or(|run| run.state == RunState::Aborted)
     {
         // what was put back while the run was aborted, by whoever did not see that yet
-        targets::skip_pending(tx, slot.run).await?;
+        targets::give_up_rest(tx, slot.run).await?;
     }
     let running = run.filter(|run| run.state == RunState::Running);
     if running.is_none() {

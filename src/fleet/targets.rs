@@ -153,6 +153,7 @@ pub(super) async fn retry_failed(tx: &mut PgConnection, run: RunId) -> sqlx::Res
         "update fleet_targets
          set state = 'pending',
              attempt = 0,
+             lost = 0,
              run_at = now(),
              finished_at = null
          where run = $1
@@ -161,18 +162,21 @@ pub(super) async fn retry_failed(tx: &mut PgConnection, run: RunId) -> sqlx::Res
     Ok(retried.bind(run).execute(tx).await?.rows_affected())
 }
 
-/// What still waits is given up: what was tried before has failed, by the error that it met.
-pub(super) async fn skip_pending(tx: &mut PgConnection, run: RunId) -> sqlx::Result<()> {
+/// What an aborted run has not done is given up: what was tried before has failed, by the error that it met, and
+/// nothing is to be tried again by this run.
+pub(super) async fn give_up_rest(tx: &mut PgConnection, run: RunId) -> sqlx::Result<()> {
     sqlx::query(
         "update fleet_targets
          set state = case when error_code is null then 'skipped' else 'failed' end,
              error_code = coalesce(error_code, 'fleet_run_aborted'),
              error = coalesce(error, 'the run was aborted before its turn came'),
-             -- it was to be tried again by this run
-             fix = case when error_code is not null then 'repair what the cause names; then: tenantry fleet migrate' end,
-             finished_at = now()
+             fix = case
+                 when state = 'failed' then replace(fix, 'tenantry fleet retry --failed ' || run, 'tenantry fleet migrate')
+                 when error_code is not null then 'repair what the cause names; then: tenantry fleet migrate'
+             end,
+             finished_at = coalesce(finished_at, now())
          where run = $1
-           and state = 'pending'",
+           and (state = 'pending' or (state = 'failed' and fix like '%tenantry fleet retry --failed%'))",
     )
     .bind(run)
     .execute(tx)

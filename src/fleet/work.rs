@@ -103,7 +103,7 @@ pub async fn work(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     let Some(goal) = load_goal(slot, &run).await? else {
         return slot.leave_to_others().await;
     };
-    if run.counts.failed > 0 {
+    if run.counts.failed > 0 && run.max_failures.is_some() {
         // whoever recorded the last failure may not have come to it
         settle::stop_by_policy(slot).await?;
     }
@@ -217,7 +217,8 @@ impl Slot<'_> {
                 is_going_on = self.is_going_on().await?;
                 looked_at = Instant::now();
             }
-            let is_stopping = self.tasks.is_draining() || !is_going_on || !self.has_files(prepared);
+            let has_files = at == 0 || self.has_files(prepared);
+            let is_stopping = self.tasks.is_draining() || !is_going_on || !has_files;
             if is_stopping && !held.is_taken_over {
                 let rest: Vec<TenantId> = rest.iter().map(|held| held.tenant).collect();
                 self.record(prepared, &mut ended).await?;
@@ -250,8 +251,10 @@ impl Slot<'_> {
     /// Whether the files are still those of the run: a program runs on them as they are, and they may have been
     /// changed or taken away. Reads all of them.
     fn has_files(&self, prepared: &Prepared<'_>) -> bool {
+        let load = || Goal::load(self.provisioner, prepared.run);
+        // the other work of this thread goes on elsewhere
         prepared.goal.whole.project.is_none()
-            || matches!(Goal::load(self.provisioner, prepared.run), Ok(Some(_)))
+            || matches!(tokio::task::block_in_place(load), Ok(Some(_)))
     }
 
     async fn is_going_on(&self) -> Result<bool, StepError> {
@@ -291,7 +294,8 @@ impl Slot<'_> {
             .iter()
             .any(|record| record.state == TargetState::Failed);
         let is_running = progress.is_some_and(|progress| progress.state == RunState::Running);
-        Ok(is_running && !(has_failures && settle::stop_by_policy(self).await?))
+        let is_limited = has_failures && prepared.run.max_failures.is_some();
+        Ok(is_running && !(is_limited && settle::stop_by_policy(self).await?))
     }
 
     /// What is refused as it is would be tried for ever: it is a failure, and the others are recorded.
@@ -325,32 +329,37 @@ impl Slot<'_> {
         let brought = records.iter().filter_map(|record| record.brought(prepared));
         let brought: Vec<_> = brought.collect();
         self.fenced(async |tx| {
+            let progress = runs::hold_progress(tx, self.run).await?;
             let recorded = held::record(tx, self.run, self.claim, records).await?;
             if recorded != records.len() as u64 {
                 return Err(StepError::LostClaim);
             }
-            tenants::mark_migrated(tx, &brought).await?;
-            self.skip_rest_if_aborted(tx).await
+            // a run that is over may have been followed by another one
+            let is_latest = progress.is_some_and(|progress| !progress.state.is_over());
+            tenants::mark_migrated(tx, &brought, is_latest).await?;
+            self.give_up_rest_if_aborted(tx, progress).await?;
+            Ok(progress)
         })
         .await
     }
 
-    /// What waits again in a run that was aborted meanwhile does not wait for anything; how far the run is.
-    async fn skip_rest_if_aborted(
+    /// What waits again in a run that was aborted meanwhile does not wait for anything.
+    async fn give_up_rest_if_aborted(
         &self,
         tx: &mut PgConnection,
-    ) -> Result<Option<Progress>, StepError> {
-        let progress = runs::find_progress(tx, self.run).await?;
+        progress: Option<Progress>,
+    ) -> Result<(), StepError> {
         if progress.is_some_and(|progress| progress.state == RunState::Aborted) {
-            targets::skip_pending(tx, self.run).await?;
+            targets::give_up_rest(tx, self.run).await?;
         }
-        Ok(progress)
+        Ok(())
     }
 
     async fn give_back(&self, tenants: &[TenantId]) -> Result<(), StepError> {
         self.fenced(async |tx| {
+            let progress = runs::hold_progress(tx, self.run).await?;
             held::give_back(tx, self.run, self.claim, tenants).await?;
-            self.skip_rest_if_aborted(tx).await.map(drop)
+            self.give_up_rest_if_aborted(tx, progress).await
         })
         .await
     }

@@ -278,7 +278,7 @@ pub(super) async fn pause(
 
 /// Resume a run that was paused, or one that was stopped by failures with what it left.
 ///
-/// One that could not be prepared begins with the blueprint of the replica that answers.
+/// One that could not be prepared begins with the blueprint of the replica that answers, if that has one.
 #[utoipa::path(
     post,
     path = "/v1/fleet-runs/{id}/resume",

@@ -93,10 +93,10 @@ pub enum StepError {
     #[error("the claim on the job was lost")]
     LostClaim,
     /// Processes die with it.
-    #[error("{times} attempts were made, and the last one ended with the death of its process")]
+    #[error("the process that worked on it was lost {times} times")]
     WorkersLost {
         /// How often.
-        times: i32,
+        times: u32,
     },
     /// A test's fault.
     #[error(transparent)]

@@ -65,8 +65,6 @@ pub struct Brought<'a> {
     pub tenant: TenantId,
     /// Schema version and blueprint's hash that the tenant's row had before.
     pub stood: (&'a str, Option<&'a str>),
-    /// Schema version that the database itself was on before, where that is known.
-    pub found: Option<&'a str>,
     /// Schema version.
     pub version: &'a str,
     /// Hash of the blueprint that it is like now; `None` where a failure left it on the way.
@@ -75,25 +73,28 @@ pub struct Brought<'a> {
 
 /// The tenants' rows say what their databases are on, of a tenant in any state.
 ///
-/// A row that says something else by now than when this one began stays: somebody who came later has brought the
-/// database further. But for one that says what was found in the database, which is older than this.
-pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sqlx::Result<()> {
+/// What `is_latest` counts in any case. Else a row that says something else by now than when this one began stays:
+/// somebody who came later has brought the database further.
+pub async fn mark_migrated(
+    tx: &mut PgConnection,
+    brought: &[Brought<'_>],
+    is_latest: bool,
+) -> sqlx::Result<()> {
     let ids: Vec<TenantId> = brought.iter().map(|brought| brought.tenant).collect();
     let versions: Vec<&str> = brought.iter().map(|brought| brought.version).collect();
     let hashes: Vec<Option<&str>> = brought.iter().map(|it| it.blueprint_hash).collect();
-    let found: Vec<Option<&str>> = brought.iter().map(|brought| brought.found).collect();
     let (versions_before, hashes_before): (Vec<&str>, Vec<Option<&str>>) =
         brought.iter().map(|brought| brought.stood).unzip();
     sqlx::query(
         "with changed as (
              select tenants.id, brought.version, coalesce(brought.hash, blueprint_hash) as hash
              from tenants
-             join unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
-                      as brought (id, version, hash, version_before, hash_before, found)
+             join unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+                      as brought (id, version, hash, version_before, hash_before)
                  on brought.id = tenants.id
-             where ((alembic_version, blueprint_hash)
-                    is not distinct from (brought.version_before, brought.hash_before)
-                    or alembic_version = found)
+             where ($6
+                    or (alembic_version, blueprint_hash)
+                       is not distinct from (brought.version_before, brought.hash_before))
                -- what is so already costs no row
                and (alembic_version, blueprint_hash)
                    is distinct from (brought.version, coalesce(brought.hash, blueprint_hash))
@@ -113,7 +114,7 @@ pub async fn mark_migrated(tx: &mut PgConnection, brought: &[Brought<'_>]) -> sq
     .bind(hashes)
     .bind(versions_before)
     .bind(hashes_before)
-    .bind(found)
+    .bind(is_latest)
     .execute(tx)
     .await?;
     Ok(())

@@ -4,8 +4,9 @@ use tenantry::fleet::{self, NewRun, RunState, TargetState};
 
 use crate::support::{
     Deployment, Fleet, TinyBlueprint,
-    app::wait_until,
+    app::{new_org, wait_until},
     cluster::{execute, hold},
+    events,
     fleet::{ADDITIVE, NEXT, all},
     tiny::MIGRATION,
 };
@@ -103,27 +104,29 @@ async fn what_was_lost_with_the_only_replica_of_a_blueprint_does_not_keep_a_run_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_result_does_not_take_back_what_a_later_run_has_recorded() {
+async fn a_late_result_of_a_run_that_is_over_does_not_take_back_what_a_later_one_has_recorded() {
     let point = fleet::FAULT_RECORDING;
     let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
     let fleet = Fleet::on(deployment, 1).await;
     let run = fleet.begin(&all()).await;
     let faults = &fleet.app.replica.provisioner.faults;
     wait_until("it is about to record", async || faults.was_hit(point)).await;
-    let later = "update tenants set alembic_version = '0009_later', blueprint_hash = 'later'";
+    fleet.abort(&run).await;
+    // with another seed
+    let later = "update tenants set blueprint_hash = 'later'";
     execute(&fleet.app.deployment.control_url, later).await;
     faults.release(point);
     let run = fleet.is_over(&run).await;
-    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    assert_eq!((run.state, run.counts.done), (RunState::Aborted, 1));
     let tenant = fleet.tenant(&fleet.orgs[0]).await;
-    assert_eq!(tenant.alembic_version, "0009_later");
+    assert_eq!(tenant.alembic_version, "0001_notes");
     assert_eq!(tenant.blueprint_hash.as_deref(), Some("later"));
     fleet.stop().await;
 }
 
 /// An earlier run records after this one has looked at the row, and before it comes to the database.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_says_what_was_found_in_the_database_is_older_than_the_result() {
+async fn a_result_of_the_run_that_goes_on_is_later_than_what_was_recorded_before() {
     let point = fleet::FAULT_RECORDING;
     let deployment = Deployment::new().await.with_fault(&format!("{point}=hold"));
     let fleet = Fleet::on(deployment, 1).await;
@@ -206,4 +209,95 @@ async fn a_run_that_was_only_paused_is_resumed_with_its_own_blueprint() {
     assert_eq!(resumed.state, RunState::Preparing);
     assert_eq!(resumed.blueprint_hash, run.blueprint_hash);
     fleet.app.deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_not_know_the_blueprint_resumes_a_run_with_its_own() {
+    let fleet = Fleet::of(1).await.without_workers().await;
+    let run = fleet.begin(&all()).await;
+    let failed = "update fleet_runs set state = 'failed', finished_at = now()";
+    execute(&fleet.app.deployment.control_url, failed).await;
+    let resumed = fleet.resume_knowing(&run, None).await.unwrap();
+    assert_eq!(resumed.state, RunState::Preparing);
+    assert_eq!(resumed.blueprint_hash, run.blueprint_hash);
+    fleet.app.deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_cannot_be_prepared_says_so_although_it_was_paused_meanwhile() {
+    let fleet = Fleet::of(1).await;
+    fleet
+        .blueprint
+        .write(NEXT, "select pg_sleep(2); create table tags (id typo)");
+    let run = fleet.begin(&all()).await;
+    let sleeps = format!(
+        "select exists (select from pg_stat_activity where wait_event = 'PgSleep' and datname like '{}template%')",
+        fleet.app.deployment.prefix
+    );
+    wait_until("the template is built", async || {
+        fleet.app.ask::<bool>(&sleeps).await
+    })
+    .await;
+    fleet.pause(&run).await;
+    let failed = fleet.is_over(&run).await;
+    assert_eq!(failed.state, RunState::Failed);
+    assert_eq!(failed.failure.unwrap().code, "migration_failed");
+
+    fleet.blueprint.write(NEXT, ADDITIVE);
+    fleet.resume(&run).await;
+    let run = fleet.is_over(&run).await;
+    assert_eq!(run.state, RunState::Done);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_run_advises_nothing_that_it_would_refuse() {
+    let fleet = Fleet::of(1).await;
+    fleet.sql(&fleet.orgs[0], ADDITIVE).await;
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(run.state, RunState::Failed);
+    let aborted = fleet.abort(&run).await;
+    let target = fleet.target(&run, &fleet.orgs[0]).await;
+    for fix in [target.fix.unwrap(), aborted.failure.unwrap().fix] {
+        assert!(fix.ends_with("then: tenantry fleet migrate"), "{fix}");
+        assert!(!fix.contains("retry"), "{fix}");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_failed_is_no_process_that_was_lost() {
+    let fleet = Fleet::of(1).await;
+    let run = fleet.migrate(&all()).await;
+    // as a process leaves it that was killed when the target had failed often
+    let lost = "update fleet_runs set state = 'running', finished_at = null;
+         update fleet_targets set state = 'running', finished_at = null, attempt = 9, held_by = 1, held_attempt = 99";
+    execute(&fleet.app.deployment.control_url, lost).await;
+    fleet::enqueue_missing(&fleet.app.replica.db).await.unwrap();
+    let run = fleet.is_over(&run).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    assert_eq!(fleet.target(&run, &fleet.orgs[0]).await.attempt, 10);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_an_older_blueprint_passes_over_who_came_with_a_newer_one() {
+    let newer = "migrations/0003_more.sql";
+    let fleet = Fleet::of(1).await;
+    assert_eq!(fleet.migrate(&all()).await.state, RunState::Done);
+    fleet.blueprint.write(newer, "create table more (id int)");
+    let late = new_org();
+    fleet
+        .app
+        .accepts(&[&events::created(&late, "Umbrella")])
+        .await;
+    fleet.app.tenant(&late).is_ready().await;
+    fleet.blueprint.remove(newer);
+    let run = fleet.migrate(&all()).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    let target = fleet.target(&run, &late).await;
+    assert_eq!(target.state, TargetState::Skipped);
+    assert_eq!(target.error_code.as_deref(), Some("ahead_of_version"));
+    assert_eq!(fleet.tenant(&late).await.alembic_version, "0003_more");
+    fleet.stop().await;
 }

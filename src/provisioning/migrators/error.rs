@@ -156,7 +156,7 @@ impl Error {
         match self {
             Self::LockTimeout { .. } => "end the session named above if it does not go away",
             Self::Drifted { .. } => {
-                "revert the named difference in that database, or make it a migration"
+                "revert the named difference in that database (or make it a migration, for a new run)"
             }
             Self::DatabaseGone { .. } => "restore the database, or archive the tenant whose it was",
             Self::Failed {
@@ -194,6 +194,28 @@ impl Error {
             Self::TimedOut { .. } => {
                 "raise migrate_timeout_ms in blueprint.toml, or find out what the migration waits for"
             }
+        }
+    }
+
+    /// Whether only another blueprint helps, which a run that is under way is not for.
+    pub fn is_of_blueprint(&self) -> bool {
+        match self {
+            Self::SeveralHeads { .. }
+            | Self::RevisionUnknown { .. }
+            | Self::TargetMissed { .. }
+            | Self::VersionUnreadable {
+                migrator: Migrator::Command,
+                ..
+            } => true,
+            Self::LockTimeout { .. }
+            | Self::Drifted { .. }
+            | Self::DatabaseGone { .. }
+            | Self::TimedOut { .. }
+            | Self::NotStarted { .. }
+            | Self::Failed { .. }
+            | Self::HalfApplied { .. }
+            | Self::VersionUnreadable { .. }
+            | Self::Ahead { .. } => false,
         }
     }
 

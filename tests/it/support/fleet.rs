@@ -237,7 +237,11 @@ impl Fleet {
     /// Resumes a run of which that may be refused.
     pub async fn try_resume(&self, run: &Run) -> Result<Run, fleet::Error> {
         let hash = self.known_hash(run.wanted_version.as_deref());
-        let hash = hash.as_deref();
+        self.resume_knowing(run, hash.as_deref()).await
+    }
+
+    /// Resumes a run where the blueprint has this hash, or nobody can tell.
+    pub async fn resume_knowing(&self, run: &Run, hash: Option<&str>) -> Result<Run, fleet::Error> {
         self.change(async |tx| fleet::resume(tx, run.id, hash, &operator()).await)
             .await
     }
