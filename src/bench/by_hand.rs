@@ -42,7 +42,7 @@ pub(super) struct Hand {
 impl Hand {
     pub(super) async fn new(server: &Server) -> Result<Self, Error> {
         let (template, hash, fingerprint) =
-            sqlx::query_as("select database, hash, full_fingerprint from templates")
+            sqlx::query_as("select database, hash, compared_fingerprint from templates")
                 .fetch_one(&mut server.control().await?)
                 .await
                 .map_err(Error::sql("looking up the template"))?;

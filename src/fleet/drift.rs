@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use super::{Named, Reach, Unreached, reach::Failed};
 use crate::{
-    provisioning::template,
+    provisioning::template::{self, TemplateRecord},
     tenant_db::{fingerprint, structure},
     tenants::Tenant,
 };
@@ -55,8 +55,11 @@ pub struct Group {
 /// Cluster, blueprint and fingerprint.
 type Key = (String, String, String);
 
-/// The tenants by what their databases are like.
-type Alike<'a> = BTreeMap<Key, Vec<&'a Tenant>>;
+/// A fingerprint, and the major version of the server that words the structure so.
+type Found = (String, Option<i32>);
+
+/// The tenants by what their databases are like: cluster, blueprint, fingerprint.
+type Alike<'a> = BTreeMap<(String, String, Found), Vec<&'a Tenant>>;
 
 /// Looks at the tenants' databases; `told` hears of each that was looked at.
 pub async fn find(
@@ -65,8 +68,10 @@ pub async fn find(
     mut told: impl FnMut(),
 ) -> sqlx::Result<Drift> {
     let (mut alike, mut unreached) = (Alike::new(), Vec::new());
-    let take =
-        async |_: &Tenant, connection: &mut PgConnection| Ok(fingerprint::of(connection).await?);
+    let take = async |_: &Tenant, connection: &mut PgConnection| {
+        let fingerprint = fingerprint::of(connection).await?;
+        Ok((fingerprint, fingerprint::server_major(connection)))
+    };
     reach
         .each(tenants, take, |tenant, taken| {
             told();
@@ -79,10 +84,10 @@ pub async fn find(
     judge(reach, &alike, unreached).await
 }
 
-fn key(tenant: &Tenant, fingerprint: String) -> Key {
+fn key(tenant: &Tenant, found: Found) -> (String, String, Found) {
     let cluster = tenant.cluster.clone().unwrap_or_default();
     let hash = tenant.blueprint_hash.clone().unwrap_or_default();
-    (cluster, hash, fingerprint)
+    (cluster, hash, found)
 }
 
 /// Compares what was found with what is on record of the templates.
@@ -96,10 +101,13 @@ async fn judge(
         drifted: Vec::new(),
         unreached,
     };
-    for ((cluster, hash, found), tenants) in alike {
+    for ((cluster, hash, (found, server)), tenants) in alike {
         let find = async |connection: &mut _| template::find(connection, cluster, hash).await;
-        // an older version of tenantry took another fingerprint
-        let record = reach.db.run(find).await?;
+        // an older version of tenantry took another fingerprint, and an older server words it otherwise
+        let is_of_server = |record: &TemplateRecord| {
+            record.server_major.is_none() || record.server_major == *server
+        };
+        let record = reach.db.run(find).await?.filter(is_of_server);
         let comparable = record.and_then(|record| Some((record.version, record.fingerprint?)));
         let Some((version, expected)) = comparable else {
             let unknown = Failed::TemplateUnknown(hash.clone());

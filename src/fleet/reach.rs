@@ -107,8 +107,10 @@ pub(super) enum Failed {
         /// The last that it said.
         told: String,
     },
-    /// The tenant's template is not on record.
-    #[error("no template of its blueprint {0} is on record for its cluster")]
+    /// The tenant's template is not on record, or nothing that can be compared.
+    #[error(
+        "no template of its blueprint {0}, from this version of the server, is on record for its cluster"
+    )]
     TemplateUnknown(String),
 }
 

@@ -40,10 +40,12 @@ pub struct Template {
 pub struct TemplateRecord {
     /// Schema version of its clones.
     pub version: String,
-    /// Structure of its clones; `None` where an older version of tenantry built it, which looked at less.
+    /// Structure of its clones; `None` where an older version of tenantry built it, which compared something else.
     pub fingerprint: Option<String>,
-    /// What such a version compares.
-    pub older_fingerprint: String,
+    /// What such a version compares; `None` where it was older still.
+    pub older_fingerprint: Option<String>,
+    /// Major version of the server that it was built on, where that was written down.
+    pub server_major: Option<i32>,
 }
 
 /// The record of a sealed template.
@@ -53,7 +55,7 @@ pub async fn find(
     hash: &str,
 ) -> sqlx::Result<Option<TemplateRecord>> {
     sqlx::query_as(
-        "select version, full_fingerprint as fingerprint, fingerprint as older_fingerprint
+        "select version, compared_fingerprint as fingerprint, full_fingerprint as older_fingerprint, server_major
          from templates
          where cluster = $1
            and hash = $2",
@@ -71,7 +73,7 @@ pub async fn find_structure(
     hash: &str,
 ) -> sqlx::Result<Option<Vec<String>>> {
     let structure = sqlx::query_scalar(
-        "select structure || details
+        "select compared
          from templates
          where cluster = $1
            and hash = $2",
@@ -321,7 +323,8 @@ pub(super) async fn keep_alive(session: &mut MaintenanceSession) -> StepError {
 /// What a filled template is.
 struct Filled {
     version: String,
-    structure: Vec<String>,
+    facts: Vec<String>,
+    server_major: Option<i32>,
 }
 
 /// Migrations, shared seed and grants.
@@ -359,7 +362,8 @@ async fn fill(
     }
     Ok(Filled {
         version: migrated.to,
-        structure: fingerprint::structure(connection).await?,
+        facts: fingerprint::facts(connection).await?,
+        server_major: fingerprint::server_major(connection),
     })
 }
 
@@ -375,22 +379,25 @@ async fn record(
         .iter()
         .map(|file| (file.name.as_str(), file.sha256.as_str()))
         .collect();
-    let full_fingerprint = fingerprint::of_lines(&filled.structure);
-    let lines = filled.structure.iter().cloned();
-    let (details, structure): (Vec<_>, Vec<_>) =
-        lines.partition(|line| fingerprint::is_detail(line));
+    let older = fingerprint::older_lines(&filled.facts);
+    let mut compared = filled.facts.clone();
+    compared.retain(|line| fingerprint::counts(line));
     db.run(async |connection| {
         sqlx::query(
-            // fingerprint: for older versions, which compare what they know of
+            // fingerprint to full_fingerprint: for older versions
             "insert into templates
-                 (cluster, hash, database, version, migrations, fingerprint, structure, details, full_fingerprint)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 (cluster, hash, database, version, migrations, fingerprint, structure, details, full_fingerprint,
+                  compared, compared_fingerprint, server_major)
+             values ($1, $2, $3, $4, $5, $6, $7, '{}', $6, $9, $8, $10)
              on conflict (cluster, hash) do update
              set database = excluded.database,
                  fingerprint = excluded.fingerprint,
                  structure = excluded.structure,
                  details = excluded.details,
                  full_fingerprint = excluded.full_fingerprint,
+                 compared = excluded.compared,
+                 compared_fingerprint = excluded.compared_fingerprint,
+                 server_major = excluded.server_major,
                  sealed_at = now()",
         )
         .bind(&cluster.name)
@@ -398,10 +405,11 @@ async fn record(
         .bind(template.database.as_str())
         .bind(&filled.version)
         .bind(Json(migrations))
-        .bind(fingerprint::of_lines(&structure))
-        .bind(structure)
-        .bind(details)
-        .bind(full_fingerprint)
+        .bind(fingerprint::of_lines(&older))
+        .bind(older)
+        .bind(fingerprint::of_lines(&compared))
+        .bind(compared)
+        .bind(filled.server_major)
         .execute(connection)
         .await
     })

@@ -52,16 +52,18 @@ async fn check_structure(cx: &StepContext<'_>, tenant: &Tenant) -> Result<(), St
     };
     let db = &cx.provisioner.db;
     cx.in_tenant(async |connection| {
-        let (expected, found) = match &expected.fingerprint {
-            Some(expected) if cluster.has_fingerprint(connection, expected).await? => {
+        let (expected, found) = match (&expected.fingerprint, &expected.older_fingerprint) {
+            (Some(expected), _) if cluster.has_fingerprint(connection, expected).await? => {
                 return Ok(());
             }
-            Some(expected) => (expected, fingerprint::of(connection).await?),
+            (Some(expected), _) => (expected, fingerprint::of(connection).await?),
             // cloned before this version came, and its template is not the blueprint's any more
-            None => (
-                &expected.older_fingerprint,
-                fingerprint::of_older(connection).await?,
-            ),
+            (None, Some(expected)) => {
+                let facts = fingerprint::facts(connection).await?;
+                let older = fingerprint::older_lines(&facts);
+                (expected, fingerprint::of_lines(&older))
+            }
+            (None, None) => return Err(StepError::TemplateUnknown { hash }),
         };
         if found == *expected {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The structure of a database: its facts, a line each, and all of them as one hash.
 //!
 //! Guarantees: two databases have the same fingerprint exactly when their schemas, relations (with
-//! owner, grants, row security, persistence, bounds, options of views), columns, constraints, indexes, sequences except
+//! owner, grants, row security, persistence, bounds, options of views), columns, constraints (a NOT NULL by its column, not by its name), indexes, sequences except
 //! their values and where they start, functions (all but the inside of an aggregate), triggers, rules, policies, enums, domains, composite
 //! types, default privileges and extensions are the same; the hash is over exactly the lines that [`structure`]
 //! returns, so that whatever differs can be named. Data does not count, nor does what only tunes: storage parameters of
@@ -14,26 +14,15 @@ use sqlx::PgConnection;
 use super::Error;
 use crate::secrets;
 
-/// Kinds of facts that a tenantry with fewer than 17 control migrations does not know.
-const DETAILS: [&str; 8] = [
-    "table options",
-    "view options",
-    "sequence options",
-    "function options",
-    "column collation",
-    "rule",
-    "domain",
-    "composite type",
-];
+/// Begins a line that does not count: a NOT NULL, which its column or domain says as well, by the name that the server
+/// keeps it under from version 17 on. After something was renamed, an upgrade of the server gives another one.
+const NOT_NULL: &str = "not null\t";
 
 /// Every structural fact of the database as one line: kind, name, attributes as `key=value`, with tabs
-/// between them. A macro because statements are literals.
+/// between them.
 ///
 /// Ordered by bytes ("C"), so that databases of different collations compare equal.
-macro_rules! facts {
-    ($select:literal) => {
-        concat!(
-            "
+const FACTS: &str = r#"
 with scope as (
     select oid, nspname, nspowner, nspacl
     from pg_namespace
@@ -41,10 +30,10 @@ with scope as (
       and nspname !~ '^pg_'
 ),
 facts (line) as (
-    select concat_ws(E'\\t', 'schema', nspname, 'owner=' || nspowner::regrole, 'grants=' || nspacl::text)
+    select concat_ws(E'\t', 'schema', nspname, 'owner=' || nspowner::regrole, 'grants=' || nspacl::text)
     from scope
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      case relkind
                          when 'r' then 'table'
                          when 'p' then 'partitioned table'
@@ -62,7 +51,7 @@ facts (line) as (
     join scope on scope.oid = relnamespace
     where relkind in ('r', 'p', 'v', 'm', 'S', 'f')
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'column',
                      nspname || '.' || relname || '.' || attname,
                      'type=' || format_type(atttypid, atttypmod),
@@ -81,8 +70,8 @@ facts (line) as (
       and not attisdropped
       and relkind in ('r', 'p', 'v', 'm', 'f')
     union all
-    select concat_ws(E'\\t',
-                     'constraint',
+    select concat_ws(E'\t',
+                     case when contype = 'n' and convalidated and not connoinherit then 'not null' else 'constraint' end,
                      concat_ws('.', nspname, coalesce(relname, typname), conname),
                      'definition=' || pg_get_constraintdef(pg_constraint.oid))
     from pg_constraint
@@ -90,7 +79,7 @@ facts (line) as (
     left join pg_class on pg_class.oid = conrelid
     left join pg_type on pg_type.oid = contypid
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'index',
                      nspname || '.' || relname,
                      'definition=' || pg_get_indexdef(indexrelid),
@@ -99,7 +88,7 @@ facts (line) as (
     join pg_class on pg_class.oid = indexrelid
     join scope on scope.oid = relnamespace
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'function',
                      nspname || '.' || proname || '(' || pg_get_function_identity_arguments(pg_proc.oid) || ')',
                      'owner=' || proowner::regrole,
@@ -113,7 +102,7 @@ facts (line) as (
     from pg_proc
     join scope on scope.oid = pronamespace
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'trigger',
                      nspname || '.' || relname || '.' || tgname,
                      'definition=' || pg_get_triggerdef(pg_trigger.oid),
@@ -123,7 +112,7 @@ facts (line) as (
     join scope on scope.oid = relnamespace
     where not tgisinternal
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'policy',
                      nspname || '.' || relname || '.' || polname,
                      'permissive=' || polpermissive,
@@ -135,7 +124,7 @@ facts (line) as (
     join pg_class on pg_class.oid = polrelid
     join scope on scope.oid = relnamespace
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'enum',
                      nspname || '.' || typname,
                      'labels=' || string_agg(enumlabel, ', ' order by enumsortorder))
@@ -144,18 +133,17 @@ facts (line) as (
     join scope on scope.oid = typnamespace
     group by nspname, typname
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'default privileges',
                      defaclrole::regrole || ' in ' || case when defaclnamespace = 0 then 'every schema' else defaclnamespace::regnamespace::text end
                          || ' on ' || defaclobjtype::text,
                      'grants=' || defaclacl::text)
     from pg_default_acl
     union all
-    select concat_ws(E'\\t', 'extension', extname, 'version=' || extversion)
+    select concat_ws(E'\t', 'extension', extname, 'version=' || extversion)
     from pg_extension
-    -- from here on: kinds that are in DETAILS
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'table options',
                      nspname || '.' || relname,
                      'persistence=' || relpersistence::text,
@@ -165,12 +153,12 @@ facts (line) as (
     join scope on scope.oid = relnamespace
     where relkind in ('r', 'p', 'f')
     union all
-    select concat_ws(E'\\t', 'view options', nspname || '.' || relname, 'options=' || reloptions::text)
+    select concat_ws(E'\t', 'view options', nspname || '.' || relname, 'options=' || reloptions::text)
     from pg_class
     join scope on scope.oid = relnamespace
     where relkind in ('v', 'm')
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'sequence options',
                      nspname || '.' || relname,
                      'type=' || format_type(seqtypid, null),
@@ -183,7 +171,7 @@ facts (line) as (
     join pg_class on pg_class.oid = seqrelid
     join scope on scope.oid = relnamespace
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'function options',
                      nspname || '.' || proname || '(' || pg_get_function_identity_arguments(pg_proc.oid) || ')',
                      'arguments=' || pg_get_function_arguments(pg_proc.oid),
@@ -197,7 +185,7 @@ facts (line) as (
     join scope on scope.oid = pronamespace
     join pg_language on pg_language.oid = prolang
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'column collation',
                      nspname || '.' || relname || '.' || attname,
                      'collation=' || attcollation::regcollation)
@@ -210,7 +198,7 @@ facts (line) as (
       and relkind in ('r', 'p', 'v', 'm', 'f')
       and attcollation <> typcollation
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'rule',
                      nspname || '.' || relname || '.' || rulename,
                      'definition=' || pg_get_ruledef(pg_rewrite.oid),
@@ -221,7 +209,7 @@ facts (line) as (
     -- a view's own
     where rulename <> '_RETURN'
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'domain',
                      nspname || '.' || typname,
                      'owner=' || typowner::regrole,
@@ -234,7 +222,7 @@ facts (line) as (
     join scope on scope.oid = typnamespace
     where typtype = 'd'
     union all
-    select concat_ws(E'\\t',
+    select concat_ws(E'\t',
                      'composite type',
                      nspname || '.' || relname,
                      'owner=' || relowner::regrole,
@@ -245,36 +233,31 @@ facts (line) as (
     where relkind = 'c'
     group by nspname, relname, relowner
 )
-",
-            $select
-        )
-    };
-}
+select line from facts order by line collate "C""#;
 
 /// The fingerprint of the database that `connection` is in.
 pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
-    sqlx::query_scalar(facts!(
-        "select encode(sha256(convert_to(coalesce(string_agg(line, E'\\n' order by line collate \"C\"), ''), 'UTF8')), 'hex')
-         from facts"
-    ))
-    .fetch_one(connection)
-    .await
-    .map_err(Error::sql("taking the structural fingerprint"))
+    Ok(of_lines(&structure(connection).await?))
 }
 
 /// The lines that the fingerprint is made of.
 pub async fn structure(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
-    sqlx::query_scalar(facts!("select line from facts order by line collate \"C\""))
+    let mut lines = facts(connection).await?;
+    lines.retain(|line| counts(line));
+    Ok(lines)
+}
+
+/// All lines, in order; those that do not count as well.
+pub async fn facts(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+    sqlx::query_scalar(FACTS)
         .fetch_all(connection)
         .await
         .map_err(Error::sql("reading the structure"))
 }
 
-/// What a tenantry that does not know `DETAILS` compares.
-pub async fn of_older(connection: &mut PgConnection) -> Result<String, Error> {
-    let mut lines = structure(connection).await?;
-    lines.retain(|line| !is_detail(line));
-    Ok(of_lines(&lines))
+/// Whether a line is one that the fingerprint is made of.
+pub fn counts(line: &str) -> bool {
+    !line.starts_with(NOT_NULL)
 }
 
 /// The fingerprint of a database with these lines.
@@ -282,8 +265,19 @@ pub fn of_lines(lines: &[String]) -> String {
     hex::encode(secrets::sha256(lines.join("\n").as_bytes()))
 }
 
-/// Whether a line is about something that a tenantry with fewer than 17 control migrations does not know.
-pub fn is_detail(line: &str) -> bool {
-    let kind = line.split('\t').next().unwrap_or_default();
-    DETAILS.contains(&kind)
+/// The lines that a tenantry with fewer than 19 control migrations compares, of all lines.
+pub fn older_lines(facts: &[String]) -> Vec<String> {
+    let older = |line: &String| match line.strip_prefix(NOT_NULL) {
+        Some(named) => format!("constraint\t{named}"),
+        None => line.clone(),
+    };
+    let mut lines: Vec<String> = facts.iter().map(older).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// Major version of the server, which may word the same structure otherwise than another one.
+pub fn server_major(connection: &PgConnection) -> Option<i32> {
+    let version = connection.server_version_num()? / 10_000;
+    i32::try_from(version).ok()
 }

@@ -57,7 +57,7 @@ select format(E'constraint \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s %s %s %s %
               -- not every version of the server has it
               case when confdeltype in ('n', 'd') then to_jsonb(pg_constraint) ->> 'confdelsetcols' end,
               conbin)
-from pg_constraint where oid >= 16384;
+from pg_constraint where oid >= 16384 and (contype <> 'n' or not convalidated or connoinherit);
 select format(E'index \x01%s\x01 \x01%s\x01 %s %s %s %s %s %s %s \x02%s \x02%s', indexrelid, indrelid, indisunique, indisvalid, indkey, indoption,
               indclass,
               case when 16384 <= any (indcollation::oid[]) then indcollation::oid[]::regcollation[]::text else indcollation::text end,

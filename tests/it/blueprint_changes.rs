@@ -203,7 +203,7 @@ async fn a_clone_of_an_older_versions_template_is_compared_as_that_version_does(
         app.accepts(&[&events::created(&org, "Acme")]).await;
         let faults = &app.replica.provisioner.faults;
         wait_until("it is about to be verified", async || faults.was_hit(point)).await;
-        let older = "update templates set details = null, full_fingerprint = null";
+        let older = "update templates set compared = null, compared_fingerprint = null";
         execute(&app.deployment.control_url, older).await;
         let tenant = app.tenant(&org).find().await.unwrap();
         execute(&app.deployment.url(&tenant.database), odd).await;
