@@ -18,7 +18,7 @@
 //!
 //! The second way in is [`registrations`]: somebody signs up, once by their [`idempotency`] key, and follows.
 //!
-//! Beside the path stand [`identity`], what providers said of their objects, joined so that order does
+//! Beside the path stand [`actions`], what somebody may ask for besides; [`identity`], what providers said of their objects, joined so that order does
 //! not matter; [`members`], who belongs to a tenant and what may be done about it; [`auth`] and
 //! [`api_keys`], who asks and what they may; [`audit`], who changed what; [`notifications`], who is told
 //! of it; and [`retention`], what goes when it is old.
@@ -27,6 +27,7 @@
 //! control database), [`tenant_db`] (databases and roles), [`secrets`], [`metrics`], [`telemetry`],
 //! [`shutdown`], [`faults`] and [`private_postgres`].
 
+pub mod actions;
 pub mod addresses;
 pub mod api_keys;
 pub mod audit;

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
+    actions::{MemberDesk, RegistrationDesk},
     api_keys::ApiKeys,
     auth::{self, Issuers, standing::Registry},
     causes::chain,
@@ -13,7 +14,7 @@ use crate::{
     db::{self, Db},
     fleet, http,
     inbox::Inbox,
-    jobs::{self, JobContext, MemberDesk, RegistrationDesk},
+    jobs::{self, JobContext},
     members,
     metrics::Metrics,
     notifications::{self, Sender},

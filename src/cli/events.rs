@@ -5,8 +5,8 @@ use super::{
     access::{self, Access},
 };
 use crate::{
+    actions,
     inbox::{self, Event, EventState, Filter},
-    jobs,
     page::Asked,
 };
 
@@ -109,7 +109,7 @@ async fn replay(globals: &Globals, access: &Access, event: &str) -> Result<(), F
         ));
     };
     let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
-    let replay = async |tx: &mut _| jobs::replay_event(tx, first.id, max_attempts, &actor).await;
+    let replay = async |tx: &mut _| actions::replay_event(tx, first.id, max_attempts, &actor).await;
     let replayed = access.change(replay).await?;
     globals.printer.data(replayed.id.to_string());
     globals.printer.talk(format!(

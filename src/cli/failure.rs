@@ -3,7 +3,7 @@
 use std::{fmt::Display, process::ExitCode};
 
 use crate::{
-    causes::chain, config, db, fleet, jobs, notifications, page, private_postgres, provisioning,
+    actions, causes::chain, config, db, fleet, notifications, page, private_postgres, provisioning,
     queue, replica, tenants,
 };
 
@@ -125,11 +125,11 @@ impl From<page::Error> for Failure {
     }
 }
 
-impl From<jobs::Refusal> for Failure {
-    fn from(error: jobs::Refusal) -> Self {
+impl From<actions::Refusal> for Failure {
+    fn from(error: actions::Refusal) -> Self {
         match error {
-            jobs::Refusal::Queue(queue::Error::Sql(error))
-            | jobs::Refusal::Job(queue::Refused::Sql(error)) => error.into(),
+            actions::Refusal::Queue(queue::Error::Sql(error))
+            | actions::Refusal::Job(queue::Refused::Sql(error)) => error.into(),
             error => Self::failed(format!("{error} [{}]", error.code()), error.fix()),
         }
     }

@@ -8,7 +8,7 @@ use super::{
     tenants,
 };
 use crate::{
-    jobs,
+    actions,
     page::Asked,
     queue::{self, Filter, JobId, JobState, StoredJob},
 };
@@ -83,13 +83,14 @@ pub(super) async fn run(globals: &Globals, command: Command) -> Result<(), Failu
         Command::Get { job, json } => get(globals, &access, JobId(job), json).await,
         Command::Retry { job } => {
             let (actor, attempts) = (globals.operator(), access.config.queue.max_attempts);
-            let retry = async |tx: &mut _| jobs::retry_job(tx, JobId(job), attempts, &actor).await;
+            let retry =
+                async |tx: &mut _| actions::retry_job(tx, JobId(job), attempts, &actor).await;
             done(globals, &access.change(retry).await?);
             Ok(())
         }
         Command::Cancel { job } => {
             let actor = globals.operator();
-            let cancel = async |tx: &mut _| jobs::cancel_job(tx, JobId(job), &actor).await;
+            let cancel = async |tx: &mut _| actions::cancel_job(tx, JobId(job), &actor).await;
             done(globals, &access.change(cancel).await?);
             Ok(())
         }
@@ -145,7 +146,7 @@ async fn get(globals: &Globals, access: &Access, id: JobId, json: bool) -> Resul
         Ok::<_, sqlx::Error>((job, queue::list_attempts(connection, id).await?))
     };
     let (job, attempts) = access.db.run(find).await?;
-    let job = job.ok_or_else(|| jobs::Refusal::Job(queue::Refused::Unknown(id)))?;
+    let job = job.ok_or_else(|| actions::Refusal::Job(queue::Refused::Unknown(id)))?;
     if json {
         return globals
             .printer

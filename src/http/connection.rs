@@ -23,9 +23,9 @@ use super::{
     operator::{Reading, find_tenant},
 };
 use crate::{
+    actions::Refusal,
     audit::{self, Act},
     auth::standing,
-    jobs::Refusal,
     tenants::{self, Tenant, TenantState},
 };
 

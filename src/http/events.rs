@@ -10,8 +10,8 @@ use super::{
     operator::{Changing, Reading},
 };
 use crate::{
+    actions::{self, Refusal},
     inbox::{self, Event, EventState, Filter},
-    jobs::{self, Refusal},
     page::{Asked, Page},
 };
 
@@ -103,7 +103,7 @@ pub(super) async fn replay(
     mutation: Mutation,
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut _| {
-        let replayed = jobs::replay_event(tx, id, state.max_attempts, &mutation.actor).await;
+        let replayed = actions::replay_event(tx, id, state.max_attempts, &mutation.actor).await;
         Ok(replayed?)
     };
     mutation.run(&state, StatusCode::OK, act).await

@@ -11,7 +11,7 @@ use super::{
     operator::{Changing, Reading, find_tenant},
 };
 use crate::{
-    jobs::{self, Refusal},
+    actions::{self, Refusal},
     page::{Asked, Page},
     queue::{self, Attempt, Filter, JobId, JobState, Refused, StoredJob},
 };
@@ -130,7 +130,7 @@ pub(super) async fn retry(
     mutation: Mutation,
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut _| {
-        let retried = jobs::retry_job(tx, JobId(id), state.max_attempts, &mutation.actor).await;
+        let retried = actions::retry_job(tx, JobId(id), state.max_attempts, &mutation.actor).await;
         Ok(retried?)
     };
     mutation.run(&state, StatusCode::OK, act).await
@@ -154,6 +154,6 @@ pub(super) async fn cancel(
     Path(id): Path<i64>,
     mutation: Mutation,
 ) -> Result<Response, Problem> {
-    let act = async |tx: &mut _| Ok(jobs::cancel_job(tx, JobId(id), &mutation.actor).await?);
+    let act = async |tx: &mut _| Ok(actions::cancel_job(tx, JobId(id), &mutation.actor).await?);
     mutation.run(&state, StatusCode::OK, act).await
 }

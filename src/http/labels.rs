@@ -21,7 +21,7 @@ use super::{
     operator::{Changing, find_tenant},
 };
 use crate::{
-    jobs::{self, Relabel},
+    actions::{self, Relabel},
     tenants::{self, Labels, Tenant},
 };
 
@@ -72,7 +72,7 @@ async fn label(
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut PgConnection| -> Result<Tenant, Problem> {
         let tenant = find_tenant(tx, id).await?;
-        Ok(jobs::label_tenant(tx, &tenant, &relabel, &mutation.actor).await?)
+        Ok(actions::label_tenant(tx, &tenant, &relabel, &mutation.actor).await?)
     };
     mutation.run(state, StatusCode::OK, act).await
 }

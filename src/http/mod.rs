@@ -51,13 +51,13 @@ use ipnet::IpNet;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
+    actions::{MemberDesk, RegistrationDesk},
     api_keys::ApiKeys,
     auth::{Issuers, standing::Registry},
     config::Source,
     db::Db,
     faults::Faults,
     inbox::Inbox,
-    jobs::{MemberDesk, RegistrationDesk},
     metrics::Metrics,
     provisioning::BlueprintSource,
     queue::Waker,

@@ -12,9 +12,8 @@ use uuid::Uuid;
 
 use super::{Problem, problem, resolve};
 use crate::{
-    fleet,
-    jobs::Refusal,
-    queue,
+    actions::Refusal,
+    fleet, queue,
     tenants::{self, HostError, Tenant, TenantId},
 };
 

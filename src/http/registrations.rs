@@ -27,8 +27,8 @@ use super::{
     problem::More,
 };
 use crate::{
+    actions::{self, Asking, NotRegistered},
     api_keys::Scope,
-    jobs::{self, Asking, NotRegistered},
     registrations::{self, Registration, Row, StatusToken, Viewer, form},
 };
 
@@ -263,7 +263,7 @@ pub(super) async fn abandon(
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut PgConnection| {
         find_own(tx, id, mutation.caller(), Scope::TenantsWrite).await?;
-        jobs::abandon_registration(tx, id, state.max_attempts, &mutation.actor).await?;
+        actions::abandon_registration(tx, id, state.max_attempts, &mutation.actor).await?;
         let row = registrations::find(tx, id).await?.ok_or_else(unknown)?;
         Ok(registrations::read(tx, row, viewer(mutation.caller())).await?)
     };

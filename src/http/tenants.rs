@@ -12,7 +12,7 @@ use super::{
     operator::{Changing, Reading, find_tenant},
 };
 use crate::{
-    jobs,
+    actions,
     page::{Asked, Page},
     tenants::{self, Tenant, TenantFilter, TenantState},
 };
@@ -104,7 +104,7 @@ pub(super) async fn retry(
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut PgConnection| {
         let tenant = find_tenant(tx, id).await?;
-        jobs::retry_tenant(tx, &tenant, state.max_attempts, &mutation.actor).await?;
+        actions::retry_tenant(tx, &tenant, state.max_attempts, &mutation.actor).await?;
         find_tenant(tx, id).await
     };
     mutation.run(&state, StatusCode::OK, act).await
@@ -130,7 +130,7 @@ pub(super) async fn suspend(
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut PgConnection| {
         let tenant = find_tenant(tx, id).await?;
-        jobs::suspend_tenant(tx, &tenant, &mutation.actor).await?;
+        actions::suspend_tenant(tx, &tenant, &mutation.actor).await?;
         find_tenant(tx, id).await
     };
     mutation.run(&state, StatusCode::OK, act).await
@@ -156,7 +156,7 @@ pub(super) async fn resume(
 ) -> Result<Response, Problem> {
     let act = async |tx: &mut PgConnection| {
         let tenant = find_tenant(tx, id).await?;
-        jobs::resume_tenant(tx, &tenant, state.max_attempts, &mutation.actor).await?;
+        actions::resume_tenant(tx, &tenant, state.max_attempts, &mutation.actor).await?;
         find_tenant(tx, id).await
     };
     mutation.run(&state, StatusCode::OK, act).await

@@ -19,7 +19,10 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-pub use own::{discard_own_organization, find_by_external_id, insert_own_organization, is_deleted};
+pub use own::{
+    discard_own_organization, find_by_external_id, insert_own_organization, is_deleted,
+    organization_in, own_organization,
+};
 pub use parents::{Parent, ParentKind, Parents, find as find_parents};
 
 use crate::webhooks::IdentityEvent;

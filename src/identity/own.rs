@@ -4,6 +4,9 @@
 
 use serde_json::json;
 use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+use crate::webhooks::IdentityEvent;
 
 /// Records an organization under an id of our own.
 pub async fn insert_own_organization(
@@ -80,4 +83,17 @@ pub async fn find_by_external_id(
     .bind(external_id)
     .fetch_optional(connection)
     .await
+}
+
+/// The id of an organization that no provider knows yet.
+pub fn own_organization(registration: Uuid) -> String {
+    format!("reg_{}", registration.simple())
+}
+
+/// Id of the organization that a provider's answer tells of.
+pub fn organization_in(said: &[IdentityEvent]) -> Option<String> {
+    said.iter().find_map(|event| match event {
+        IdentityEvent::Organization(said) => Some(said.id.clone()),
+        _ => None,
+    })
 }

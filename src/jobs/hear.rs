@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{JobContext, JobError, provision, register::own_organization, rouse_sync};
+use super::{JobContext, JobError, rouse_sync};
 use crate::{
     audit,
     causes::chain,
@@ -198,7 +198,7 @@ pub(super) async fn link(
         return Ok(false);
     }
     registrations::mark_linked(tx, registration.id, org_id, (tenant.id, true)).await?;
-    let own = own_organization(registration.id);
+    let own = identity::own_organization(registration.id);
     identity::discard_own_organization(tx, (&registration.source, &own)).await?;
     Ok(true)
 }
@@ -220,7 +220,7 @@ pub(super) async fn join_known(
     registrations::mark_linked(tx, registration.id, org_id, (known.id, false)).await?;
     if let Some(own) = registration.tenant_id {
         tenants::discard_pending(tx, own).await?;
-        let org_id = own_organization(registration.id);
+        let org_id = identity::own_organization(registration.id);
         identity::discard_own_organization(tx, (&registration.source, &org_id)).await?;
     }
     Ok(())
@@ -247,7 +247,11 @@ async fn make_tenant(
     })?;
     if let Some(tenant) = inserted {
         let key = (organization.source.as_str(), organization.org_id.as_str());
-        queue::enqueue(tx, &provision(tenant, key, cx.max_attempts)).await?;
+        queue::enqueue(
+            tx,
+            &NewJob::provision_tenant(tenant.0, key, cx.max_attempts),
+        )
+        .await?;
     }
     Ok(())
 }

@@ -6,22 +6,15 @@
 //!
 //! Does not: claim, retry or keep leases. The queue does.
 
-mod abandon;
 mod deliver_notifications;
 mod fetch_parent;
 mod hear;
-mod manage_jobs;
-mod manage_members;
-mod manage_tenants;
 mod migrate_fleet;
 mod process_event;
 mod provision_tenant;
 mod prune;
 mod push_membership;
-mod refusal;
-mod register;
 mod register_organization;
-mod replay;
 mod resend_invitation;
 mod revoke_invitation;
 mod send_invitation;
@@ -32,16 +25,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 
-pub use abandon::abandon_registration;
-pub use manage_jobs::{cancel_job, retry_job};
-pub use manage_members::MemberDesk;
-pub use manage_tenants::{
-    Relabel, abandon_tenant, label_tenant, resume_tenant, retry_tenant, suspend_tenant,
-};
 pub use process_event::process_batch;
-pub use refusal::Refusal;
-pub use register::{Asking, NotRegistered, RegistrationDesk};
-pub use replay::replay_event;
 
 use crate::{
     causes::chain,
@@ -280,7 +264,7 @@ async fn give_up(
 }
 
 /// The tenant of the organization, if it has one, is told of its members.
-async fn rouse_sync(
+pub(crate) async fn rouse_sync(
     tx: &mut PgConnection,
     (source, org_id): (&str, &str),
     max_attempts: i32,
@@ -294,7 +278,7 @@ async fn rouse_sync(
 }
 
 /// What a job is for fails with it.
-async fn fail_subject(
+pub(crate) async fn fail_subject(
     tx: &mut PgConnection,
     job: &Job,
     failure: &Failure,
@@ -353,16 +337,5 @@ fn by_itself(failure: &Failure, fix: String) -> TenantFailure {
         code: failure.code.to_owned(),
         cause: failure.error.clone(),
         fix,
-    }
-}
-
-/// The job that makes a tenant ready.
-fn provision(tenant: TenantId, organization: (&str, &str), max_attempts: i32) -> NewJob {
-    NewJob {
-        job: Job::ProvisionTenant { tenant: tenant.0 },
-        concurrency_key: Some(queue::organization_key(organization)),
-        unique_key: Some(queue::provision_key(tenant.0)),
-        max_attempts,
-        delay: Duration::ZERO,
     }
 }

@@ -8,10 +8,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::{
-    JobContext, JobError, hear, manage_members::invite_job, provision, register::organization_in,
-    revoke_invitation::client_of,
-};
+use super::{JobContext, JobError, hear, revoke_invitation::client_of};
 use crate::{
     audit::Actor,
     causes::chain,
@@ -20,7 +17,7 @@ use crate::{
     provider_api::{Client, NewMember, NewOrganization, Refusal as ProviderRefusal},
     provisioning::steps::{self, CREATE_ORGANIZATION, INVITE_USER, Went},
     queue::{
-        self, Claim, Failure,
+        self, Claim, Failure, NewJob,
         worker::{Lease, Outcome, Settled},
     },
     registrations::{self, Stored},
@@ -151,7 +148,7 @@ impl Attempt<'_> {
         said: Vec<IdentityEvent>,
         started: Instant,
     ) -> Result<(Stored, TenantId), Stopped> {
-        let Some(org_id) = organization_in(&said) else {
+        let Some(org_id) = identity::organization_in(&said) else {
             let error = "the answer about the organization is about something else".to_owned();
             return Err(JobError::Retry(Failure::new("provider_unreadable", error)).into());
         };
@@ -236,7 +233,11 @@ impl Attempt<'_> {
                     registrations::mark_ready(tx, self.id).await?;
                 } else {
                     let key = (registration.source.as_str(), org_id);
-                    queue::enqueue(tx, &provision(tenant, key, cx.max_attempts)).await?;
+                    queue::enqueue(
+                        tx,
+                        &NewJob::provision_tenant(tenant.0, key, cx.max_attempts),
+                    )
+                    .await?;
                 }
                 queue::complete(tx, self.claim).await?;
                 Ok::<_, Stopped>(())
@@ -264,7 +265,9 @@ impl Attempt<'_> {
             customer_id: None,
         };
         let key = registration.made_by.trim_start_matches("key:").to_owned();
-        let send = |invitation| invite_job(of, invitation, self.cx.max_attempts);
+        let organization = (of.source, of.org_id);
+        let attempts = self.cx.max_attempts;
+        let send = |invitation| NewJob::send_invitation(invitation, organization, attempts);
         match members::invite(tx, of, promise, &Actor::Key(key), send).await {
             // an earlier attempt asked for it, or the provider's event came first
             Ok(_) | Err(members::Error::AlreadyThere(_)) => Ok(()),

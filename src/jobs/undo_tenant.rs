@@ -1,10 +1,6 @@
 //! `undo_tenant`: the plan of `provisioning` in reverse, and what a step that cannot be undone tells the operator.
 
-use super::{
-    JobContext, JobError, hear,
-    register::{organization_in, own_organization},
-    revoke_invitation::client_of,
-};
+use super::{JobContext, JobError, hear, revoke_invitation::client_of};
 use crate::{
     causes::chain,
     identity::{self, Heard},
@@ -58,7 +54,7 @@ async fn release_organization(
             .find_organization_by_external_id(&registration.external_id)
             .await?
             .as_deref()
-            .and_then(organization_in),
+            .and_then(identity::organization_in),
     };
     let Some(org_id) = org_id else {
         return Ok(None);
@@ -96,7 +92,7 @@ async fn forget(
             }
             if let Some(registration) = registration {
                 registrations::mark_abandoned(tx, registration.id).await?;
-                let own = own_organization(registration.id);
+                let own = identity::own_organization(registration.id);
                 identity::discard_own_organization(tx, (&registration.source, &own)).await?;
             }
             faults.hit(FAULT_UNDO_COMMITTING).await?;

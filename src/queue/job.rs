@@ -153,6 +153,16 @@ pub fn provision_key(tenant: Uuid) -> String {
     format!("provision:{tenant}")
 }
 
+/// The unique key of the job that makes the organization of a registration.
+pub fn register_key(registration: Uuid) -> String {
+    format!("register:{registration}")
+}
+
+/// The unique key of the job that sends an invitation.
+pub fn invite_key(invitation: Uuid) -> String {
+    format!("invite:{invitation}")
+}
+
 impl NewJob {
     /// Delete what has been kept for its time, so long from now.
     pub fn prune(delay: Duration, max_attempts: i32) -> Self {
@@ -179,12 +189,120 @@ impl NewJob {
         }
     }
 
+    /// Record what an event says, and do what follows; of no organization where none is known.
+    pub fn process_event(
+        event: i64,
+        organization: Option<(&str, &str)>,
+        max_attempts: i32,
+    ) -> Self {
+        Self {
+            job: Job::ProcessEvent { event },
+            concurrency_key: organization.map(organization_key),
+            unique_key: None,
+            max_attempts,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Make a tenant ready.
+    pub fn provision_tenant(tenant: Uuid, organization: (&str, &str), max_attempts: i32) -> Self {
+        let job = Job::ProvisionTenant { tenant };
+        Self::of_organization(job, provision_key(tenant), organization, max_attempts)
+    }
+
+    /// Take back what was made of a tenant, after the jobs of the concurrency key.
+    pub fn undo_tenant(tenant: Uuid, concurrency_key: String, max_attempts: i32) -> Self {
+        Self {
+            job: Job::UndoTenant { tenant },
+            concurrency_key: Some(concurrency_key),
+            unique_key: Some(format!("undo:{tenant}")),
+            max_attempts,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Make the organization of a registration, and its administrator, at the provider.
+    pub fn register_organization(
+        registration: Uuid,
+        organization: (&str, &str),
+        max_attempts: i32,
+    ) -> Self {
+        let job = Job::RegisterOrganization { registration };
+        Self::of_organization(job, register_key(registration), organization, max_attempts)
+    }
+
     /// Tell the database of an organization's tenant about its members.
     pub fn sync_members(tenant: Uuid, organization: (&str, &str), max_attempts: i32) -> Self {
+        let job = Job::SyncMembers { tenant };
+        Self::of_organization(job, format!("sync:{tenant}"), organization, max_attempts)
+    }
+
+    /// Tell the provider what was decided about a membership.
+    pub fn push_membership(
+        membership: &str,
+        organization: (&str, &str),
+        max_attempts: i32,
+    ) -> Self {
+        let (source, _) = organization;
+        let job = Job::PushMembership {
+            source: source.to_owned(),
+            membership: membership.to_owned(),
+        };
+        let unique_key = format!("push:{source}:{membership}");
+        Self::of_organization(job, unique_key, organization, max_attempts)
+    }
+
+    /// Have an invitation sent.
+    pub fn send_invitation(
+        invitation: Uuid,
+        organization: (&str, &str),
+        max_attempts: i32,
+    ) -> Self {
+        let job = Job::SendInvitation { invitation };
+        Self::of_organization(job, invite_key(invitation), organization, max_attempts)
+    }
+
+    /// Have an invitation sent again.
+    pub fn resend_invitation(
+        invitation: Uuid,
+        organization: (&str, &str),
+        max_attempts: i32,
+    ) -> Self {
+        let job = Job::ResendInvitation { invitation };
+        Self::of_organization(
+            job,
+            format!("resend:{invitation}"),
+            organization,
+            max_attempts,
+        )
+    }
+
+    /// Tell the provider that an invitation was taken back.
+    pub fn revoke_invitation(
+        invitation: Uuid,
+        organization: (&str, &str),
+        max_attempts: i32,
+    ) -> Self {
+        let job = Job::RevokeInvitation { invitation };
+        Self::of_organization(
+            job,
+            format!("revoke:{invitation}"),
+            organization,
+            max_attempts,
+        )
+    }
+
+    /// After what else is under way of the organization.
+    fn of_organization(
+        job: Job,
+        unique_key: String,
+        organization: (&str, &str),
+        max_attempts: i32,
+    ) -> Self {
         Self {
-            job: Job::SyncMembers { tenant },
+            job,
             concurrency_key: Some(organization_key(organization)),
-            unique_key: Some(format!("sync:{tenant}")),
+            unique_key: Some(unique_key),
             max_attempts,
             delay: Duration::ZERO,
         }

@@ -33,7 +33,7 @@ use std::time::Duration;
 use sqlx::{FromRow, PgConnection, types::Json};
 
 pub use batch::{complete_taken, enqueue_batched, leave_batch, take};
-pub use job::{Job, JobId, organization_key, provision_key};
+pub use job::{Job, JobId, invite_key, organization_key, provision_key, register_key};
 pub use leases::{Begun, Kept, assert_held, heartbeat, list_begun, rescue};
 pub use look::{
     Attempt, Filter, JobState, StoredJob, Traffic, count_errors, find_job, find_next_attempt,

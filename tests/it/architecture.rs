@@ -29,8 +29,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "queue",
             "registrations",
             "retention",
-            "secrets",
             "shutdown",
+            "tenants",
+            "webhooks",
+        ],
+    ),
+    (
+        "actions",
+        &[
+            "audit",
+            "config",
+            "identity",
+            "inbox",
+            "jobs",
+            "members",
+            "notifications",
+            "provisioning",
+            "queue",
+            "registrations",
+            "secrets",
             "tenants",
             "webhooks",
         ],
@@ -120,6 +137,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "http",
         &[
+            "actions",
             "api_keys",
             "audit",
             "auth",
@@ -131,7 +149,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "idempotency",
             "identity",
             "inbox",
-            "jobs",
             "members",
             "metrics",
             "notifications",
@@ -150,6 +167,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "replica",
         &[
+            "actions",
             "api_keys",
             "auth",
             "causes",
@@ -175,6 +193,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "actions",
             "api_keys",
             "audit",
             "auth",
@@ -186,7 +205,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "fleet",
             "http",
             "inbox",
-            "jobs",
             "members",
             "metrics",
             "notifications",

@@ -1,8 +1,9 @@
 //! Fleet runs: every tenant is migrated once, in waves, and each row says what became of it.
 
 use tenantry::{
+    actions,
     fleet::{self, NewRun, Portion, RunState, TargetState},
-    jobs, tenants,
+    tenants,
 };
 
 use crate::support::{
@@ -16,7 +17,7 @@ use crate::support::{
 async fn every_tenant_is_brought_to_the_new_version_and_its_row_says_so() {
     let fleet = Fleet::of(3).await;
     let suspended = fleet.tenant(&fleet.orgs[0]).await;
-    let suspend = async |tx: &mut _| jobs::suspend_tenant(tx, &suspended, &operator()).await;
+    let suspend = async |tx: &mut _| actions::suspend_tenant(tx, &suspended, &operator()).await;
     fleet.app.replica.db.transaction(suspend).await.unwrap();
 
     let run = fleet.migrate(&all()).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tenantry::{jobs, members, queue::JobId, webhooks::SourceKind};
+use tenantry::{actions, members, queue::JobId, webhooks::SourceKind};
 use uuid::Uuid;
 
 use crate::support::{
@@ -240,7 +240,7 @@ async fn what_the_provider_refuses_to_revoke_is_shown_as_it_is_there() {
         .ask::<i64>("select id from jobs where kind = 'revoke_invitation'")
         .await;
     let actor = crate::support::app::operator();
-    let retry = async |tx: &mut _| jobs::retry_job(tx, JobId(job), 25, &actor).await;
+    let retry = async |tx: &mut _| actions::retry_job(tx, JobId(job), 25, &actor).await;
     let refused = team.app.replica.db.transaction(retry).await.unwrap_err();
     assert_eq!(refused.code(), "revocation_given_up");
     team.revoke(id).await.expect("it may be tried anew");

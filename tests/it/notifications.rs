@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tenantry::{
-    api_keys::Scope, audit::Actor, config::Config, jobs, members, notifications,
+    actions, api_keys::Scope, audit::Actor, config::Config, members, notifications,
     provisioning::BlueprintSource, tenants::Tenant,
 };
 
@@ -22,13 +22,13 @@ use crate::support::{
 impl App {
     async fn suspends(&self, tenant: &Tenant) {
         let db = &self.replica.db;
-        let suspend = async |tx: &mut _| jobs::suspend_tenant(tx, tenant, &operator()).await;
+        let suspend = async |tx: &mut _| actions::suspend_tenant(tx, tenant, &operator()).await;
         db.transaction(suspend).await.unwrap();
         self.replica.waker.wake();
     }
 
     async fn resumes(&self, tenant: &Tenant) {
-        let resume = async |tx: &mut _| jobs::resume_tenant(tx, tenant, 25, &operator()).await;
+        let resume = async |tx: &mut _| actions::resume_tenant(tx, tenant, 25, &operator()).await;
         self.replica.db.transaction(resume).await.unwrap();
         self.replica.waker.wake();
     }
@@ -191,7 +191,7 @@ async fn what_is_rolled_back_is_not_told() {
     let tenant = team.app.tenant(&team.org).is_ready().await;
     let change_and_fail = async |tx: &mut _| {
         team.desk.remove(tx, of, &bob, &actor).await?;
-        jobs::suspend_tenant(tx, &tenant, &operator())
+        actions::suspend_tenant(tx, &tenant, &operator())
             .await
             .unwrap();
         Err::<(), _>(members::Error::Yourself(bob.clone()))

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use tenantry::{jobs, provisioning::BlueprintSource, tenants::Tenant};
+use tenantry::{actions, provisioning::BlueprintSource, tenants::Tenant};
 
 use crate::support::{
     App, Deployment, Sink,
@@ -39,9 +39,9 @@ async fn nothing_is_lost_or_out_of_order(app: &App, told: &[Told]) {
 async fn toggle(app: &App, tenant: &Tenant, suspend: bool) {
     let change = async |tx: &mut _| {
         if suspend {
-            jobs::suspend_tenant(tx, tenant, &operator()).await
+            actions::suspend_tenant(tx, tenant, &operator()).await
         } else {
-            jobs::resume_tenant(tx, tenant, 25, &operator()).await
+            actions::resume_tenant(tx, tenant, 25, &operator()).await
         }
     };
     app.replica.db.transaction(change).await.unwrap();

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 use tenantry::{
-    jobs::{self, Refusal},
+    actions::{self, Refusal},
     tenants::{self, HostError, Tenant},
 };
 
@@ -37,12 +37,12 @@ impl House {
     }
 
     async fn suspend(&self, tenant: &Tenant) -> Result<(), Refusal> {
-        let suspend = async |tx: &mut _| jobs::suspend_tenant(tx, tenant, &operator()).await;
+        let suspend = async |tx: &mut _| actions::suspend_tenant(tx, tenant, &operator()).await;
         self.app.replica.db.transaction(suspend).await
     }
 
     async fn resume(&self, tenant: &Tenant) -> Result<(), Refusal> {
-        let resume = async |tx: &mut _| jobs::resume_tenant(tx, tenant, 25, &operator()).await;
+        let resume = async |tx: &mut _| actions::resume_tenant(tx, tenant, 25, &operator()).await;
         let resumed = self.app.replica.db.transaction(resume).await;
         self.app.replica.waker.wake();
         resumed

@@ -2,8 +2,9 @@
 
 use sqlx::PgConnection;
 use tenantry::{
+    actions::{self, Refusal},
     inbox::{self, Event, EventState},
-    jobs::{self, Refusal},
+    jobs,
     provisioning::BlueprintSource,
     queue::{self, Job, JobId, JobState, NewJob, StoredJob},
 };
@@ -24,17 +25,17 @@ async fn quiet(deployment: Deployment, blueprint: BlueprintSource) -> App {
 }
 
 async fn cancel(app: &App, id: JobId) -> Result<StoredJob, Refusal> {
-    let cancel = async |tx: &mut _| jobs::cancel_job(tx, id, &operator()).await;
+    let cancel = async |tx: &mut _| actions::cancel_job(tx, id, &operator()).await;
     app.replica.db.transaction(cancel).await
 }
 
 async fn retry(app: &App, id: JobId) -> Result<StoredJob, Refusal> {
-    let retry = async |tx: &mut _| jobs::retry_job(tx, id, 25, &operator()).await;
+    let retry = async |tx: &mut _| actions::retry_job(tx, id, 25, &operator()).await;
     app.replica.db.transaction(retry).await
 }
 
 async fn replay(app: &App, id: i64) -> Result<Event, Refusal> {
-    let replay = async |tx: &mut _| jobs::replay_event(tx, id, 25, &operator()).await;
+    let replay = async |tx: &mut _| actions::replay_event(tx, id, 25, &operator()).await;
     let replayed = app.replica.db.transaction(replay).await;
     app.replica.waker.wake();
     replayed

@@ -416,7 +416,7 @@ async fn a_tenant_that_has_not_failed_is_not_retried() {
     app.accepts(&[&events::created(&org, "Acme")]).await;
     let tenant = app.tenant(&org).is_ready().await;
     let actor = crate::support::app::operator();
-    let retry = async |tx: &mut _| tenantry::jobs::retry_tenant(tx, &tenant, 25, &actor).await;
+    let retry = async |tx: &mut _| tenantry::actions::retry_tenant(tx, &tenant, 25, &actor).await;
     let refused = app.replica.db.transaction(retry).await.unwrap_err();
     assert_eq!(refused.code(), "tenant_wrong_state");
     app.tenant(&org).is_ready().await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tenantry::{
+    actions,
     faults::Faults,
-    jobs,
     provisioning::BlueprintSource,
     queue,
     replica::Replica,
@@ -213,7 +213,7 @@ async fn an_event_without_its_body_still_counts_once_and_is_not_replayed() {
     );
 
     let id: i64 = app.ask("select min(id) from webhook_events").await;
-    let replay = async |tx: &mut PgConnection| jobs::replay_event(tx, id, 25, &operator()).await;
+    let replay = async |tx: &mut PgConnection| actions::replay_event(tx, id, 25, &operator()).await;
     let refused = app.replica.db.transaction(replay).await.unwrap_err();
     assert_eq!(refused.code(), "event_body_pruned");
     let (code, _, stderr) = app.command(&["events", "replay", &id.to_string()]).await;

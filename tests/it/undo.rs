@@ -629,7 +629,7 @@ async fn an_undoing_that_cannot_go_on_says_why_and_goes_on_when_an_operator_says
 
     execute(&elsewhere, &format!("drop table {table}")).await;
     let retry = async |tx: &mut _| {
-        tenantry::jobs::retry_job(tx, tenantry::queue::JobId(job), 25, &operator()).await
+        tenantry::actions::retry_job(tx, tenantry::queue::JobId(job), 25, &operator()).await
     };
     app.replica.db.transaction(retry).await.unwrap();
     failed.ends("retried").await;

@@ -12,9 +12,9 @@ use super::{
     tenants,
 };
 use crate::{
+    actions::MemberDesk,
     audit::Actor,
     causes::chain,
-    jobs::MemberDesk,
     members::{self, Error, Invitation, Member, Organization, Promise, Status},
     tenants::Tenant,
 };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Access, Failure, Globals, Tenant};
 use crate::{
+    actions::{self, Relabel},
     cli::Exit,
-    jobs::{self, Relabel},
     tenants::{self, Label, LabelInvalid, Labels},
 };
 
@@ -15,7 +15,7 @@ pub(super) async fn retry(
     tenant: &Tenant,
 ) -> Result<(), Failure> {
     let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
-    let retry = async |tx: &mut _| jobs::retry_tenant(tx, tenant, max_attempts, &actor).await;
+    let retry = async |tx: &mut _| actions::retry_tenant(tx, tenant, max_attempts, &actor).await;
     access.change(retry).await?;
     let told = format!(
         "tried again; follow it with: tenantry tenants watch {}",
@@ -31,7 +31,7 @@ pub(super) async fn suspend(
     tenant: &Tenant,
 ) -> Result<(), Failure> {
     let actor = globals.operator();
-    let suspend = async |tx: &mut _| jobs::suspend_tenant(tx, tenant, &actor).await;
+    let suspend = async |tx: &mut _| actions::suspend_tenant(tx, tenant, &actor).await;
     access.change(suspend).await?;
     done(
         globals,
@@ -47,7 +47,7 @@ pub(super) async fn resume(
     tenant: &Tenant,
 ) -> Result<(), Failure> {
     let (actor, max_attempts) = (globals.operator(), access.config.queue.max_attempts);
-    let resume = async |tx: &mut _| jobs::resume_tenant(tx, tenant, max_attempts, &actor).await;
+    let resume = async |tx: &mut _| actions::resume_tenant(tx, tenant, max_attempts, &actor).await;
     access.change(resume).await?;
     done(
         globals,
@@ -98,7 +98,7 @@ pub(super) async fn label(
     changes: Relabel,
 ) -> Result<(), Failure> {
     let actor = globals.operator();
-    let label = async |tx: &mut _| jobs::label_tenant(tx, tenant, &changes, &actor).await;
+    let label = async |tx: &mut _| actions::label_tenant(tx, tenant, &changes, &actor).await;
     let labelled = access.change(label).await?;
     let told = format!("its labels: {}", show_labels(&labelled.labels));
     done(globals, tenant, &told);

@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use tenantry::{
+    actions,
     audit::Actor,
-    jobs,
     provisioning::{BlueprintSource, steps},
     replica::{Replica, Sources},
     tenants::{self, Tenant, TenantFailure},
@@ -407,7 +407,7 @@ impl TenantOf<'_> {
     pub async fn retry(&self) {
         let tenant = self.find().await.unwrap();
         let replica = &self.app.replica;
-        let retry = async |tx: &mut _| jobs::retry_tenant(tx, &tenant, 25, &operator()).await;
+        let retry = async |tx: &mut _| actions::retry_tenant(tx, &tenant, 25, &operator()).await;
         replica.db.transaction(retry).await.unwrap();
         replica.waker.wake();
     }

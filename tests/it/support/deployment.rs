@@ -9,9 +9,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tenantry::{
+    actions,
     config::{Config, Environment},
     db::Db,
-    jobs, tenants,
+    tenants,
 };
 
 use super::{
@@ -176,13 +177,14 @@ impl Deployment {
     }
 
     /// Gives the organization's tenant up before it is ready, as whoever asked for it does.
-    pub async fn abandon(&self, org: &str) -> Result<(), jobs::Refusal> {
+    pub async fn abandon(&self, org: &str) -> Result<(), actions::Refusal> {
         let db = Db::new(&self.config().database.url, 1).unwrap();
         let tenant = async |connection: &mut _| {
             tenants::find_of_organization(connection, "workos", org).await
         };
         let tenant = db.run(tenant).await.unwrap().unwrap();
-        let abandon = async |tx: &mut _| jobs::abandon_tenant(tx, &tenant, 25, &operator()).await;
+        let abandon =
+            async |tx: &mut _| actions::abandon_tenant(tx, &tenant, 25, &operator()).await;
         let abandoned = db.transaction(abandon).await;
         db.close().await;
         abandoned

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use tenantry::{
+    actions::MemberDesk,
     audit::Actor,
-    jobs::MemberDesk,
     members::{self, Error, Member, Organization, Promise, Status},
 };
 use uuid::Uuid;

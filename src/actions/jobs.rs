@@ -5,12 +5,12 @@
 
 use sqlx::PgConnection;
 
-use super::{Refusal, fail_subject, manage_tenants::why_not};
+use super::{Refusal, tenants::why_not};
 use crate::{
     audit::{self, Act, Actor},
     identity,
     inbox::{self, EventState},
-    members,
+    jobs, members,
     queue::{self, Failure, Job, JobId, JobState, Refused, StoredJob},
     registrations,
     tenants::{self, TenantId},
@@ -32,7 +32,7 @@ pub async fn cancel_job(
     // what a dead job was for has failed already, and for a better reason
     if was == JobState::Available {
         let error = format!("job {id} was cancelled by an operator");
-        fail_subject(tx, &job, &Failure::new("job_cancelled", error), None).await?;
+        jobs::fail_subject(tx, &job, &Failure::new("job_cancelled", error), None).await?;
     }
     note(tx, "job.cancelled", &before).await?;
     Ok(find(tx, id).await?.0)

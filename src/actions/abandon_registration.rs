@@ -6,14 +6,11 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{
-    Refusal,
-    manage_tenants::{abandon_tenant, undo_job},
-    register::register_key,
-};
+use super::{Refusal, abandon_tenant};
 use crate::{
     audit::{self, Actor},
-    identity, queue,
+    identity,
+    queue::{self, NewJob},
     registrations::{self, State},
 };
 
@@ -28,7 +25,7 @@ pub async fn abandon_registration(
 ) -> Result<(), Refusal> {
     audit::by(tx, actor).await?;
     // jobs first, then the tenant, then the registration: as whoever makes it locks them
-    queue::call_off(tx, &register_key(id)).await?;
+    queue::call_off(tx, &queue::register_key(id)).await?;
     let seen = registrations::find_stored(tx, id).await?;
     if let Some(tenant) = seen.and_then(|seen| seen.tenant_id.filter(|_| seen.is_tenant_ours)) {
         queue::call_off(tx, &queue::provision_key(tenant.0)).await?;
@@ -40,7 +37,9 @@ pub async fn abandon_registration(
         State::Abandoned => return Ok(()),
         State::Abandoning => {
             if let Some(tenant) = tenant {
-                queue::revive(tx, &undo_job(&tenant, None, max_attempts)).await?;
+                let key = queue::organization_key(tenant.key());
+                let undo = NewJob::undo_tenant(tenant.id.0, key, max_attempts);
+                queue::revive(tx, &undo).await?;
             }
             return Ok(());
         }

@@ -10,19 +10,18 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Refusal, provision, retry_tenant};
+use super::{Refusal, retry_tenant};
 use crate::{
     audit::Actor,
     config::{self, Config},
     identity, members,
-    queue::{self, Job, NewJob},
+    queue::{self, NewJob},
     registrations::{
         self, NewRegistration, Row, State, StatusToken, Stored,
         form::{FieldProblem, Form},
     },
     secrets::{self, Keyring},
     tenants::{self, NewTenant, Tenant, TenantId, TenantState, naming},
-    webhooks::IdentityEvent,
 };
 
 /// Source of organizations where none is configured: no provider will ever tell of them.
@@ -285,7 +284,7 @@ impl RegistrationDesk {
         (source, at_provider): (&str, bool),
     ) -> Result<Row, NotRegistered> {
         let (id, form) = (Uuid::now_v7(), asking.form);
-        let org_id = own_organization(id);
+        let org_id = identity::own_organization(id);
         identity::insert_own_organization(tx, (source, &org_id), &form.name).await?;
         let tenant = self.new_tenant(tx, form, (source, &org_id)).await?;
         let external_id = form.external_id.clone().unwrap_or_else(|| id.to_string());
@@ -307,7 +306,7 @@ impl RegistrationDesk {
         let job = if at_provider {
             self.job((source, &org_id), id)
         } else {
-            provision(tenant, (source, &org_id), self.max_attempts)
+            NewJob::provision_tenant(tenant.0, (source, &org_id), self.max_attempts)
         };
         queue::enqueue(tx, &job).await?;
         Ok(made)
@@ -405,7 +404,7 @@ impl RegistrationDesk {
     }
 
     fn job(&self, organization: (&str, &str), registration: Uuid) -> NewJob {
-        register_job(organization, registration, self.max_attempts)
+        NewJob::register_organization(registration, organization, self.max_attempts)
     }
 }
 
@@ -422,40 +421,8 @@ async fn find_tenant(tx: &mut PgConnection, registration: &Stored) -> sqlx::Resu
     }
 }
 
-/// The id of an organization that no provider knows yet.
-pub(super) fn own_organization(registration: Uuid) -> String {
-    format!("reg_{}", registration.simple())
-}
-
-/// Id of the organization that a provider's answer tells of.
-pub(super) fn organization_in(said: &[IdentityEvent]) -> Option<String> {
-    said.iter().find_map(|event| match event {
-        IdentityEvent::Organization(said) => Some(said.id.clone()),
-        _ => None,
-    })
-}
-
-/// The job that makes organization and administrator at the provider.
-pub(super) fn register_job(
-    organization: (&str, &str),
-    registration: Uuid,
-    max_attempts: i32,
-) -> NewJob {
-    NewJob {
-        job: Job::RegisterOrganization { registration },
-        concurrency_key: Some(queue::organization_key(organization)),
-        unique_key: Some(register_key(registration)),
-        max_attempts,
-        delay: Duration::ZERO,
-    }
-}
-
-pub(super) fn register_key(registration: Uuid) -> String {
-    format!("register:{registration}")
-}
-
 /// The job goes on where it was given up, with its history; a new one only where it was pruned.
-pub(super) async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<(), queue::Error> {
+async fn revive(tx: &mut PgConnection, job: &NewJob) -> Result<(), queue::Error> {
     if !queue::revive(tx, job).await? {
         queue::enqueue(tx, job).await?;
     }

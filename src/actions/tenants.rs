@@ -3,15 +3,15 @@
 //! Guarantees: the change, its audit rows and the jobs that follow from it are the caller's one transaction;
 //! a tenant whose organization was deleted is never routed again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
-use super::{Refusal, provision, register::register_job};
+use super::Refusal;
 use crate::{
     audit::{self, Actor},
     provisioning::steps,
-    queue::{self, Job, NewJob},
+    queue::{self, NewJob},
     registrations::{self, Stored},
     tenants::{self, LabelInvalid, Labels, Tenant},
 };
@@ -49,9 +49,9 @@ async fn making(
     let at_provider = registration.filter(|registration: &Stored| registration.at_provider);
     Ok(match at_provider {
         Some(registration) if !is_begun => {
-            register_job(tenant.key(), registration.id, max_attempts)
+            NewJob::register_organization(registration.id, tenant.key(), max_attempts)
         }
-        _ => provision(tenant.id, tenant.key(), max_attempts),
+        _ => NewJob::provision_tenant(tenant.id.0, tenant.key(), max_attempts),
     })
 }
 
@@ -73,22 +73,10 @@ pub async fn abandon_tenant(
     }
     // the running attempt's own key: the organization may have had another id when it was enqueued
     let key = queue::find_concurrency_key(tx, &provisioning).await?;
-    let undo = undo_job(tenant, key, max_attempts);
+    let key = key.unwrap_or_else(|| queue::organization_key(tenant.key()));
+    let undo = NewJob::undo_tenant(tenant.id.0, key, max_attempts);
     queue::enqueue(tx, &undo).await?;
     Ok(())
-}
-
-/// The job that takes back what was made of a tenant, after the jobs of `key`.
-pub(super) fn undo_job(tenant: &Tenant, key: Option<String>, max_attempts: i32) -> NewJob {
-    NewJob {
-        job: Job::UndoTenant {
-            tenant: tenant.id.0,
-        },
-        concurrency_key: Some(key.unwrap_or_else(|| queue::organization_key(tenant.key()))),
-        unique_key: Some(format!("undo:{}", tenant.id)),
-        max_attempts,
-        delay: Duration::ZERO,
-    }
 }
 
 /// Takes a ready tenant out of the routing. Its database stays as it is.

@@ -4,19 +4,19 @@
 //! tenant's database is told, so is whoever listens, and the provider where its API can be called. An error means that
 //! nothing was decided; jobs that were roused all the same find nothing to do.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::rouse_sync;
 use crate::{
     audit::Actor,
     config::Config,
     identity::MemberKey,
+    jobs,
     members::{self, Error, Organization, Promise},
     notifications,
-    queue::{self, Job, NewJob},
+    queue::{self, NewJob},
     webhooks::SourceKind,
 };
 
@@ -111,7 +111,9 @@ impl MemberDesk {
         actor: &Actor,
     ) -> Result<Uuid, Error> {
         self.api(of)?;
-        let send = |invitation| invite_job(of, invitation, self.max_attempts);
+        let organization = (of.source, of.org_id);
+        let send =
+            |invitation| NewJob::send_invitation(invitation, organization, self.max_attempts);
         members::invite(tx, of, promise, actor, send).await
     }
 
@@ -125,9 +127,10 @@ impl MemberDesk {
     ) -> Result<(), Error> {
         let is_unsent = members::is_unsent(tx, of, invitation).await?;
         // the jobs of an invitation are locked before the invitation itself, as their handlers do
-        let is_never_sent = is_unsent && queue::withdraw(tx, &invite_key(invitation)).await?;
-        let job = Job::RevokeInvitation { invitation };
-        let tell = self.job(of, job, format!("revoke:{invitation}"));
+        let is_never_sent =
+            is_unsent && queue::withdraw(tx, &queue::invite_key(invitation)).await?;
+        let organization = (of.source, of.org_id);
+        let tell = NewJob::revoke_invitation(invitation, organization, self.max_attempts);
         if !is_never_sent {
             self.api(of)?;
             queue::rouse(tx, &tell).await?;
@@ -153,8 +156,8 @@ impl MemberDesk {
             return Err(Error::CannotResend(of.source.to_owned()));
         }
         members::resend(tx, of, invitation, actor).await?;
-        let job = Job::ResendInvitation { invitation };
-        let job = self.job(of, job, format!("resend:{invitation}"));
+        let organization = (of.source, of.org_id);
+        let job = NewJob::resend_invitation(invitation, organization, self.max_attempts);
         queue::enqueue(tx, &job).await?;
         Ok(())
     }
@@ -181,37 +184,13 @@ impl MemberDesk {
     }
 
     fn push(&self, of: Organization<'_>, membership: &str) -> NewJob {
-        let job = Job::PushMembership {
-            source: of.source.to_owned(),
-            membership: membership.to_owned(),
-        };
-        self.job(of, job, format!("push:{}:{membership}", of.source))
-    }
-
-    fn job(&self, of: Organization<'_>, job: Job, unique_key: String) -> NewJob {
-        job_of(of, job, unique_key, self.max_attempts)
+        NewJob::push_membership(membership, (of.source, of.org_id), self.max_attempts)
     }
 
     /// After the change: memberships are locked before the job that syncs them, as events do.
     async fn tell_tenant(&self, tx: &mut PgConnection, of: Organization<'_>) -> Result<(), Error> {
-        rouse_sync(tx, (of.source, of.org_id), self.max_attempts).await?;
+        jobs::rouse_sync(tx, (of.source, of.org_id), self.max_attempts).await?;
         Ok(())
-    }
-}
-
-/// The job that sends an invitation.
-pub(super) fn invite_job(of: Organization<'_>, invitation: Uuid, max_attempts: i32) -> NewJob {
-    let job = Job::SendInvitation { invitation };
-    job_of(of, job, invite_key(invitation), max_attempts)
-}
-
-fn job_of(of: Organization<'_>, job: Job, unique_key: String, max_attempts: i32) -> NewJob {
-    NewJob {
-        job,
-        concurrency_key: Some(queue::organization_key((of.source, of.org_id))),
-        unique_key: Some(unique_key),
-        max_attempts,
-        delay: Duration::ZERO,
     }
 }
 
@@ -230,8 +209,4 @@ async fn tell_listeners(
         notifications::announce_members(tx, &[member], of.admin_role).await?;
     }
     Ok(())
-}
-
-fn invite_key(invitation: Uuid) -> String {
-    format!("invite:{invitation}")
 }

@@ -4,15 +4,13 @@
 //! says is joined with what is known, so replaying one that was processed changes nothing. One whose
 //! body was pruned is refused.
 
-use std::time::Duration;
-
 use sqlx::PgConnection;
 
 use super::Refusal;
 use crate::{
     audit::{self, Act, Actor},
     inbox::{self, Event, EventState},
-    queue::{self, Job, NewJob},
+    queue::{self, NewJob},
 };
 
 /// Puts a settled event back to work; returns it as it is then.
@@ -42,13 +40,8 @@ pub async fn replay_event(
     // once more, for one that died while the event was waited for
     queue::lay_to_rest(tx, id).await?;
     let org_id = event.organization_id.as_deref();
-    let new = NewJob {
-        job: Job::ProcessEvent { event: id },
-        concurrency_key: org_id.map(|org_id| queue::organization_key((&event.source, org_id))),
-        unique_key: None,
-        max_attempts,
-        delay: Duration::ZERO,
-    };
+    let organization = org_id.map(|org_id| (&*event.source, org_id));
+    let new = NewJob::process_event(id, organization, max_attempts);
     queue::enqueue_batched(tx, &new).await?;
     let act = Act {
         action: "event.replayed",
