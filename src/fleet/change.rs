@@ -123,13 +123,23 @@ pub async fn abort(tx: &mut PgConnection, id: RunId, actor: &Actor) -> Result<Ru
     if matches!(run.state, RunState::Done | RunState::Aborted) {
         return Err(wrong_state(&run, "unfinished or failed"));
     }
-    let failure = run.failure.map(|failure| RunFailure {
-        fix: format!(
-            "see why: tenantry fleet targets {id} --state failed; repair it; then: tenantry fleet migrate"
-        ),
-        ..failure
+    let resume = format!("tenantry fleet resume {id}");
+    let begin = if run.is_dry {
+        "tenantry fleet migrate --dry-run"
+    } else {
+        "tenantry fleet migrate"
+    };
+    let failure = run.failure.as_ref().map(|failure| RunFailure {
+        fix: match run.prepared_at {
+            Some(_) => format!(
+                "see why: tenantry fleet targets {id} --state failed; repair it; then: {begin}"
+            ),
+            None => failure.fix.replace(&resume, begin),
+        },
+        ..failure.clone()
     });
     runs::set_state(tx, id, RunState::Aborted, failure.as_ref()).await?;
+    runs::advise_of_rehearsals(tx, id, (&resume, begin)).await?;
     targets::give_up_rest(tx, id).await?;
     find(tx, id).await?.ok_or(Error::Unknown(id))
 }

@@ -104,9 +104,7 @@ async fn judge(
     for ((cluster, hash, (found, server)), tenants) in alike {
         let find = async |connection: &mut _| template::find(connection, cluster, hash).await;
         // an older version of tenantry took another fingerprint, and an older server words it otherwise
-        let is_of_server = |record: &TemplateRecord| {
-            record.server_major.is_none() || record.server_major == *server
-        };
+        let is_of_server = |record: &TemplateRecord| record.server_major == *server;
         let record = reach.db.run(find).await?.filter(is_of_server);
         let comparable = record.and_then(|record| Some((record.version, record.fingerprint?)));
         let Some((version, expected)) = comparable else {

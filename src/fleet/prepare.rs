@@ -36,7 +36,7 @@ pub(super) async fn prepare(slot: &Slot<'_>, run: &Run) -> Result<Option<Outcome
             let failure = RunFailure {
                 code: error.code().to_owned(),
                 cause: chain(&error),
-                fix: error.fix(&Again::With("tenantry fleet resume".to_owned())),
+                fix: error.fix(&Again::With(format!("tenantry fleet resume {}", slot.run))),
             };
             end(slot, RunState::Failed, Some(&failure)).await.map(Some)
         }

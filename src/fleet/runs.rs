@@ -485,6 +485,26 @@ pub(super) async fn set_rehearsals(
     Ok(())
 }
 
+/// What became of the throw-away clones advises another command than before.
+pub(super) async fn advise_of_rehearsals(
+    tx: &mut PgConnection,
+    id: RunId,
+    (before, now): (&str, &str),
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update fleet_runs
+         set rehearsals = replace(rehearsals::text, $2, $3)::jsonb
+         where id = $1
+           and rehearsals <> '[]'",
+    )
+    .bind(id)
+    .bind(before)
+    .bind(now)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// The next wave begins.
 pub(super) async fn set_wave(tx: &mut PgConnection, id: RunId, wave: i32) -> sqlx::Result<()> {
     sqlx::query("update fleet_runs set current_wave = $2 where id = $1")

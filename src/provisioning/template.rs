@@ -44,7 +44,7 @@ pub struct TemplateRecord {
     pub fingerprint: Option<String>,
     /// What such a version compares; `None` where it was older still.
     pub older_fingerprint: Option<String>,
-    /// Major version of the server that it was built on, where that was written down.
+    /// Major version of the server that it was built on; `None` where an older version of tenantry built it.
     pub server_major: Option<i32>,
 }
 
@@ -220,8 +220,11 @@ pub(super) async fn is_sealed(
     let sealed = facts.is_template
         && !facts.allows_connections
         && facts.comment == Some(databases::template_comment(&template.hash));
-    // an older version of tenantry took another fingerprint: no clone would be like it
-    Ok(sealed && recorded.is_some_and(|record| record.fingerprint.is_some()))
+    // an older version of tenantry, or of the server, took another fingerprint: no clone would be like it
+    let is_comparable = |record: TemplateRecord| {
+        record.fingerprint.is_some() && record.server_major == Some(facts.server_major)
+    };
+    Ok(sealed && recorded.is_some_and(is_comparable))
 }
 
 /// Refuses a blueprint whose applied migrations were changed.
@@ -380,8 +383,7 @@ async fn record(
         .map(|file| (file.name.as_str(), file.sha256.as_str()))
         .collect();
     let older = fingerprint::older_lines(&filled.facts);
-    let mut compared = filled.facts.clone();
-    compared.retain(|line| fingerprint::counts(line));
+    let compared = fingerprint::compared_lines(&filled.facts);
     db.run(async |connection| {
         sqlx::query(
             // fingerprint to full_fingerprint: for older versions

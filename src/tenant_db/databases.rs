@@ -35,6 +35,8 @@ pub struct Facts {
     pub allows_connections: bool,
     /// PUBLIC has a right on it, by a grant or by the default of a database without any.
     pub is_public: bool,
+    /// Major version of the server.
+    pub server_major: i32,
 }
 
 /// Whose a database is, as its comment says.
@@ -79,7 +81,8 @@ pub async fn find_all(connection: &mut PgConnection, names: &[&str]) -> Result<V
                 datallowconn as allows_connections,
                 -- without any grant the default holds, and that gives PUBLIC connect and temp
                 datacl is null
-                or exists (select from aclexplode(datacl) acl where acl.grantee = 0) as is_public
+                or exists (select from aclexplode(datacl) acl where acl.grantee = 0) as is_public,
+                current_setting('server_version_num')::integer / 10000 as server_major
          from pg_database
          where datname = any($1::text[])",
     )

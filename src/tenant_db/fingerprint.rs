@@ -11,12 +11,16 @@
 
 use sqlx::PgConnection;
 
-use super::Error;
+use super::{Error, wording};
 use crate::secrets;
 
 /// Begins a line that does not count: a NOT NULL, which its column or domain says as well, by the name that the server
 /// keeps it under from version 17 on. After something was renamed, an upgrade of the server gives another one.
 const NOT_NULL: &str = "not null\t";
+
+/// Begins the body of a function in standard SQL. The attribute before it is the hash of that, which does not count: an
+/// upgrade of the server words it otherwise.
+const SQL_BODY: &str = "\tsql body=";
 
 /// Every structural fact of the database as one line: kind, name, attributes as `key=value`, with tabs
 /// between them.
@@ -98,7 +102,8 @@ facts (line) as (
                      'volatility=' || provolatile::text,
                      'configuration=' || proconfig::text,
                      -- a body of standard SQL is no text there
-                     'body=' || md5(coalesce(pg_get_function_sqlbody(pg_proc.oid), prosrc)))
+                     'body=' || md5(coalesce(pg_get_function_sqlbody(pg_proc.oid), prosrc)),
+                     'sql body=' || pg_get_function_sqlbody(pg_proc.oid))
     from pg_proc
     join scope on scope.oid = pronamespace
     union all
@@ -242,12 +247,10 @@ pub async fn of(connection: &mut PgConnection) -> Result<String, Error> {
 
 /// The lines that the fingerprint is made of.
 pub async fn structure(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
-    let mut lines = facts(connection).await?;
-    lines.retain(|line| counts(line));
-    Ok(lines)
+    Ok(compared_lines(&facts(connection).await?))
 }
 
-/// All lines, in order; those that do not count as well.
+/// All lines, in order, as the server words them; those that do not count as well.
 pub async fn facts(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     sqlx::query_scalar(FACTS)
         .fetch_all(connection)
@@ -255,9 +258,19 @@ pub async fn facts(connection: &mut PgConnection) -> Result<Vec<String>, Error> 
         .map_err(Error::sql("reading the structure"))
 }
 
-/// Whether a line is one that the fingerprint is made of.
-pub fn counts(line: &str) -> bool {
-    !line.starts_with(NOT_NULL)
+/// The lines that the fingerprint is made of, of all lines.
+pub fn compared_lines(facts: &[String]) -> Vec<String> {
+    let counts = |line: &&String| !line.starts_with(NOT_NULL);
+    let settled = |line: &String| match line.split_once(SQL_BODY) {
+        Some((before, body)) => {
+            let (before, _hash) = before.rsplit_once('\t').unwrap_or((before, ""));
+            format!("{before}{SQL_BODY}{}", wording::settled(body))
+        }
+        None => wording::settled(line),
+    };
+    let mut lines: Vec<String> = facts.iter().filter(counts).map(settled).collect();
+    lines.sort_unstable();
+    lines
 }
 
 /// The fingerprint of a database with these lines.
@@ -267,9 +280,10 @@ pub fn of_lines(lines: &[String]) -> String {
 
 /// The lines that a tenantry with fewer than 19 control migrations compares, of all lines.
 pub fn older_lines(facts: &[String]) -> Vec<String> {
-    let older = |line: &String| match line.strip_prefix(NOT_NULL) {
-        Some(named) => format!("constraint\t{named}"),
-        None => line.clone(),
+    let older = |line: &String| match (line.strip_prefix(NOT_NULL), line.split_once(SQL_BODY)) {
+        (Some(named), _) => format!("constraint\t{named}"),
+        (None, Some((before, _))) => before.to_owned(),
+        (None, None) => line.clone(),
     };
     let mut lines: Vec<String> = facts.iter().map(older).collect();
     lines.sort_unstable();

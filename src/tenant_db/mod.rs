@@ -19,6 +19,7 @@ pub mod shape;
 pub mod spare;
 pub mod statements;
 pub mod structure;
+mod wording;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -134,7 +134,7 @@ fn compare(
         if name == "grants" {
             let owners = [expected.get("owner").copied(), actual.get("owner").copied()];
             told.extend(compare_grants(thing, (wanted, found), owners));
-        } else if [wanted, found].into_iter().flatten().all(is_short) && name != "body" {
+        } else if [wanted, found].into_iter().flatten().all(is_short) && !name.ends_with("body") {
             let show = |value: Option<&str>| value.unwrap_or("nothing").to_owned();
             let (found, wanted) = (show(found), show(wanted));
             told.push(format!("{thing}: {name} is {found}, should be {wanted}"));

@@ -262,6 +262,19 @@ async fn an_aborted_run_advises_nothing_that_it_would_refuse() {
         assert!(fix.ends_with("then: tenantry fleet migrate"), "{fix}");
         assert!(!fix.contains("retry"), "{fix}");
     }
+    // one that was not prepared
+    fleet.blueprint.write(NEXT, "create table tags (id typo)");
+    let dry = NewRun {
+        is_dry: true,
+        ..all()
+    };
+    for (new, command) in [(all(), "migrate"), (dry, "migrate --dry-run")] {
+        let run = fleet.migrate(&new).await;
+        assert_eq!(run.state, RunState::Failed);
+        let fix = fleet.abort(&run).await.failure.unwrap().fix;
+        let again = format!("then: tenantry fleet {command}");
+        assert!(fix.ends_with(&again), "{fix}");
+    }
     fleet.stop().await;
 }
 

@@ -22,15 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TENANTRY, OLD, NEW = (Path(argument).resolve() for argument in sys.argv[1:4])
 NOBODY = 65534
 
-# names that NOT NULLs would have are not those that they have: an upgrade gives the present ones
-RENAMED = """
-create table thing (id int primary key, old_name text not null, amount int not null default 3 check (amount > 0));
-alter table thing rename column old_name to title;
-alter table thing rename to article;
-create domain positive as int not null check (value > 0);
-create table uses (id int, value positive);
-create view articles as select id, title from article where amount between 1 and 9;
-"""
+# what a dump that is restored, as an upgrade does it, may name or word otherwise than the migration did
+EVERYTHING = (ROOT / "tests/fixtures/server_upgrade.sql").read_text()
 
 
 def free_port():
@@ -155,7 +148,7 @@ def statement(after):
 def before(server, deployment):
     with server.running(OLD):
         server.sql("postgres", "create role tenantry login createdb createrole password 'x';\ncreate database tenantry owner tenantry;")
-        deployment.migration("0901_renamed.sql", RENAMED)
+        deployment.migration("0901_everything.sql", EVERYTHING)
         with deployment.serving():
             for _ in range(2):
                 deployment.makes_a_tenant()

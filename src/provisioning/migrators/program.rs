@@ -21,7 +21,7 @@ use crate::{
     blueprint::{LONGEST_VERSION, Migrator, Project},
     config::Environment,
     provisioning::{StepError, template},
-    tenant_db::{self, roles, sessions, shape},
+    tenant_db::{self, fingerprint, roles, sessions, shape},
 };
 
 /// The variables of our own environment that every program gets.
@@ -315,7 +315,8 @@ async fn broken_off_before(
     let (hash, cluster) = (migration.recorded_hash?, &migration.cluster.name);
     let find = async |control: &mut _| template::find(control, cluster, hash).await;
     let record = migration.db.run(find).await.ok()??;
-    if record.version != version {
+    // another version of the server words things otherwise
+    if record.version != version || record.server_major != fingerprint::server_major(connection) {
         return None;
     }
     let hashes = (hash, &*migration.blueprint.hash());
