@@ -1,7 +1,8 @@
 //! What somebody may ask for: who signs up, the application, an operator.
 //!
 //! Guarantees: the change, its audit rows and the jobs that follow from it are the caller's one transaction; what is
-//! refused has changed nothing. Locks are taken in one order: jobs, tenant, registration.
+//! refused has changed nothing. Locks are taken in one order: the jobs that make or undo a tenant, the tenant, its registration;
+//! a job that is only roused comes last.
 //!
 //! Does not: run jobs (`jobs` does), or know how it was asked (`http` and `cli` do).
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use super::{Run, RunState, held, runs};
+use super::{Run, RunState, held, runs, targets};
 use crate::{
     causes::chain,
     db::Db,
@@ -52,7 +52,7 @@ pub async fn enqueue_missing(db: &Db) -> Result<bool, queue::Error> {
 async fn wanted(connection: &mut PgConnection, run: &Run) -> Result<u32, queue::Error> {
     let slots = run.concurrency.unsigned_abs();
     let due = match run.state {
-        RunState::Running => held::count_due(connection, run.id, run.current_wave).await?,
+        RunState::Running => targets::count_due(connection, run.id, run.current_wave).await?,
         _ => 0,
     };
     let is_any_lost = !held::list_lost(connection, run.id).await?.is_empty();

@@ -54,7 +54,10 @@ pub(super) struct Subject {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    Ours,
+    Ours {
+        /// Major version of the server.
+        server: i32,
+    },
     Gone,
     Foreign(String),
 }
@@ -135,7 +138,9 @@ fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
         return Found::Gone;
     };
     match facts.mark(&cluster.owner) {
-        Some(mark) if mark.tenant == tenant.id.0 => Found::Ours,
+        Some(mark) if mark.tenant == tenant.id.0 => Found::Ours {
+            server: facts.server_major,
+        },
         _ => Found::Foreign(facts.describe()),
     }
 }
@@ -267,7 +272,7 @@ async fn migrate_subject(
 ) -> Result<Option<Migrated>, StepError> {
     let mut work = Work::new(slot, held, subject)?;
     subject.refuse_foreign()?;
-    work.ensure_template(slot, prepared).await?;
+    work.ensure_template(slot, prepared, subject).await?;
     if held.is_taken_over {
         let is_held = || slot.lease.is_held();
         work.cluster.end_stale_sessions(&work.tag, is_held).await?;
@@ -304,14 +309,22 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Where the first tenant of a cluster came after the run was prepared, its template was not built then.
+    /// Where the first tenant of a cluster came after the run was prepared, its template was not built then; where the
+    /// server was upgraded since, it was built by another one.
     async fn ensure_template(
         &mut self,
         slot: &Slot<'a>,
         prepared: &Prepared<'_>,
+        subject: &Subject,
     ) -> Result<(), StepError> {
         let (provisioner, cluster, goal) = (slot.provisioner, self.cluster, prepared.goal);
-        if prepared.templates.contains_key(&cluster.name) {
+        let template = prepared.templates.get(&cluster.name);
+        let is_fit = |template: &TemplateRecord| match subject.database {
+            Ok(Found::Ours { server }) => template.server_major == Some(server),
+            // nothing is compared with it
+            Ok(Found::Gone | Found::Foreign(_)) | Err(_) => true,
+        };
+        if template.is_some_and(is_fit) {
             return Ok(());
         }
         template::ensure_up_to(provisioner, cluster, (&goal.whole, &goal.cut)).await?;
@@ -337,7 +350,7 @@ impl<'a> Work<'a> {
             database: &self.database,
             tenant: Some((tenant.id, &tenant.name)),
             attempt: Some((&self.tag, slot.lease)),
-            template: template.or(self.late_template.as_ref()),
+            template: self.late_template.as_ref().or(template),
             is_on_record: tenant.blueprint_hash.as_ref() == Some(&prepared.goal.hash),
             recorded_hash: tenant.blueprint_hash.as_deref(),
         }
@@ -355,7 +368,7 @@ impl Subject {
                 }))
             }
             // one that is gone says so when it is connected to
-            Ok(Found::Ours | Found::Gone) => Ok(()),
+            Ok(Found::Ours { .. } | Found::Gone) => Ok(()),
             Err(error) => Err(StepError::Cluster(tenant_db::Error::NotAsked {
                 cluster: self.tenant.cluster.clone().unwrap_or_default(),
                 source: Arc::clone(error),

@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use super::{
     Run, RunFailure, RunState, dry_run,
     goal::Goal,
-    held::{self, NewTarget},
     portion::wave_ends,
     runs,
+    targets::{self, NewTarget},
     work::{BLUEPRINT_UNKNOWN, NOT_DUE, Slot},
 };
 use crate::{
@@ -166,7 +166,7 @@ async fn begin(
                 return Ok(None);
             };
             runs::set_prepared(tx, run.id, &goal.hash, &version).await?;
-            held::insert(tx, run.id, &targets(&run, (goal, &version), fleet)).await?;
+            targets::insert(tx, run.id, &plan_targets(&run, (goal, &version), fleet)).await?;
             Ok::<_, StepError>(Some(run))
         })
         .await?;
@@ -187,7 +187,7 @@ async fn begin(
 ///
 /// Waves are of those that need something, and those that do not are looked at in the last one: a canary that
 /// has nothing to do proves nothing.
-fn targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec<NewTarget> {
+fn plan_targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec<NewTarget> {
     let is_ahead = |tenant: &&Standing| goal.is_passed_by(tenant.stands(), version);
     let (ahead, rest): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
     let is_there = |tenant: &&Standing| tenant.blueprint_hash.as_ref() == Some(&goal.hash);

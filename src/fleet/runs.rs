@@ -474,7 +474,8 @@ pub(super) async fn set_rehearsals(
          set rehearsals = $2,
              blueprint_hash = $3,
              version = $4
-         where id = $1",
+         where id = $1
+           and state <> 'aborted'",
     )
     .bind(id)
     .bind(Json(rehearsals))

@@ -9,8 +9,8 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     Run, RunFailure, RunId, RunState,
     goal::Goal,
-    held::{self, Left, NewTarget},
-    runs, targets,
+    held, runs,
+    targets::{self, Left, NewTarget},
     work::{NOT_DUE, Slot},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(super) async fn settle(slot: &Slot<'_>, goal: &Goal) -> Result<Option<Outcom
             let Some(run) = lock_running_or_complete(tx, slot).await? else {
                 return Ok(Next::Completed);
             };
-            let left = held::find_left(tx, run.id, run.current_wave).await?;
+            let left = targets::find_left(tx, run.id, run.current_wave).await?;
             let next = decide(tx, &run, &left, goal).await?;
             if matches!(next, Next::Completed) {
                 queue::complete(tx, slot.claim).await?;
@@ -159,7 +159,10 @@ async fn sweep_or_end(
     // asked first: who becomes ready after this is in the list that follows, or is waited for
     let is_any_coming =
         !run.is_dry && goal.is_whole() && is_any_coming(tx, run, left, goal).await?;
-    let known: HashSet<uuid::Uuid> = held::list_tenants(tx, run.id).await?.into_iter().collect();
+    let known: HashSet<uuid::Uuid> = targets::list_tenants(tx, run.id)
+        .await?
+        .into_iter()
+        .collect();
     let fleet = tenants::list_migratable(tx, &run.selection).await?;
     let version = run.version.as_deref().unwrap_or_default();
     let is_missing = |tenant: &tenants::Standing| {
@@ -176,7 +179,7 @@ async fn sweep_or_end(
             skipped: None,
         })
         .collect();
-    if held::insert(tx, run.id, &late).await? > 0 {
+    if targets::insert(tx, run.id, &late).await? > 0 {
         return Ok(Next::AllGoOn);
     }
     if is_any_coming {

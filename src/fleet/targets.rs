@@ -208,3 +208,111 @@ pub(super) async fn put_first(
         .rows_affected()
         == 1)
 }
+
+/// How many targets can be taken up to this wave.
+pub(super) async fn count_due(
+    connection: &mut PgConnection,
+    run: RunId,
+    wave: i32,
+) -> sqlx::Result<u32> {
+    let due: i64 = sqlx::query_scalar(
+        "select count(*)
+         from fleet_targets
+         where run = $1
+           and state = 'pending'
+           and wave <= $2
+           and run_at <= now()",
+    )
+    .bind(run)
+    .bind(wave)
+    .fetch_one(connection)
+    .await?;
+    Ok(u32::try_from(due).unwrap_or(u32::MAX))
+}
+
+/// What is left of a run up to some wave.
+#[derive(Debug, Clone, Copy, FromRow)]
+pub(super) struct Left {
+    pub(super) pending: i64,
+    pub(super) running: i64,
+    /// Seconds until the next one is due.
+    pub(super) next_due_s: Option<f64>,
+    /// Targets of this very wave that were not skipped, and how many of them failed.
+    pub(super) of_wave: i64,
+    pub(super) failed_of_wave: i64,
+    /// Of the whole run. Counted together with what is left: a run's own counts may be older, and know
+    /// nothing yet of what another slot has just recorded.
+    pub(super) failed: i64,
+    pub(super) targets: i64,
+    pub(super) last_wave: i32,
+    pub(super) last_ended_at: Option<DateTime<Utc>>,
+}
+
+/// What is left up to this wave, as of one moment.
+pub(super) async fn find_left(tx: &mut PgConnection, run: RunId, wave: i32) -> sqlx::Result<Left> {
+    sqlx::query_as(
+        "select count(*) filter (where state = 'pending' and wave <= $2) as pending,
+                count(*) filter (where state = 'running') as running,
+                extract(epoch from min(run_at) filter (where state = 'pending' and wave <= $2) - now())::float8
+                    as next_due_s,
+                count(*) filter (where wave = $2 and state <> 'skipped') as of_wave,
+                count(*) filter (where wave = $2 and state = 'failed') as failed_of_wave,
+                count(*) filter (where state = 'failed') as failed,
+                count(*) as targets,
+                coalesce(max(wave), 0) as last_wave,
+                max(finished_at) as last_ended_at
+         from fleet_targets
+         where run = $1",
+    )
+    .bind(run)
+    .bind(wave)
+    .fetch_one(tx)
+    .await
+}
+
+/// A tenant that becomes a target.
+#[derive(Debug)]
+pub(super) struct NewTarget {
+    pub(super) tenant: TenantId,
+    pub(super) wave: i32,
+    pub(super) from_version: String,
+    /// Why it needs nothing, where that is known before it is looked at.
+    pub(super) skipped: Option<&'static str>,
+}
+
+/// Writes targets; those that are there already stay as they are. How many are new.
+pub(super) async fn insert(
+    tx: &mut PgConnection,
+    run: RunId,
+    targets: &[NewTarget],
+) -> sqlx::Result<u64> {
+    let tenants: Vec<TenantId> = targets.iter().map(|target| target.tenant).collect();
+    let waves: Vec<i32> = targets.iter().map(|target| target.wave).collect();
+    let versions: Vec<&str> = targets.iter().map(|target| &*target.from_version).collect();
+    let skipped: Vec<Option<&str>> = targets.iter().map(|target| target.skipped).collect();
+    let inserted = sqlx::query(
+        "insert into fleet_targets (run, tenant, wave, from_version, state, error_code, finished_at)
+         select $1, tenant, wave, from_version,
+                case when skipped is null then 'pending' else 'skipped' end,
+                skipped,
+                case when skipped is not null then now() end
+         from unnest($2::uuid[], $3::integer[], $4::text[], $5::text[]) as new (tenant, wave, from_version, skipped)
+         on conflict do nothing",
+    )
+    .bind(run)
+    .bind(tenants)
+    .bind(waves)
+    .bind(versions)
+    .bind(skipped)
+    .execute(tx)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// The tenants of a run's targets.
+pub(super) async fn list_tenants(tx: &mut PgConnection, run: RunId) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar("select tenant from fleet_targets where run = $1")
+        .bind(run)
+        .fetch_all(tx)
+        .await
+}

@@ -290,12 +290,11 @@ pub(crate) async fn fail_subject(
         Job::FetchParent { source, parent } => {
             inbox::fail_waiting(tx, source, parent, &reason).await?;
         }
-        // what is not told yet stays to be told: the next change, or a retry, does it
-        // who wants an invitation sent again asks again
-        // of notifications and fleet runs, another job does (`keep_going` of both)
-        Job::SyncMembers { .. }
-        | Job::PushMembership { .. }
+        // what is not told yet stays to be told: by the next change, or a retry
+        Job::SyncMembers { .. } | Job::PushMembership { .. }
+        // who wants it sent again asks again
         | Job::ResendInvitation { .. }
+        // another job goes on, by itself (`keep_going` of both)
         | Job::DeliverNotifications { .. }
         | Job::MigrateFleet { .. }
         | Job::Prune => {}

@@ -205,9 +205,9 @@ pub async fn read(
 impl Row {
     /// Unique keys of the jobs that make it ready.
     fn job_keys(&self) -> Vec<String> {
-        let provision = self.tenant_id.map(|tenant| format!("provision:{tenant}"));
-        let register = Some(format!("register:{}", self.id));
-        register.into_iter().chain(provision).collect()
+        let provision = self.tenant_id.map(queue::provision_key);
+        let register = queue::register_key(self.id);
+        std::iter::once(register).chain(provision).collect()
     }
 
     fn shown(self, viewer: Viewer, next_attempt_at: Option<DateTime<Utc>>) -> Registration {

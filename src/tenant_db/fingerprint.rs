@@ -261,16 +261,22 @@ pub async fn facts(connection: &mut PgConnection) -> Result<Vec<String>, Error> 
 /// The lines that the fingerprint is made of, of all lines.
 pub fn compared_lines(facts: &[String]) -> Vec<String> {
     let counts = |line: &&String| !line.starts_with(NOT_NULL);
-    let settled = |line: &String| match line.split_once(SQL_BODY) {
+    let settled = |line: &String| match split_function(line) {
         Some((before, body)) => {
             let (before, _hash) = before.rsplit_once('\t').unwrap_or((before, ""));
             format!("{before}{SQL_BODY}{}", wording::settled(body))
         }
-        None => wording::settled(line),
+        None => wording::settled(line).into_owned(),
     };
     let mut lines: Vec<String> = facts.iter().filter(counts).map(settled).collect();
     lines.sort_unstable();
     lines
+}
+
+/// What is said of a function in standard SQL, and its body.
+fn split_function(line: &str) -> Option<(&str, &str)> {
+    let is_function = line.starts_with("function\t");
+    line.split_once(SQL_BODY).filter(|_| is_function)
 }
 
 /// The fingerprint of a database with these lines.
@@ -280,7 +286,7 @@ pub fn of_lines(lines: &[String]) -> String {
 
 /// The lines that a tenantry with fewer than 19 control migrations compares, of all lines.
 pub fn older_lines(facts: &[String]) -> Vec<String> {
-    let older = |line: &String| match (line.strip_prefix(NOT_NULL), line.split_once(SQL_BODY)) {
+    let older = |line: &String| match (line.strip_prefix(NOT_NULL), split_function(line)) {
         (Some(named), _) => format!("constraint\t{named}"),
         (None, Some((before, _))) => before.to_owned(),
         (None, None) => line.clone(),

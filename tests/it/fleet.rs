@@ -70,10 +70,8 @@ async fn a_blueprint_that_does_not_build_touches_no_tenant() {
     );
     assert!(failure.cause.contains("division by zero"), "{failure:?}");
     // no tenant is what is to be tried again
-    assert!(
-        failure.fix.ends_with("; then: tenantry fleet resume"),
-        "{failure:?}"
-    );
+    let resume = format!("; then: tenantry fleet resume {}", run.id);
+    assert!(failure.fix.ends_with(&resume), "{failure:?}");
     assert!(!failure.fix.contains("<tenant>"), "{failure:?}");
     fleet.every_row_is_true().await;
 

@@ -79,8 +79,8 @@ class Server:
         return self.run(NEW / "pg_upgrade", "--old-bindir", OLD, "--new-bindir", NEW, "--old-datadir", self.data(OLD),
                         "--new-datadir", self.data(NEW), "--username=postgres", "--socketdir", self.directory, *arguments)
 
-    def sql(self, user, text):
-        url = f"postgresql://{user}@127.0.0.1:{self.port}/postgres"
+    def sql(self, user, text, database="postgres"):
+        url = f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
         return subprocess.run([NEW / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", url],
                               input=text, capture_output=True, text=True, check=True).stdout
 
@@ -145,6 +145,21 @@ def statement(after):
     return re.search(r"```sql\n(.*?)```", text, re.DOTALL).group(1)
 
 
+IN_THE_WAY = "create table next ()"
+
+
+def leave_a_run_unfinished(server, deployment):
+    """A run to a version that is not the newest one, which one tenant cannot go along with for the moment."""
+    deployment.migration("0903_next.sql", "create table next (id int not null);")
+    deployment.migration("0904_last.sql", "create table last (state varchar(9) check (state in ('a', 'b')));")
+    database = json.loads(deployment.must("tenants", "ls", "--json"))[0]["database"]
+    server.sql("postgres", IN_THE_WAY, database)
+    with deployment.serving():
+        said = deployment.run("fleet", "migrate", "--to", "0903_next").stdout
+    check("a fleet run is left unfinished", "2 done, 1 failed" in said, said)
+    return database
+
+
 def before(server, deployment):
     with server.running(OLD):
         server.sql("postgres", "create role tenantry login createdb createrole password 'x';\ncreate database tenantry owner tenantry;")
@@ -157,9 +172,11 @@ def before(server, deployment):
             deployment.makes_a_tenant()
         found = deployment.drift()
         check("all are like their blueprints before", found == (3, [], []), found)
+        in_the_way = leave_a_run_unfinished(server, deployment)
     server.initdb(NEW)
     code, said = server.upgrade("--check")
     check("pg_upgrade refuses databases that are closed", code != 0 and "must allow connections" in said, said)
+    return in_the_way
 
 
 def upgraded(server, deployment):
@@ -170,7 +187,7 @@ def upgraded(server, deployment):
     check("the server is upgraded", code == 0, said)
 
 
-def after(server, deployment):
+def after(server, deployment, in_the_way):
     with server.running(NEW):
         # told from the version of its server, as its template is not built anew before a replica starts
         found = deployment.drift()
@@ -178,9 +195,11 @@ def after(server, deployment):
         with deployment.serving():
             deployment.makes_a_tenant()
             found = deployment.drift()
-            check("who has the present blueprint is like it", found == (2, [], ["template_unknown"]), found)
-            deployment.migration("0903_last.sql", "create table last (id int not null);")
-        with deployment.serving():
+            check("who has the present blueprint is like it", found == (1, [], ["template_unknown"]), found)
+            server.sql("postgres", "drop table next", in_the_way)
+            deployment.must("fleet", "retry", "--failed")
+            said = deployment.must("fleet", "status", "--wait")
+            check("the run goes on", "3 done, 0 failed" in said, said)
             said = deployment.must("fleet", "migrate")
             check("the fleet is migrated", "4 done, 0 failed" in said, said)
             found = deployment.drift()
@@ -195,9 +214,9 @@ def main():
         server = Server(directory / "server")
         server.initdb(OLD)
         deployment = Deployment(directory / "deployment", server)
-        before(server, deployment)
+        in_the_way = before(server, deployment)
         upgraded(server, deployment)
-        after(server, deployment)
+        after(server, deployment, in_the_way)
     finally:
         shutil.rmtree(directory)
 
