@@ -67,7 +67,7 @@ pub enum Error {
         /// The value as given.
         value: String,
         /// What is accepted.
-        expected: &'static str,
+        expected: String,
     },
     /// An issuer of tokens that cannot work.
     #[error("issuers.{name} cannot be used: {problem}")]
@@ -113,11 +113,11 @@ impl Error {
         Self::Shape(hidden.trim().to_owned())
     }
 
-    pub(super) fn value(key: &'static str, value: &str, expected: &'static str) -> Self {
+    pub(super) fn value(key: &'static str, value: &str, expected: impl Into<String>) -> Self {
         Self::Value {
             key,
             value: value.to_owned(),
-            expected,
+            expected: expected.into(),
         }
     }
 }

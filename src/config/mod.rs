@@ -14,27 +14,29 @@ mod pool;
 mod redact;
 mod retention;
 mod secret_files;
+mod server;
+mod sources;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
 
-use ipnet::IpNet;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::{
-    faults::Faults,
-    webhooks::{Mapping, SourceKind},
-};
+use crate::faults::Faults;
 
 pub use issuers::{Issuer, IssuerKeys, IssuerKind, is_loopback};
 pub use layers::{Environment, Error};
 pub use notifications::{Endpoint, NotificationType};
 pub use pool::Pool;
 pub use retention::{Retention, days};
+pub use server::{Access, Limits, Server, is_origin};
+pub use sources::Source;
 
 /// The default file: every setting, explained.
 pub const DEFAULT_TOML: &str = include_str!("../../tenantry.default.toml");
@@ -93,40 +95,6 @@ pub struct Config {
     redacted: Vec<(String, String)>,
 }
 
-/// `[server]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    /// Address and port to listen on.
-    pub listen: String,
-    /// How long a shutdown waits, in seconds.
-    pub drain_timeout_s: u64,
-    /// How long a connection may be idle between two requests, in seconds.
-    pub idle_timeout_s: u64,
-    /// How long the head of a request may take from its first byte, in seconds.
-    pub head_timeout_s: u64,
-    /// Connections that one address may have; 0 for any number.
-    pub connections_per_address: u32,
-    /// Origins whose pages may call the API from a browser.
-    pub cors_origins: Vec<String>,
-}
-
-/// `[limits]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Requests a minute of one API key or end user; 0 for any number.
-    pub per_principal_per_minute: u32,
-    /// Requests a minute from one address without accepted credentials; 0 for any number.
-    pub per_address_per_minute: u32,
-    /// Requests a minute with form keys from one address; 0 for any number.
-    pub per_form_address_per_minute: u32,
-    /// Requests a minute with one form key; 0 for any number.
-    pub per_form_key_per_minute: u32,
-    /// How long an idempotency key and its answer are kept, in days.
-    pub idempotency_keys_days: u32,
-}
-
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,33 +126,6 @@ pub struct Database {
     pub max_connections: u32,
 }
 
-/// `[sources.<name>]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// Whose webhooks these are.
-    pub kind: SourceKind,
-    /// Signing secrets, any of which may have signed.
-    #[serde(default)]
-    pub secrets: Vec<SecretString>,
-    #[serde(default)]
-    secret_files: Vec<PathBuf>,
-    /// How far a signature's time may be from ours, both ways, in seconds.
-    #[serde(default = "default_tolerance_s")]
-    pub tolerance_s: u32,
-    /// Key for the provider's API; empty when not configured.
-    #[serde(default = "empty_secret")]
-    pub api_key: SecretString,
-    #[serde(default)]
-    api_key_file: PathBuf,
-    /// Base URL of the provider's API; empty for the provider's own.
-    #[serde(default)]
-    pub api_url: String,
-    /// What a sender of kind `standard` means.
-    #[serde(default)]
-    pub mapping: Mapping,
-}
-
 /// `[identity]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,20 +134,6 @@ pub struct Identity {
     pub parent_wait_s: u64,
     /// Slug of the role that administers an organization.
     pub admin_role: String,
-}
-
-/// `[access]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Access {
-    /// Networks of the proxies whose `X-Forwarded-*` headers count.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Paths of the application that need no token; one that ends in `*` stands for all below it.
-    pub public_paths: Vec<String>,
-    /// Cookies that may carry an end user's token, in the order in which they are looked for.
-    pub session_cookies: Vec<String>,
-    /// How long a tenant's or member's standing may be remembered, in seconds.
-    pub remember_s: u64,
 }
 
 /// `[blueprint]`
@@ -241,6 +168,35 @@ pub enum NameStyle {
     Opaque,
 }
 
+impl Tenants {
+    /// Refuses what cannot work.
+    fn check(&self) -> Result<(), Error> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let prefix = &self.prefix;
+        if prefix.is_empty()
+            || prefix.len() > 12
+            || !prefix.starts_with(|c: char| c.is_ascii_lowercase())
+            || !prefix.chars().all(legal)
+        {
+            let expected = "1 to 12 characters of a-z, 0-9 and _, beginning with a letter";
+            return Err(Error::value("tenants.prefix", prefix, expected));
+        }
+        if prefix.starts_with("pg_") {
+            let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
+            return Err(Error::value("tenants.prefix", prefix, expected));
+        }
+        let domain = &self.base_domain;
+        if domain.is_empty()
+            || domain.len() > 150
+            || domain.contains(|c: char| c.is_whitespace() || "/:@".contains(c))
+        {
+            let expected = "a host name such as app.example.com";
+            return Err(Error::value("tenants.base_domain", domain, expected));
+        }
+        Ok(())
+    }
+}
+
 /// `[registrations]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -272,16 +228,10 @@ impl Provisioning {
 
     /// Refuses what cannot work.
     fn check(&self) -> Result<(), Error> {
-        let timeouts = [
-            ("provisioning.step_timeout_s", self.step_timeout_s),
-            ("provisioning.clone_timeout_s", self.clone_timeout_s),
-        ];
         // a step of more than a day is a mistake
-        let wrong = |(_, value): &(&str, u64)| !(1..=86_400).contains(value);
-        match timeouts.into_iter().find(wrong) {
-            Some((key, value)) => Err(Error::value(key, &value.to_string(), "1 to 86400")),
-            None => Ok(()),
-        }
+        let (step, clone) = (self.step_timeout_s, self.clone_timeout_s);
+        check_range("provisioning.step_timeout_s", step, 1..=86_400)?;
+        check_range("provisioning.clone_timeout_s", clone, 1..=86_400)
     }
 }
 
@@ -308,19 +258,13 @@ impl Queue {
     }
 
     /// Refuses what cannot work.
-    fn check_concurrency(&self) -> Result<(), Error> {
-        let counts = [
-            ("queue.concurrency", self.concurrency),
-            (
-                "queue.notification_concurrency",
-                self.notification_concurrency,
-            ),
-        ];
-        let wrong = |(_, count): &(&str, usize)| !(1..=256).contains(count);
-        match counts.into_iter().find(wrong) {
-            Some((key, count)) => Err(Error::value(key, &count.to_string(), "1 to 256")),
-            None => Ok(()),
-        }
+    fn check(&self) -> Result<(), Error> {
+        let notifications = self.notification_concurrency;
+        check_range("queue.concurrency", self.concurrency, 1..=256)?;
+        check_range("queue.notification_concurrency", notifications, 1..=256)?;
+        check_range("queue.lease_ms", self.lease_ms, 300..=600_000)?;
+        check_least("queue.poll_interval_ms", self.poll_interval_ms, 1)?;
+        check_least("queue.max_attempts", self.max_attempts, 1)
     }
 }
 
@@ -337,15 +281,8 @@ pub struct Fleet {
 impl Fleet {
     /// Refuses what cannot work.
     fn check(&self) -> Result<(), Error> {
-        if !(1..=256).contains(&self.concurrency) {
-            let value = self.concurrency.to_string();
-            return Err(Error::value("fleet.concurrency", &value, "1 to 256"));
-        }
-        if !(1..=1000).contains(&self.max_attempts) {
-            let value = self.max_attempts.to_string();
-            return Err(Error::value("fleet.max_attempts", &value, "1 to 1000"));
-        }
-        Ok(())
+        check_range("fleet.concurrency", self.concurrency, 1..=256)?;
+        check_range("fleet.max_attempts", self.max_attempts, 1..=1000)
     }
 }
 
@@ -377,10 +314,6 @@ pub struct Cluster {
 /// Name of the cluster that is there when none is configured: the control database's own server.
 pub const MAIN_CLUSTER: &str = "main";
 
-const fn default_tolerance_s() -> u32 {
-    300
-}
-
 const fn default_capacity() -> u32 {
     100_000
 }
@@ -389,140 +322,42 @@ fn empty_secret() -> SecretString {
     SecretString::from("")
 }
 
-/// Whether browsers write an origin so: lower-case, no path, no port that the scheme implies.
-pub fn is_origin(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.origin().ascii_serialization() == text
-            && !text.contains('*')
-    })
-}
-
 /// Whether a section can have this name: it is a label of metrics, and a part of addresses.
 fn is_legal_name(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     !name.is_empty() && name.len() <= 40 && name.chars().all(legal)
 }
 
-impl Server {
-    /// Refuses what cannot work.
-    fn check(&self) -> Result<(), Error> {
-        let timeouts = [
-            ("server.idle_timeout_s", self.idle_timeout_s),
-            ("server.head_timeout_s", self.head_timeout_s),
-        ];
-        // a timer of more than a day is a mistake, and one of centuries would overflow
-        let wrong = |(_, value): &(&str, u64)| !(1..=86_400).contains(value);
-        if let Some((key, value)) = timeouts.into_iter().find(wrong) {
-            return Err(Error::value(key, &value.to_string(), "1 to 86400"));
-        }
-        if let Some(origin) = self.cors_origins.iter().find(|text| !is_origin(text)) {
-            let expected =
-                "origins such as https://app.example.com: scheme and host, no path, no *";
-            return Err(Error::value("server.cors_origins", origin, expected));
-        }
-        Ok(())
+/// Refuses a number that is not one of these.
+fn check_range<T: Copy + PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
     }
+    let expected = format!("{} to {}", range.start(), range.end());
+    Err(Error::value(key, &value.to_string(), expected))
+}
+
+/// Refuses a number that is less than this.
+fn check_least<T: Copy + PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    least: T,
+) -> Result<(), Error> {
+    if value >= least {
+        return Ok(());
+    }
+    let expected = format!("at least {least}");
+    Err(Error::value(key, &value.to_string(), expected))
 }
 
 impl Registrations {
     /// Refuses what cannot work.
     fn check(&self) -> Result<(), Error> {
-        if (1..=86_400).contains(&self.deadline_s) {
-            return Ok(());
-        }
-        let value = self.deadline_s.to_string();
-        Err(Error::value(
-            "registrations.deadline_s",
-            &value,
-            "1 to 86400",
-        ))
-    }
-}
-
-impl Limits {
-    /// Refuses what cannot work.
-    fn check(&self) -> Result<(), Error> {
-        // more than ten years is a mistake
-        if !(1..=3_650).contains(&self.idempotency_keys_days) {
-            let value = self.idempotency_keys_days.to_string();
-            return Err(Error::value(
-                "limits.idempotency_keys_days",
-                &value,
-                "1 to 3650",
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Source {
-    /// Refuses what cannot work.
-    fn check(&self, name: &str) -> Result<(), Error> {
-        if !is_legal_name(name) {
-            let expected = "names of 1 to 40 characters of a-z, 0-9, _ and -";
-            return Err(Error::value("sources", name, expected));
-        }
-        if self.kind != SourceKind::Standard && self.mapping != Mapping::default() {
-            let expected = "a mapping only where kind is \"standard\"";
-            return Err(Error::value("sources", name, expected));
-        }
-        // a password has no place in it: it would be shown
-        let works = |url: url::Url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.username().is_empty()
-                && url.password().is_none()
-        };
-        if !self.api_url.is_empty() && !url::Url::parse(&self.api_url).is_ok_and(works) {
-            let expected =
-                "http:// or https:// and a host, without a user, or nothing for the provider's own";
-            return Err(Error::value("sources.api_url", "…", expected));
-        }
-        Ok(())
-    }
-
-    /// A source with these secrets and the default tolerance.
-    pub fn new(kind: SourceKind, secrets: Vec<SecretString>) -> Self {
-        Self {
-            kind,
-            secrets,
-            secret_files: Vec::new(),
-            tolerance_s: default_tolerance_s(),
-            api_key: empty_secret(),
-            api_key_file: PathBuf::new(),
-            api_url: String::new(),
-            mapping: Mapping::default(),
-        }
-    }
-
-    /// Whether the provider's API can be called: it has one, and a key is configured.
-    pub fn can_be_called(&self) -> bool {
-        match self.kind {
-            SourceKind::Workos | SourceKind::Clerk => !self.api_key.expose_secret().is_empty(),
-            SourceKind::Standard => false,
-        }
-    }
-}
-
-impl Access {
-    /// Refuses what cannot work.
-    fn check(&self) -> Result<(), Error> {
-        if self.remember_s > 60 {
-            let value = self.remember_s.to_string();
-            return Err(Error::value("access.remember_s", &value, "0 to 60"));
-        }
-        // "/a*" would be /admin as well
-        let is_no_path = |path: &&String| {
-            let exact = path.strip_suffix("/*").unwrap_or(path);
-            !path.starts_with('/')
-                || exact.contains('*')
-                || exact.split('/').any(|part| part == "..")
-        };
-        if let Some(path) = self.public_paths.iter().find(is_no_path) {
-            let expected = "paths that begin with /, with at most a /* at the end";
-            return Err(Error::value("access.public_paths", path, expected));
-        }
-        Ok(())
+        check_range("registrations.deadline_s", self.deadline_s, 1..=86_400)
     }
 }
 
@@ -590,60 +425,14 @@ impl Config {
 
     /// Refuses what cannot work, before anything starts.
     fn check(&self) -> Result<(), Error> {
-        let prefix = &self.tenants.prefix;
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if prefix.is_empty()
-            || prefix.len() > 12
-            || !prefix.starts_with(|c: char| c.is_ascii_lowercase())
-            || !prefix.chars().all(legal)
-        {
-            return Err(Error::value(
-                "tenants.prefix",
-                prefix,
-                "1 to 12 characters of a-z, 0-9 and _, beginning with a letter",
-            ));
-        }
-        let domain = &self.tenants.base_domain;
-        if domain.is_empty()
-            || domain.len() > 150
-            || domain.contains(|c: char| c.is_whitespace() || "/:@".contains(c))
-        {
-            return Err(Error::value(
-                "tenants.base_domain",
-                domain,
-                "a host name such as app.example.com",
-            ));
-        }
+        self.tenants.check()?;
         self.server.check()?;
         self.limits.check()?;
         self.registrations.check()?;
         self.retention.check()?;
-        if prefix.starts_with("pg_") {
-            let expected = "a prefix that Postgres does not keep for itself, as it does pg_";
-            return Err(Error::value("tenants.prefix", prefix, expected));
-        }
-        self.queue.check_concurrency()?;
-        if !(300..=600_000).contains(&self.queue.lease_ms) {
-            return Err(Error::value(
-                "queue.lease_ms",
-                &self.queue.lease_ms.to_string(),
-                "300 to 600000",
-            ));
-        }
-        if self.queue.max_attempts < 1 || self.queue.poll_interval_ms == 0 {
-            return Err(Error::value(
-                "queue",
-                "0",
-                "max_attempts and poll_interval_ms of at least 1",
-            ));
-        }
-        if self.database.max_connections < 4 {
-            return Err(Error::value(
-                "database.max_connections",
-                &self.database.max_connections.to_string(),
-                "at least 4",
-            ));
-        }
+        self.queue.check()?;
+        let connections = self.database.max_connections;
+        check_least("database.max_connections", connections, 4)?;
         self.check_clusters()?;
         self.provisioning.check()?;
         self.pool.check()?;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, check_range};
 
 /// More databases than this per cluster are a mistake.
 const MOST: u32 = 10_000;
@@ -38,14 +38,8 @@ impl Pool {
     /// Refuses what cannot work.
     pub(super) fn check(&self) -> Result<(), Error> {
         let largest = i32::try_from(MOST).unwrap_or(i32::MAX);
-        if !(-1..=largest).contains(&self.size) {
-            let size = self.size.to_string();
-            return Err(Error::value("pool.size", &size, "-1 to 10000"));
-        }
-        if self.max > MOST {
-            let max = self.max.to_string();
-            return Err(Error::value("pool.max", &max, "0 to 10000"));
-        }
+        check_range("pool.size", self.size, -1..=largest)?;
+        check_range("pool.max", self.max, 0..=MOST)?;
         if self.min > self.max {
             let min = self.min.to_string();
             return Err(Error::value("pool.min", &min, "at most pool.max"));

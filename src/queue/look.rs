@@ -1,4 +1,4 @@
-//! What an operator sees of the queue.
+//! Reads of the queue: what an operator sees, and what other modules ask about jobs of theirs. Changes nothing.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -22,6 +22,7 @@ mod event;
 mod headers;
 mod hmac;
 mod json;
+mod mapping;
 mod object;
 mod standard;
 mod standard_webhooks;
@@ -41,7 +42,7 @@ pub use event::{
     Organization, Permission, Reading, Role, Said, UnreadableReason, User,
 };
 pub use headers::Headers;
-pub use standard::Mapping;
+pub use mapping::Mapping;
 pub use verify_error::VerifyError;
 
 /// Whose signature scheme and payloads a source speaks.
