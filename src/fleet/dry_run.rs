@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::PgConnection;
 
 use super::{
-    Error, Rehearsal, Run, RunFailure, RunState,
+    Error, RehearsalResult, Run, RunFailure, RunState,
     goal::Goal,
     prepare, runs,
     work::{NOT_DUE, Slot},
@@ -24,7 +24,7 @@ use crate::{
     },
     queue::{Failure, worker::Outcome},
     tenant_db::Tag,
-    tenants::{self, Selection, Standing, Tenant, TenantId, TenantState},
+    tenants::{self, RecordedVersion, Selection, Tenant, TenantId, TenantState},
 };
 
 /// Until it is looked again whether a clone of a run that is over is gone.
@@ -75,7 +75,10 @@ impl Start<'_> {
 }
 
 /// The templates that these tenants come from, cluster by cluster, then the chosen tenants.
-fn starts<'a>(fleet: impl Iterator<Item = &'a Standing>, clones: &'a [Tenant]) -> Vec<Start<'a>> {
+fn starts<'a>(
+    fleet: impl Iterator<Item = &'a RecordedVersion>,
+    clones: &'a [Tenant],
+) -> Vec<Start<'a>> {
     let mut templates: BTreeMap<(&str, &str), (u32, &str)> = BTreeMap::new();
     for tenant in fleet {
         let hash = tenant.blueprint_hash.as_deref().unwrap_or_default();
@@ -104,16 +107,16 @@ fn starts<'a>(fleet: impl Iterator<Item = &'a Standing>, clones: &'a [Tenant]) -
 pub(super) async fn rehearse(
     slot: &Slot<'_>,
     run: &Run,
-    (goal, fleet, clones): (&Goal, &[Standing], &[Tenant]),
+    (goal, fleet, clones): (&Goal, &[RecordedVersion], &[Tenant]),
 ) -> Result<Outcome, StepError> {
     let db = &slot.provisioner.db;
     let version = prepare::version(slot, goal).await?;
     let fleet = fleet
         .iter()
-        .filter(|tenant| !goal.is_passed_by(tenant.stands(), &version));
+        .filter(|tenant| !goal.is_passed_by(tenant.hash_and_version(), &version));
     let is_gone = |id: &&TenantId| clones.iter().all(|tenant| tenant.id != **id);
     let gone = run.clones.iter().filter(is_gone);
-    let mut rehearsals: Vec<_> = gone.map(|id| Rehearsal::not_tried(*id)).collect();
+    let mut rehearsals: Vec<_> = gone.map(|id| RehearsalResult::not_tried(*id)).collect();
     for start in starts(fleet, clones) {
         if slot.tasks.is_draining() {
             return Ok(Outcome::Released);
@@ -134,7 +137,7 @@ pub(super) async fn rehearse(
         if is_ahead(&start, &done) {
             continue;
         }
-        rehearsals.push(Rehearsal::of(run, &start, &done));
+        rehearsals.push(RehearsalResult::of(run, &start, &done));
     }
     let failed = rehearsals.iter().find_map(|of| of.failure.clone());
     slot.fenced(async |tx| {
@@ -209,7 +212,7 @@ pub(super) async fn sweep(slot: &Slot<'_>) -> Result<Outcome, StepError> {
     }
 }
 
-impl Rehearsal {
+impl RehearsalResult {
     /// Of a tenant that was given up since it was chosen.
     fn not_tried(tenant: TenantId) -> Self {
         let error = Error::NotKeptUp(tenant);

@@ -13,7 +13,7 @@ use super::{RunId, runs::Progress, targets::TargetState, work::Prepared};
 use crate::{
     causes::chain,
     queue::{self, Claim, JobId},
-    tenants::{Brought, TenantId},
+    tenants::{ReachedVersion, TenantId},
 };
 
 /// The most targets that a job takes at once.
@@ -69,16 +69,19 @@ pub(super) struct Record {
     pub(super) delay_s: f64,
     /// Version and blueprint's hash that the tenant's row had when it was begun.
     #[serde(skip)]
-    pub(super) stood: Option<(String, Option<String>)>,
+    pub(super) before: Option<(String, Option<String>)>,
 }
 
 impl Record {
     /// What the tenant's row is to say of its database now; `None` where that is as before.
-    pub(super) fn brought<'a>(&'a self, prepared: &'a Prepared<'_>) -> Option<Brought<'a>> {
-        let (version, hash) = self.stood.as_ref()?;
-        Some(Brought {
+    pub(super) fn reached_version<'a>(
+        &'a self,
+        prepared: &'a Prepared<'_>,
+    ) -> Option<ReachedVersion<'a>> {
+        let (version, hash) = self.before.as_ref()?;
+        Some(ReachedVersion {
             tenant: self.tenant,
-            stood: (version, hash.as_deref()),
+            before: (version, hash.as_deref()),
             version: self.to_version.as_deref()?,
             blueprint_hash: (self.state == TargetState::Done).then_some(&*prepared.goal.hash),
         })
@@ -96,7 +99,7 @@ impl Record {
             to_version: None,
             blocker: None,
             delay_s: 0.0,
-            stood: None,
+            before: None,
             ..*self
         };
     }

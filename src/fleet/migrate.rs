@@ -175,7 +175,7 @@ pub(super) async fn migrate(
     if !slot.lease.is_held() {
         return Err(StepError::LostClaim);
     }
-    let stood = Some((
+    let before = Some((
         tenant.alembic_version.clone(),
         tenant.blueprint_hash.clone(),
     ));
@@ -196,7 +196,7 @@ pub(super) async fn migrate(
                 to_version: Some(prepared.version.to_owned()),
                 applied: Some(applied),
                 duration_ms,
-                stood,
+                before,
                 ..blank(held, TargetState::Done)
             }))
         }
@@ -211,7 +211,7 @@ pub(super) async fn migrate(
         }
         Err(error) => Ok(Some(Record {
             to_version: version_reached(slot, prepared, held, &subject, &error).await,
-            stood,
+            before,
             ..failed(slot, held, &error, duration_ms)
         })),
     }
@@ -389,7 +389,7 @@ fn blank(held: &Held, state: TargetState) -> Record {
         fix: None,
         blocker: None,
         delay_s: 0.0,
-        stood: None,
+        before: None,
     }
 }
 

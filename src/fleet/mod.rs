@@ -27,7 +27,7 @@ pub mod exec;
 mod goal;
 mod held;
 mod keep;
-mod one;
+mod migrate;
 mod pace;
 mod portion;
 mod prepare;
@@ -44,8 +44,8 @@ pub use pace::{Pace, find_pace};
 pub use portion::{Portion, PortionInvalid};
 pub use reach::{Named, Reach, Unreached};
 pub use runs::{
-    Counts, NewRun, Rehearsal, Run, RunFailure, RunId, RunState, find, find_newest,
-    find_unfinished, list_page,
+    Counts, NewRun, RehearsalResult, Run, RunFailure, RunId, RunState, find, find_newest,
+    find_newest_real, find_unfinished, list_page,
 };
 pub use targets::{Target, TargetFilter, TargetState, count_unfinished, list_targets};
 pub use work::{Slot, work};

@@ -21,7 +21,7 @@ use crate::{
         self,
         worker::{Outcome, Settled},
     },
-    tenants::{self, Standing},
+    tenants::{self, RecordedVersion},
 };
 
 /// After so many attempts that met one a passing error is one that stays.
@@ -154,7 +154,7 @@ pub(super) async fn version(slot: &Slot<'_>, goal: &Goal) -> Result<String, Step
 async fn begin(
     slot: &Slot<'_>,
     goal: &Goal,
-    fleet: &[Standing],
+    fleet: &[RecordedVersion],
 ) -> Result<Option<Outcome>, StepError> {
     let version = version(slot, goal).await?;
     let begun = slot
@@ -187,10 +187,15 @@ async fn begin(
 ///
 /// Waves are of those that need something, and those that do not are looked at in the last one: a canary that
 /// has nothing to do proves nothing.
-fn plan_targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -> Vec<NewTarget> {
-    let is_ahead = |tenant: &&Standing| goal.is_passed_by(tenant.stands(), version);
+fn plan_targets(
+    run: &Run,
+    (goal, version): (&Goal, &str),
+    fleet: &[RecordedVersion],
+) -> Vec<NewTarget> {
+    let is_ahead =
+        |tenant: &&RecordedVersion| goal.is_passed_by(tenant.hash_and_version(), version);
     let (ahead, rest): (Vec<_>, Vec<_>) = fleet.iter().partition(is_ahead);
-    let is_there = |tenant: &&Standing| tenant.blueprint_hash.as_ref() == Some(&goal.hash);
+    let is_there = |tenant: &&RecordedVersion| tenant.blueprint_hash.as_ref() == Some(&goal.hash);
     let (there, behind): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_there);
     let total = u32::try_from(behind.len()).unwrap_or(u32::MAX);
     let ends = wave_ends(&run.waves, total);
@@ -198,7 +203,7 @@ fn plan_targets(run: &Run, (goal, version): (&Goal, &str), fleet: &[Standing]) -
         let before = ends.iter().filter(|end| **end as usize <= at).count();
         i32::try_from(before + 1).unwrap_or(i32::MAX)
     };
-    let target = |(wave, tenant): (i32, &Standing), skipped| NewTarget {
+    let target = |(wave, tenant): (i32, &RecordedVersion), skipped| NewTarget {
         tenant: tenant.id,
         wave,
         from_version: tenant.version.clone(),

@@ -137,7 +137,7 @@ pub struct RunFailure {
 /// What became of a throw-away clone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = FleetRehearsal)]
-pub struct Rehearsal {
+pub struct RehearsalResult {
     /// The cluster.
     pub cluster: String,
     /// The tenant whose database was cloned; none where it was a template.
@@ -195,7 +195,7 @@ pub struct Run {
     pub clones: Vec<TenantId>,
     /// What became of throw-away clones, in a dry run.
     #[sqlx(json)]
-    pub rehearsals: Vec<Rehearsal>,
+    pub rehearsals: Vec<RehearsalResult>,
     /// Why it stopped.
     #[sqlx(json(nullable))]
     pub failure: Option<RunFailure>,
@@ -266,6 +266,15 @@ pub async fn find(connection: &mut PgConnection, id: RunId) -> sqlx::Result<Opti
 pub async fn find_unfinished(connection: &mut PgConnection) -> sqlx::Result<Option<Run>> {
     sqlx::query_as(select_run!(
         "where state in ('preparing', 'running', 'paused')"
+    ))
+    .fetch_optional(connection)
+    .await
+}
+
+/// The run that was begun last, of those that are not dry.
+pub async fn find_newest_real(connection: &mut PgConnection) -> sqlx::Result<Option<Run>> {
+    sqlx::query_as(select_run!(
+        "where not is_dry order by created_at desc, id desc limit 1"
     ))
     .fetch_optional(connection)
     .await
@@ -467,7 +476,7 @@ pub(super) async fn set_rehearsals(
     id: RunId,
     hash: &str,
     version: &str,
-    rehearsals: &[Rehearsal],
+    rehearsals: &[RehearsalResult],
 ) -> sqlx::Result<()> {
     sqlx::query(
         "update fleet_runs

@@ -165,10 +165,10 @@ async fn sweep_or_end(
         .collect();
     let fleet = tenants::list_migratable(tx, &run.selection).await?;
     let version = run.version.as_deref().unwrap_or_default();
-    let is_missing = |tenant: &tenants::Standing| {
+    let is_missing = |tenant: &tenants::RecordedVersion| {
         !known.contains(&tenant.id.0)
             && tenant.blueprint_hash.as_deref() != Some(&goal.hash)
-            && !goal.is_passed_by(tenant.stands(), version)
+            && !goal.is_passed_by(tenant.hash_and_version(), version)
     };
     let missing = fleet.into_iter().filter(is_missing);
     let late: Vec<NewTarget> = missing

@@ -16,7 +16,7 @@ use super::{
     Run, RunId, RunState, change, dry_run,
     goal::Goal,
     held::{self, Held},
-    one, prepare,
+    migrate, prepare,
     runs::{self, Progress},
     settle,
     targets::{self, TargetState},
@@ -205,8 +205,8 @@ impl Slot<'_> {
         prepared: &Prepared<'_>,
         taken: &[Held],
     ) -> Result<Option<Outcome>, StepError> {
-        let mut away = one::Away::new();
-        let mut subjects = one::find_subjects(self, taken, &mut away).await?;
+        let mut away = migrate::Away::new();
+        let mut subjects = migrate::find_subjects(self, taken, &mut away).await?;
         let mut ended = Vec::new();
         let (mut recorded_at, mut looked_at) = (Instant::now(), Instant::now());
         let mut found_at = Instant::now();
@@ -227,12 +227,12 @@ impl Slot<'_> {
             }
             if found_at.elapsed() >= SUBJECTS_TTL {
                 // somebody may have archived one of them meanwhile
-                subjects = one::find_subjects(self, rest, &mut away).await?;
+                subjects = migrate::find_subjects(self, rest, &mut away).await?;
                 found_at = Instant::now();
             }
             let subject = subjects.remove(&held.tenant.0);
             let began = Instant::now();
-            let Some(record) = one::migrate(self, prepared, held, subject).await? else {
+            let Some(record) = migrate::migrate(self, prepared, held, subject).await? else {
                 self.give_back(&[held.tenant]).await?;
                 continue;
             };
@@ -326,8 +326,9 @@ impl Slot<'_> {
         prepared: &Prepared<'_>,
         records: &[held::Record],
     ) -> Result<Option<Progress>, StepError> {
-        let brought = records.iter().filter_map(|record| record.brought(prepared));
-        let brought: Vec<_> = brought.collect();
+        let reached = records.iter();
+        let reached = reached.filter_map(|record| record.reached_version(prepared));
+        let reached: Vec<_> = reached.collect();
         self.fenced(async |tx| {
             let progress = runs::hold_progress(tx, self.run).await?;
             let recorded = held::record(tx, self.run, self.claim, records).await?;
@@ -336,7 +337,7 @@ impl Slot<'_> {
             }
             // a run that is over may have been followed by another one
             let is_latest = progress.is_some_and(|progress| !progress.state.is_over());
-            tenants::mark_migrated(tx, &brought, is_latest).await?;
+            tenants::mark_migrated(tx, &reached, is_latest).await?;
             self.give_up_rest_if_aborted(tx, progress).await?;
             Ok(progress)
         })

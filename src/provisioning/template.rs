@@ -227,12 +227,31 @@ pub(super) async fn is_sealed(
     Ok(sealed && recorded.is_some_and(is_comparable))
 }
 
-/// Refuses a blueprint whose applied migrations were changed.
+/// Refuses a blueprint whose applied migrations were changed: those that a tenant has, or that a fleet run is about to
+/// bring to one. Of a template that nobody came from yet, files may still be repaired.
 async fn check_history(db: &Db, cluster: &Cluster, blueprint: &Blueprint) -> Result<(), StepError> {
     let applied: Vec<Json<Vec<(String, String)>>> = db
         .run(async |connection| {
             sqlx::query_scalar(
-                "select migrations from templates where cluster = $1 order by sealed_at desc",
+                "select migrations
+                 from templates
+                 where cluster = $1
+                   and (
+                       exists (
+                           select
+                           from tenants
+                           where tenants.cluster = templates.cluster
+                             and tenants.blueprint_hash = templates.hash
+                       )
+                       or exists (
+                           select
+                           from fleet_runs
+                           where fleet_runs.blueprint_hash = templates.hash
+                             and state in ('running', 'paused')
+                             and prepared_at is not null
+                       )
+                   )
+                 order by sealed_at desc",
             )
             .bind(&cluster.name)
             .fetch_all(connection)

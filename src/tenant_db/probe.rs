@@ -24,6 +24,9 @@ pub struct Findings {
     /// Directories that a server crash inside `create database` left; 0 where we may not look.
     #[sqlx(default)]
     pub orphan_directories: i64,
+    /// Our roles that our user may not administer: from 16 on it takes the right to, which it has of roles that it made
+    /// there, and not of those that came from 15 or older.
+    pub foreign_roles: i64,
     /// Templates that can be cloned.
     pub sealed_templates: i64,
     /// Templates that are being built, or were left half-built.
@@ -74,6 +77,20 @@ pub async fn look(connection: &mut PgConnection, prefix: &str) -> Result<Finding
                 array(
                     select datname::text from pg_database where datconnlimit = -2 order by datname
                 ) as unusable_databases,
+                (
+                    select count(*)
+                    from pg_roles role
+                    where current_setting('server_version_num')::integer >= 160000
+                      and starts_with(role.rolname, $1)
+                      and shobj_description(role.oid, 'pg_authid') like 'tenantry %'
+                      and not exists (
+                          select
+                          from pg_auth_members
+                          where roleid = role.oid
+                            and member = pg_roles.oid
+                            and admin_option
+                      )
+                ) as foreign_roles,
                 (select count(*) from pg_database where datname ~ ('^' || $1 || 'template_[0-9a-f]{16}$') and datistemplate) as sealed_templates,
                 (select count(*) from pg_database where datname ~ ('^' || $1 || 'template_[0-9a-f]{16}$') and not datistemplate) as unsealed_templates,
                 current_setting('max_connections')::integer as max_connections,

@@ -6,7 +6,7 @@ use super::{Selection, Tenant, TenantId};
 
 /// What a tenant's database is on, as its row says.
 #[derive(Debug, Clone, FromRow)]
-pub struct Standing {
+pub struct RecordedVersion {
     /// The tenant.
     pub id: TenantId,
     /// Postgres cluster.
@@ -19,9 +19,9 @@ pub struct Standing {
     pub version: String,
 }
 
-impl Standing {
+impl RecordedVersion {
     /// Hash of its blueprint, and its version.
-    pub fn stands(&self) -> (Option<&str>, &str) {
+    pub fn hash_and_version(&self) -> (Option<&str>, &str) {
         (self.blueprint_hash.as_deref(), &self.version)
     }
 }
@@ -30,7 +30,7 @@ impl Standing {
 pub async fn list_migratable(
     connection: &mut PgConnection,
     selection: &Selection,
-) -> sqlx::Result<Vec<Standing>> {
+) -> sqlx::Result<Vec<RecordedVersion>> {
     sqlx::query_as(
         "select id, cluster, url, blueprint_hash, alembic_version as version
          from tenants
@@ -60,11 +60,11 @@ pub async fn find_all(
 
 /// What a tenant's database was brought to.
 #[derive(Debug, Clone, Copy)]
-pub struct Brought<'a> {
+pub struct ReachedVersion<'a> {
     /// The tenant.
     pub tenant: TenantId,
     /// Schema version and blueprint's hash that the tenant's row had before.
-    pub stood: (&'a str, Option<&'a str>),
+    pub before: (&'a str, Option<&'a str>),
     /// Schema version.
     pub version: &'a str,
     /// Hash of the blueprint that it is like now; `None` where a failure left it on the way.
@@ -77,27 +77,27 @@ pub struct Brought<'a> {
 /// somebody who came later has brought the database further.
 pub async fn mark_migrated(
     tx: &mut PgConnection,
-    brought: &[Brought<'_>],
+    reached: &[ReachedVersion<'_>],
     is_latest: bool,
 ) -> sqlx::Result<()> {
-    let ids: Vec<TenantId> = brought.iter().map(|brought| brought.tenant).collect();
-    let versions: Vec<&str> = brought.iter().map(|brought| brought.version).collect();
-    let hashes: Vec<Option<&str>> = brought.iter().map(|it| it.blueprint_hash).collect();
+    let ids: Vec<TenantId> = reached.iter().map(|reached| reached.tenant).collect();
+    let versions: Vec<&str> = reached.iter().map(|reached| reached.version).collect();
+    let hashes: Vec<Option<&str>> = reached.iter().map(|it| it.blueprint_hash).collect();
     let (versions_before, hashes_before): (Vec<&str>, Vec<Option<&str>>) =
-        brought.iter().map(|brought| brought.stood).unzip();
+        reached.iter().map(|reached| reached.before).unzip();
     sqlx::query(
         "with changed as (
-             select tenants.id, brought.version, coalesce(brought.hash, blueprint_hash) as hash
+             select tenants.id, reached.version, coalesce(reached.hash, blueprint_hash) as hash
              from tenants
              join unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
-                      as brought (id, version, hash, version_before, hash_before)
-                 on brought.id = tenants.id
+                      as reached (id, version, hash, version_before, hash_before)
+                 on reached.id = tenants.id
              where ($6
                     or (alembic_version, blueprint_hash)
-                       is not distinct from (brought.version_before, brought.hash_before))
+                       is not distinct from (reached.version_before, reached.hash_before))
                -- what is so already costs no row
                and (alembic_version, blueprint_hash)
-                   is distinct from (brought.version, coalesce(brought.hash, blueprint_hash))
+                   is distinct from (reached.version, coalesce(reached.hash, blueprint_hash))
              -- as a batch of events locks the tenants of several organizations
              order by source collate \"C\", org_id collate \"C\"
              for update of tenants

@@ -41,7 +41,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
-pub use fleet::{Brought, Standing, find_all, is_any_of_other, list_migratable, mark_migrated};
+pub use fleet::{
+    ReachedVersion, RecordedVersion, find_all, is_any_of_other, list_migratable, mark_migrated,
+};
 pub use hosts::{
     Host, HostError, add_host, find_by_host, find_taken, list_hosts, normalize_host, remove_host,
 };

@@ -5,7 +5,7 @@ use std::{process::Stdio, time::Duration};
 use chrono::DateTime;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tenantry::fleet::FAULT_POINTS;
+use tenantry::fleet::{FAULT_POINTS, RunState};
 
 use crate::{
     cli_operator::run,
@@ -13,7 +13,7 @@ use crate::{
         Deployment, Fleet, TinyBlueprint,
         app::wait_until,
         cluster::{execute, hold},
-        fleet::{ADDITIVE, NEXT},
+        fleet::{ADDITIVE, NEXT, all},
         process::{Process, tenantry},
     },
 };
@@ -385,4 +385,24 @@ async fn without_an_id_it_is_the_run_that_goes_on_and_not_a_newer_one_that_was_o
     holder.release().await;
     fleet.app.is_idle().await;
     fleet.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tries_the_failed_ones_again_means_the_run_that_failed_and_not_one_that_was_only_tried()
+{
+    let fleet = Fleet::of(1).await;
+    fleet.sql(&fleet.orgs[0], ADDITIVE).await;
+    let failed = fleet.migrate(&all()).await;
+    assert_eq!(failed.state, RunState::Failed);
+    let (code, dry, _) = fleet.cli(&["migrate", "--dry-run"]).await;
+    assert_eq!(code, 0, "{dry}");
+    let (_, runs, _) = fleet.cli(&["runs"]).await;
+    assert!(runs.contains("done (dry run)"), "{runs}");
+
+    fleet.sql(&fleet.orgs[0], "drop table tags").await;
+    let (code, _, stderr) = fleet.cli(&["retry", "--failed"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let retried = fleet.is_over(&failed).await;
+    assert_eq!((retried.state, retried.counts.done), (RunState::Done, 1));
+    fleet.stop().await;
 }

@@ -50,6 +50,16 @@ impl Fleet {
         ask(&self.app.deployment.control_url, &sql).await
     }
 
+    async fn a_file_that_no_tenant_has_may_be_repaired(&self, dry: &Value) {
+        let longer = "alter table notes add check (length(body) < 200)";
+        self.blueprint.write(NEXT, longer);
+        let id = dry["id"].as_str().unwrap();
+        let (code, _, stderr) = run(&self.app, &["fleet", "resume", id]).await;
+        assert_eq!(code, 0, "{stderr}");
+        let (code, stdout, stderr) = run(&self.app, &["fleet", "status", "--wait", id]).await;
+        assert_eq!(code, 0, "{stdout} {stderr}");
+    }
+
     async fn nobody_was_migrated(&self) {
         for org in &self.orgs {
             let sql = format!("select count(*) from tenantry.migrations where name = '{NEXT}'");
@@ -115,6 +125,7 @@ async fn what_the_template_has_not_is_found_in_the_clone_of_a_tenant() {
         stdout.contains(&format!("(tenant {})", second.id)),
         "{stdout}"
     );
+    fleet.a_file_that_no_tenant_has_may_be_repaired(&dry).await;
     fleet.app.stop().await;
 }
 

@@ -1,12 +1,18 @@
 //! Two versions on one control database: which older one a newer schema serves, and which not. And a
 //! control database that was restored: what was forgotten, and that nothing is adopted or dropped for it.
 
-use crate::support::{
-    Deployment,
-    app::{deliver, get, new_org, wait_until},
-    cluster::{ask, execute, rows},
-    events,
-    process::Process,
+use tenantry::fleet::RunState;
+
+use crate::{
+    cli_operator::run,
+    support::{
+        Deployment, Fleet,
+        app::{deliver, get, new_org, wait_until},
+        cluster::{ask, execute, rows},
+        events,
+        fleet::all,
+        process::Process,
+    },
 };
 
 /// The first migration of which an older binary may not know.
@@ -201,4 +207,50 @@ async fn after_a_restore_the_forgotten_tenant_is_found_and_left_alone_and_made_a
     );
     execute(control, &statement("serves_since")).await;
     deployment.discard().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_restored_is_its_tenants_when_it_is_marked_as_documented() {
+    let fleet = Fleet::of(1).await;
+    let [tenant] = fleet.tenants().await;
+    let deployment = &fleet.app.deployment;
+    let (control, prefix) = (&deployment.control_url, &deployment.prefix);
+    let hash = tenant.blueprint_hash.as_ref().unwrap();
+    // as it is in a dump: without what is said of the database itself
+    let kept = format!("{prefix}kept");
+    execute(
+        control,
+        &format!("create database {kept} template {}", tenant.database),
+    )
+    .await;
+    execute(control, &format!("drop database {}", tenant.database)).await;
+    let documented = statement("to tn_acme_role")
+        .replace("tn_acme_role", &tenant.username)
+        .replace("tn_acme", &tenant.database)
+        .replace("template template0", &format!("template {kept}"))
+        .replace("tn_owner", &format!("{prefix}owner"))
+        .replace("tenant=…", &format!("tenant={}", tenant.id))
+        .replace("template=…", &format!("template={hash}"));
+    for statement in documented.split(';') {
+        execute(control, statement).await;
+    }
+    execute(control, &format!("drop database {kept}")).await;
+
+    let (code, stdout, stderr) = run(&fleet.app, &["fleet", "drift"]).await;
+    assert_eq!(code, 0, "{stdout} {stderr}");
+    let run = fleet.migrate(&all()).await;
+    assert_eq!((run.state, run.counts.done), (RunState::Done, 1));
+    let as_tenant = fleet.app.tenant(&tenant.org_id).url().await;
+    assert_eq!(
+        ask::<i64>(&as_tenant, "select count(*) from notes").await,
+        1
+    );
+    // it does not let the new one's role in
+    let late = new_org();
+    fleet
+        .app
+        .accepts(&[&events::created(&late, "Umbrella")])
+        .await;
+    fleet.app.tenant(&late).is_ready().await;
+    fleet.stop().await;
 }

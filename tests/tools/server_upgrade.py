@@ -139,10 +139,10 @@ class Deployment:
         return drift["alike"], accused, sorted({tenant["code"] for tenant in drift["unreached"]})
 
 
-def statement(after):
-    """The first block for psql after these words of docs/operations.md."""
-    text = (ROOT / "docs/operations.md").read_text().split(after)[1]
-    return re.search(r"```sql\n(.*?)```", text, re.DOTALL).group(1)
+def statements():
+    """What docs/operations.md has for psql: before the upgrade, and after it."""
+    text = (ROOT / "docs/operations.md").read_text().split("### A new major version of Postgres")[1]
+    return re.findall(r"```sql\n(.*?)```", text, re.DOTALL)[:2]
 
 
 IN_THE_WAY = "create table next ()"
@@ -182,13 +182,20 @@ def before(server, deployment):
 def upgraded(server, deployment):
     with server.running(OLD):
         deployment.must("pool", "drain")
-        server.sql("tenantry", statement("### A new major version of Postgres"))
+        server.sql("tenantry", statements()[0])
     code, said = server.upgrade()
     check("the server is upgraded", code == 0, said)
 
 
 def after(server, deployment, in_the_way):
     with server.running(NEW):
+        said = deployment.run("doctor").stdout
+        _, version = server.run(OLD / "postgres", "--version")
+        came_from_15 = int(re.search(r" (\d+)", version).group(1)) < 16
+        check("doctor says whether rights were lost", ("may not administer" in said) == came_from_15, said)
+        server.sql("postgres", statements()[1])
+        said = deployment.run("doctor").stdout
+        check("doctor finds all rights", "may not administer" not in said and "FAIL" not in said, said)
         # told from the version of its server, as its template is not built anew before a replica starts
         found = deployment.drift()
         check("nobody is accused before a replica has started", found == (0, [], ["template_unknown"]), found)

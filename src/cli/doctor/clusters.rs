@@ -70,7 +70,7 @@ fn judge(cluster: &Cluster, findings: &Findings) -> Vec<Check> {
             "use Postgres 15 or newer, or a superuser",
         ));
     }
-    checks.push(rights(name, findings));
+    checks.push(rights(cluster, findings));
     if findings.orphan_directories > 0 {
         checks.push(Check::warn(
             "directories",
@@ -134,7 +134,8 @@ fn connections(name: &str, findings: &Findings) -> Check {
     }
 }
 
-fn rights(name: &str, findings: &Findings) -> Check {
+fn rights(cluster: &Cluster, findings: &Findings) -> Check {
+    let Cluster { name, prefix, .. } = cluster;
     let user = &findings.user;
     if findings.superuser {
         return Check::pass(
@@ -143,6 +144,16 @@ fn rights(name: &str, findings: &Findings) -> Check {
         );
     }
     match findings.missing_rights() {
+        None if findings.foreign_roles > 0 => Check::fail(
+            "rights",
+            format!(
+                "{name}: {user} may not administer {} of tenantry's roles, as after an upgrade from Postgres 15 or older",
+                findings.foreign_roles
+            ),
+            format!(
+                "as a superuser, in psql: select format('grant %I to \"{user}\" with admin option', rolname) from pg_roles where shobj_description(oid, 'pg_authid') like 'tenantry %' and starts_with(rolname, '{prefix}') \\gexec"
+            ),
+        ),
         None => Check::pass(
             "rights",
             format!("{name}: {user} may create databases and roles"),

@@ -12,9 +12,9 @@ use super::{runs, select::Select, which};
 use crate::{
     blueprint::{Blueprint, SqlFile},
     cli::{Failure, Globals, access::Access, pool, printer},
-    fleet::{self, Rehearsal, Run},
+    fleet::{self, RehearsalResult, Run},
     page::Asked,
-    tenants::{self, Standing, TenantId},
+    tenants::{self, RecordedVersion, TenantId},
 };
 
 #[derive(Debug, clap::Args)]
@@ -125,7 +125,7 @@ fn count(starts: &[Start], of: impl Fn(&Start) -> bool) -> u32 {
 
 /// The tenants of each cluster by their version. At one version some may have it all, and others not: those that a
 /// failure left at it, or that differ in the shared seed.
-fn starts(fleet: Vec<Standing>, (whole, cut): (&Blueprint, &Blueprint)) -> Vec<Start> {
+fn starts(fleet: Vec<RecordedVersion>, (whole, cut): (&Blueprint, &Blueprint)) -> Vec<Start> {
     let hash = cut.hash();
     let mut starts: BTreeMap<(String, String, bool), Vec<Who>> = BTreeMap::new();
     for tenant in fleet {
@@ -174,7 +174,7 @@ fn sample(runs: &[Run], hash: &str) -> Option<f64> {
     let of_this = |run: &&Run| run.is_dry && run.blueprint_hash.as_deref() == Some(hash);
     runs.iter().filter(of_this).find_map(|run| {
         // of one that had it all already nothing was measured; a program without a version tells no number
-        let is_measured = |of: &&Rehearsal| {
+        let is_measured = |of: &&RehearsalResult| {
             of.failure.is_none() && (of.applied > 0 || of.from_version.is_empty())
         };
         let good = run.rehearsals.iter().filter(is_measured);
@@ -183,7 +183,7 @@ fn sample(runs: &[Run], hash: &str) -> Option<f64> {
     })
 }
 
-fn mean(rehearsals: &[&Rehearsal]) -> Option<f64> {
+fn mean(rehearsals: &[&RehearsalResult]) -> Option<f64> {
     let count = u32::try_from(rehearsals.len())
         .ok()
         .filter(|count| *count > 0)?;

@@ -194,7 +194,7 @@ pub(super) async fn status(
     access: &Access,
     options: Status,
 ) -> Result<(), Failure> {
-    let mut run = options.one.find(access).await?;
+    let mut run = options.one.find(access, Newest::OfAll).await?;
     if options.wait {
         run = watch::watch(globals, access, run.id).await?;
     }
@@ -216,7 +216,7 @@ pub(super) async fn list(
     let row = |run: Run| {
         vec![
             run.id.to_string(),
-            run.state.name().to_owned(),
+            state(&run),
             run.version.or(run.wanted_version).unwrap_or_default(),
             format!("{}/{}", run.counts.settled(), run.counts.total()),
             run.counts.failed.to_string(),
@@ -242,7 +242,7 @@ pub(super) async fn targets(
     access: &Access,
     options: &Targets,
 ) -> Result<(), Failure> {
-    let run = options.one.find(access).await?;
+    let run = options.one.find(access, Newest::NotDry).await?;
     let filter = TargetFilter {
         state: options.state,
     };
@@ -288,7 +288,10 @@ pub(super) async fn change(
     act: &Act,
     change: Change,
 ) -> Result<(), Failure> {
-    let (run, actor) = (act.one.find(access).await?, globals.operator());
+    let (run, actor) = (
+        act.one.find(access, Newest::NotDry).await?,
+        globals.operator(),
+    );
     let (id, to) = (run.id, run.wanted_version.as_deref());
     let hash = match change {
         Change::Resume => known_hash(globals, access, to),
@@ -334,7 +337,7 @@ pub(super) async fn first(
     access: &Access,
     options: &First,
 ) -> Result<(), Failure> {
-    let id = options.act.one.find(access).await?.id;
+    let id = options.act.one.find(access, Newest::NotDry).await?.id;
     let tenant = tenants::find(access, &options.tenant).await?.id;
     let actor = globals.operator();
     let put = async |tx: &mut _| {
@@ -354,19 +357,34 @@ pub(super) async fn first(
     Ok(())
 }
 
+/// Which run is meant where there is no id and none goes on.
+#[derive(Debug, Clone, Copy)]
+enum Newest {
+    OfAll,
+    /// Who diagnosed a failure by a dry run means the run that failed; a dry one where there is no other.
+    NotDry,
+}
+
 impl One {
-    async fn find(&self, access: &Access) -> Result<Run, Failure> {
+    async fn find(&self, access: &Access, newest: Newest) -> Result<Run, Failure> {
         let id = self.run.map(RunId);
-        let find = async |connection: &mut _| match id {
-            Some(id) => fleet::find(connection, id).await,
+        let find = async |connection: &mut _| {
+            if let Some(id) = id {
+                return fleet::find(connection, id).await;
+            }
             // one that was only tried may be newer than the one that goes on
-            None => match fleet::find_unfinished(&mut *connection).await? {
-                Some(run) => Ok(Some(run)),
-                None => fleet::find_newest(connection).await,
-            },
+            if let Some(run) = fleet::find_unfinished(&mut *connection).await? {
+                return Ok(Some(run));
+            }
+            if let Newest::NotDry = newest
+                && let Some(run) = fleet::find_newest_real(&mut *connection).await?
+            {
+                return Ok(Some(run));
+            }
+            fleet::find_newest(connection).await
         };
-        let run = access.db.run(find).await?;
-        match (run, id) {
+        let found = access.db.run(find).await?;
+        match (found, id) {
             (Some(run), _) => Ok(run),
             (None, Some(id)) => Err(fleet::Error::Unknown(id).into()),
             (None, None) => Err(Failure::failed(
@@ -377,6 +395,16 @@ impl One {
     }
 }
 
+/// The state as it is shown.
+fn state(run: &Run) -> String {
+    let state = run.state.name();
+    if run.is_dry {
+        format!("{state} (dry run)")
+    } else {
+        state.to_owned()
+    }
+}
+
 fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
     if json {
         return globals.printer.json(run);
@@ -384,7 +412,7 @@ fn show(globals: &Globals, run: &Run, json: bool) -> Result<(), Failure> {
     let counts = run.counts;
     let rows = [
         ("run", run.id.to_string()),
-        ("state", run.state.name().to_owned()),
+        ("state", state(run)),
         (
             "version",
             run.version

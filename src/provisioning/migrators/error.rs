@@ -158,7 +158,9 @@ impl Error {
             Self::Drifted { .. } => {
                 "revert the named difference in that database (or make it a migration, for a new run)"
             }
-            Self::DatabaseGone { .. } => "restore the database, or archive the tenant whose it was",
+            Self::DatabaseGone { .. } => {
+                "restore the database (docs/operations.md, \"Restore one tenant\")"
+            }
             Self::Failed {
                 reached: Some(_), ..
             } => {
