@@ -179,6 +179,14 @@ impl Metrics {
             jwks_age: Family::default(),
             jwks_fetched: Arc::default(),
         };
+        // an alert on an increase does not see the failure that makes the series
+        for outcome in ["done", "skipped", "failed", "retried"] {
+            drop(
+                metrics
+                    .fleet_targets
+                    .get_or_create(&OutcomeLabel { outcome }),
+            );
+        }
         metrics.registry = Arc::new(metrics.register());
         metrics
     }

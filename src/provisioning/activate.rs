@@ -5,12 +5,13 @@
 
 use std::{sync::atomic::Ordering, time::Instant};
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
-use super::{Step, StepContext, StepError, seed, steps, template};
+use super::{Step, StepContext, StepError, UndoContext, is_marked, seed, steps, template};
 use crate::{
     members,
     queue::{self, NewJob},
+    tenant_db::{Ident, databases::Facts},
     tenants::{self, Tenant},
 };
 
@@ -68,9 +69,44 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Nothing: a tenant that was opened is not undone, and what opens it is one transaction.
-#[expect(clippy::unnecessary_wraps, reason = "one shape for every step")]
-pub(super) fn undo() -> Result<(), StepError> {
+/// Takes the note back that the database is about to be opened; what opens it is one transaction, and a tenant that was
+/// opened is not undone.
+///
+/// Where the database has the note and no attempt to open it is on record, the control database is of a moment before,
+/// and the tenant may be in use: nothing is undone.
+pub(super) async fn undo(cx: &UndoContext<'_>) -> Result<(), StepError> {
+    let Some(cluster) = cx.cluster()? else {
+        return Ok(());
+    };
+    let (database, _) = cx.names()?;
+    let facts = cluster.find_database(database.as_str()).await?;
+    let is_ours = |facts: &Facts| {
+        is_marked(facts, cluster, &cx.tenant) && facts.usable && facts.allows_connections
+    };
+    if !facts.as_ref().is_some_and(is_ours) {
+        return Ok(());
+    }
+    let (db, id) = (&cx.provisioner.db, cx.tenant.id);
+    let steps = db
+        .run(async |connection| steps::list(connection, id).await)
+        .await?;
+    let is_begun = steps.iter().any(|step| step.name == Step::Activate.name());
+    let mut connection = cluster.connect(&database, Some(&cx.tag)).await?;
+    let undone = if is_begun {
+        seed::forget_opening(&mut connection).await
+    } else {
+        refuse_opened(&mut connection, &database).await
+    };
+    // it is about to be dropped
+    let _ = connection.close().await;
+    undone
+}
+
+async fn refuse_opened(connection: &mut PgConnection, database: &Ident) -> Result<(), StepError> {
+    if seed::is_opened(connection).await? {
+        let database = database.as_str().to_owned();
+        return Err(StepError::InUse { database });
+    }
     Ok(())
 }
 

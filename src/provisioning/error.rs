@@ -70,6 +70,12 @@ pub enum StepError {
         /// Its hash.
         hash: String,
     },
+    /// A database that is to be dropped was opened to its users.
+    #[error("database {database} was opened to its users, which is not on record")]
+    InUse {
+        /// The database.
+        database: String,
+    },
     /// The tenant's database was not copied, as that would have disturbed the tenant.
     #[error("database {database} was not copied: {why}")]
     NotCopied {
@@ -193,6 +199,7 @@ impl StepError {
             Self::NoRoom => "no_room",
             Self::NotPlaced => "not_placed",
             Self::TemplateUnknown { .. } => "template_unknown",
+            Self::InUse { .. } => "database_in_use",
             Self::NotCopied { .. } => "database_not_copied",
             Self::Secrets(_) => "credential_unreadable",
             Self::TimedOut { .. } => "step_timed_out",
@@ -241,6 +248,9 @@ impl StepError {
             Self::PublicSchemaOpen => "use Postgres 15 or newer, or a superuser on 14",
             Self::NoRoom => "add a cluster to the configuration or raise a capacity",
             Self::NotPlaced | Self::TemplateUnknown { .. } => "fix what the cause names",
+            Self::InUse { .. } => {
+                "restore a later moment of the control database; or, if nobody wants what is in it, drop that database"
+            }
             Self::NotCopied { .. } => {
                 "disconnect its application for a moment (a dry run never ends sessions), or choose another tenant"
             }
@@ -339,6 +349,7 @@ impl StepError {
             | Self::Blueprint(_)
             | Self::NotVerified { .. }
             | Self::TemplateUnknown { .. }
+            | Self::InUse { .. }
             | Self::NotCopied { .. }
             | Self::WorkersLost { .. }
             | Self::Secrets(_) => false,

@@ -141,7 +141,7 @@ impl Step {
             Self::Seed => seed::undo(),
             Self::SyncMembers => sync_members::undo(cx).await,
             Self::Verify => verify::undo(),
-            Self::Activate => activate::undo(),
+            Self::Activate => activate::undo(cx).await,
         }
     }
 }

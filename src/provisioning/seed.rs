@@ -114,6 +114,25 @@ pub(super) async fn note_opening(
     Ok(())
 }
 
+/// Whether the database was opened, or was about to be.
+pub(super) async fn is_opened(connection: &mut PgConnection) -> Result<bool, StepError> {
+    sqlx::query_scalar("select exists (select from tenantry.seeds where name = $1)")
+        .bind(OPENED)
+        .fetch_one(connection)
+        .await
+        .map_err(|error| tenant_db::Error::sql("reading whether it was opened")(error).into())
+}
+
+/// It is not about to be opened any more.
+pub(super) async fn forget_opening(connection: &mut PgConnection) -> Result<(), StepError> {
+    sqlx::query("delete from tenantry.seeds where name = $1")
+        .bind(OPENED)
+        .execute(connection)
+        .await
+        .map_err(tenant_db::Error::sql("noting that it is not opened"))?;
+    Ok(())
+}
+
 async fn already_seeded(connection: &mut PgConnection) -> Result<bool, StepError> {
     sqlx::query_scalar("select exists (select from tenantry.seeds where name = 'tenant')")
         .fetch_one(connection)

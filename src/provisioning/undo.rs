@@ -55,7 +55,7 @@ pub(super) struct UndoContext<'a> {
     pub(super) claim: &'a Claim,
     pub(super) tenant: Tenant,
     lease: &'a Lease,
-    tag: Tag,
+    pub(super) tag: Tag,
 }
 
 /// Takes back what was made of an abandoned tenant; its row is the caller's.

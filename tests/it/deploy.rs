@@ -3,12 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 /// Metrics that no alert watches, and why not.
-const UNWATCHED: [(&str, &str); 9] = [
-    (
-        "fleet_run_targets",
-        "whoever begins a run is told how it ends",
-    ),
-    ("fleet_targets", "whoever begins a run is told how it ends"),
+const UNWATCHED: [(&str, &str); 7] = [
     ("notifications_pending", "their age is watched"),
     ("pool_databases", "without any, tenants are cloned"),
     ("pool_hits", "a figure beside the misses"),

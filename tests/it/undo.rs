@@ -703,3 +703,30 @@ async fn a_step_that_waits_for_somebody_else_is_cut_off_and_tried_again_by_itsel
     assert_eq!(app.deployment.tenant_roles().await, 1);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_opened_is_not_dropped_where_the_control_database_is_of_a_moment_before() {
+    let app = App::start().await;
+    let (org, tenant) = app.new_tenant("Acme").await;
+    app.is_idle().await;
+    // as it was when the tenant had failed, before somebody repaired that
+    let before = "delete from provisioning_steps where step in ('verify', 'activate');
+         update tenants
+         set state = 'failed', initialize = false, ready_at = null,
+             failure = '{\"step\": \"verify\", \"code\": \"not_verified\", \"cause\": \"\", \"fix\": \"\"}'";
+    execute(&app.deployment.control_url, before).await;
+    app.deployment.abandon(&org).await.unwrap();
+    let refused = "select exists (
+             select
+             from jobs
+             join job_attempts on job_id = jobs.id
+             where kind = 'undo_tenant' and jobs.state = 'dead' and error_code = 'database_in_use'
+         )";
+    wait_until("it is refused", async || app.ask::<bool>(refused).await).await;
+    let there = format!(
+        "select count(*) from pg_database where datname = '{}'",
+        tenant.database
+    );
+    assert_eq!(app.ask::<i64>(&there).await, 1);
+    app.deployment.discard().await;
+}
