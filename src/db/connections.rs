@@ -17,6 +17,8 @@ use deadpool::managed::{
 use futures_util::future::join_all;
 use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
 
+use super::opening::{CONNECT_TIMEOUT, Openings};
+
 /// A connection that was last handed out longer ago is pinged before reuse; a busier one shows it by itself.
 const PING_AFTER: Duration = Duration::from_secs(1);
 
@@ -35,10 +37,7 @@ const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// How long a server that refuses or is starting is waited for, even where callers may wait longer for their turn.
 const STARTUP_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a host may say nothing.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The same while it is known to be away.
+/// How long whoever asks waits for a host that is known to be away.
 const CONNECT_TIMEOUT_WHILE_AWAY: Duration = Duration::from_secs(1);
 
 /// For how long that is known. Then somebody gives it the whole time again: it may be there, and slow.
@@ -70,6 +69,7 @@ impl Connections {
     pub(super) fn new(options: PgConnectOptions, most: u32, acquire_timeout: Duration) -> Self {
         let connector = Connector {
             options,
+            openings: Openings::default(),
             longest_pause: acquire_timeout / 5,
             health: Arc::default(),
         };
@@ -119,6 +119,7 @@ impl Connections {
     }
 
     pub(super) async fn close_idle(&self, limit: Duration) {
+        self.pool.manager().openings.sweep();
         close_all(self.take_idle(limit)).await;
     }
 
@@ -196,6 +197,7 @@ impl Health {
 /// Opens connections, and looks at them before they are used again.
 struct Connector {
     options: PgConnectOptions,
+    openings: Openings,
     longest_pause: Duration,
     health: Arc<Health>,
 }
@@ -251,14 +253,13 @@ impl Manager for Connector {
 
 impl Connector {
     async fn connect(&self) -> sqlx::Result<PgConnection> {
-        // on the heap: large, and rare beside the uses in whose futures it is
-        let connecting = Box::pin(PgConnection::connect_with(&self.options));
         let limit = if self.health.is_away_lately() {
             CONNECT_TIMEOUT_WHILE_AWAY
         } else {
             CONNECT_TIMEOUT
         };
-        let Ok(connected) = tokio::time::timeout(limit, connecting).await else {
+        let opening = self.openings.next(&self.options);
+        let Some(connected) = opening.within(limit).await else {
             // whoever listened briefly does not know better
             if limit == CONNECT_TIMEOUT {
                 self.health.note_away();

@@ -5,6 +5,7 @@
 //! A transaction commits when its closure succeeds and rolls back otherwise.
 
 mod connections;
+mod opening;
 mod schema;
 
 use std::{str::FromStr, time::Duration};

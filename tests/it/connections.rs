@@ -2,7 +2,10 @@
 //! of something, and none is waited for for ever.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,7 +15,11 @@ use tenantry::{
     db::{Db, connect_options},
     private_postgres::PrivatePostgres,
 };
-use tokio::sync::Barrier;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Barrier, watch},
+    task::JoinSet,
+};
 
 use crate::support::{
     Deployment,
@@ -237,4 +244,78 @@ async fn a_host_that_says_nothing_is_listened_to_for_long_once() {
     let (first, second) = (patient.asks().await, patient.asks().await);
     assert!(!first.0 && first.1 >= Duration::from_secs(10), "{first:?}");
     assert!(!second.0 && second.1 < first.1 / 2, "{second:?}");
+}
+
+/// A server behind a door: nobody's greeting gets through while it is shut, and it is known how often somebody came.
+struct Door {
+    url: String,
+    came: Arc<AtomicUsize>,
+    shut: watch::Sender<bool>,
+    _passing: JoinSet<()>,
+}
+
+async fn pass(mut client: TcpStream, server: (String, u16), mut is_shut: watch::Receiver<bool>) {
+    is_shut.wait_for(|shut| !shut).await.unwrap();
+    let mut server = TcpStream::connect(server).await.unwrap();
+    // whoever hangs up has finished
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+}
+
+impl Door {
+    async fn before(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut outside = url::Url::parse(url).unwrap();
+        let server = (
+            outside.host_str().unwrap().to_owned(),
+            outside.port().unwrap(),
+        );
+        let port = listener.local_addr().unwrap().port();
+        outside.set_host(Some("127.0.0.1")).unwrap();
+        outside.set_port(Some(port)).unwrap();
+        let (shut, is_shut) = watch::channel(true);
+        let came = Arc::<AtomicUsize>::default();
+        let counter = Arc::clone(&came);
+        let mut door = JoinSet::new();
+        door.spawn(async move {
+            let mut through = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                through.spawn(pass(client, server.clone(), is_shut.clone()));
+            }
+        });
+        Self {
+            url: outside.into(),
+            came,
+            shut,
+            _passing: door,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_slow_to_greet_is_not_asked_for_more_connections_by_those_who_come_next() {
+    let direct = Office::of(4).await;
+    let door = Door::before(&direct.url).await;
+    let office = Office {
+        db: Db::new(&SecretString::from(door.url.as_str()), 4).unwrap(),
+        url: direct.url.clone(),
+    };
+    for _ in 0..2 {
+        let asked = join_all((0..12).map(|_| office.process())).await;
+        assert!(asked.iter().all(Result::is_err), "{asked:?}");
+    }
+    assert_eq!(
+        door.came.load(Ordering::Relaxed),
+        4,
+        "one for each that there may be"
+    );
+
+    door.shut.send(false).unwrap();
+    assert_eq!(office.at_once(4).await.len(), 4);
+    assert_eq!(
+        door.came.load(Ordering::Relaxed),
+        4,
+        "what was begun is used"
+    );
+    assert_eq!(office.sessions().await, 4);
 }
