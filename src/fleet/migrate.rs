@@ -57,6 +57,8 @@ enum Found {
     Ours {
         /// Major version of the server.
         server: i32,
+        /// Hash of the blueprint that its mark names.
+        marked_hash: String,
     },
     Gone,
     Foreign(String),
@@ -140,6 +142,7 @@ fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
     match facts.mark(&cluster.owner) {
         Some(mark) if mark.tenant == tenant.id.0 => Found::Ours {
             server: facts.server_major,
+            marked_hash: mark.template,
         },
         _ => Found::Foreign(facts.describe()),
     }
@@ -179,6 +182,15 @@ pub(super) async fn migrate(
         tenant.alembic_version.clone(),
         tenant.blueprint_hash.clone(),
     ));
+    // one that was asked for by name is looked into, whatever is on record
+    let is_named = !prepared.run.selection.tenants.is_empty();
+    if subject.is_there(prepared) && !is_named && !held.is_taken_over {
+        return Ok(Some(Record {
+            to_version: Some(prepared.version.to_owned()),
+            applied: Some(0),
+            ..blank(held, TargetState::Done)
+        }));
+    }
     let started = Instant::now();
     let done = migrate_subject(slot, prepared, held, &subject).await;
     let duration_ms = Some(started.elapsed().as_secs_f64() * 1000.0);
@@ -320,7 +332,7 @@ impl<'a> Work<'a> {
         let (provisioner, cluster, goal) = (slot.provisioner, self.cluster, prepared.goal);
         let template = prepared.templates.get(&cluster.name);
         let is_fit = |template: &TemplateRecord| match subject.database {
-            Ok(Found::Ours { server }) => template.server_major == Some(server),
+            Ok(Found::Ours { server, .. }) => template.server_major == Some(server),
             // nothing is compared with it
             Ok(Found::Gone | Found::Foreign(_)) | Err(_) => true,
         };
@@ -353,11 +365,29 @@ impl<'a> Work<'a> {
             template: self.late_template.as_ref().or(template),
             is_on_record: tenant.blueprint_hash.as_ref() == Some(&prepared.goal.hash),
             recorded_hash: tenant.blueprint_hash.as_deref(),
+            marked_hash: subject.marked_hash(),
         }
     }
 }
 
 impl Subject {
+    fn marked_hash(&self) -> Option<&str> {
+        match &self.database {
+            Ok(Found::Ours { marked_hash, .. }) => Some(marked_hash),
+            Ok(Found::Gone | Found::Foreign(_)) | Err(_) => None,
+        }
+    }
+
+    /// Whether the control database and the cluster agree that nothing is to be done: of a fleet that has the version,
+    /// no database is connected to. A program's versions are its own affair.
+    fn is_there(&self, prepared: &Prepared<'_>) -> bool {
+        let (goal, tenant) = (prepared.goal, &self.tenant);
+        goal.whole.project.is_none()
+            && tenant.blueprint_hash.as_ref() == Some(&goal.hash)
+            && tenant.alembic_version == prepared.version
+            && self.marked_hash() == Some(&goal.hash)
+    }
+
     /// Fails where somebody else's database has the tenant's name, or nobody could say.
     fn refuse_foreign(&self) -> Result<(), StepError> {
         match &self.database {

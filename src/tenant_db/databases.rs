@@ -39,12 +39,14 @@ pub struct Facts {
     pub server_major: i32,
 }
 
-/// Whose a database is, as its comment says.
+/// Whose a database is, and what it is like, as its comment says.
+///
+/// It is the cluster's own word: whoever restores a cluster to an earlier moment restores this with the databases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The tenant.
     pub tenant: Uuid,
-    /// Hash of the blueprint whose template it was cloned from.
+    /// Hash of the blueprint whose template it was cloned from, or whose `sql` files it has got all of since.
     pub template: String,
 }
 

@@ -40,6 +40,7 @@ mod fleet_clusters;
 mod fleet_drift;
 mod fleet_exec;
 mod fleet_lost;
+mod fleet_marks;
 mod fleet_meanwhile;
 mod fleet_runs_http;
 mod fleet_storm;

@@ -53,7 +53,7 @@ pub struct Migration<'a> {
     pub blueprint: &'a Blueprint,
     /// The database.
     pub database: &'a Ident,
-    /// Id and organization's name; `None` for a template.
+    /// Id and organization's name; `None` for a template, and for a throw-away clone.
     pub tenant: Option<(TenantId, &'a str)>,
     /// Whose attempt it is, and the proof that its claim is still held; `None` for a template.
     pub attempt: Option<(&'a Tag, &'a Lease)>,
@@ -64,6 +64,8 @@ pub struct Migration<'a> {
     pub is_on_record: bool,
     /// Hash of the blueprint that the database is on record with, whatever that is; `None` where it is being built.
     pub recorded_hash: Option<&'a str>,
+    /// Hash of the blueprint that the database's mark names; `None` where it is no tenant's, or not known.
+    pub marked_hash: Option<&'a str>,
 }
 
 /// What was done.

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: what was applied is what the blueprint has, by digest, or nothing is done; a file and its
 //! line are one commit; a shared seed file that changed runs again, after the migrations; one round trip
-//! a file. A file that is marked `-- tenantry: no transaction` runs statement by statement, and its line
+//! a file; with the last one a tenant's database is marked with the blueprint's hash, and with nothing but that has it
+//! all files. A file that is marked `-- tenantry: no transaction` runs statement by statement, and its line
 //! follows: where it was interrupted it runs again from its beginning, without the invalid index that a
 //! broken-off `create index concurrently` left.
 
@@ -12,6 +13,7 @@ use super::{Done, Migrated, Migration, blocker::Watch, failed, name_blocker, sta
 use crate::{
     blueprint::{Blueprint, SqlFile},
     provisioning::StepError,
+    tenant_db::databases::Mark,
 };
 
 /// Applies what is missing.
@@ -26,21 +28,51 @@ pub(super) async fn migrate(
     let applied: Vec<_> = state.ledger.iter().filter(is_migration).cloned().collect();
     blueprint.check_history(&applied)?;
     let from = version(blueprint, &state);
-    let mut pending = 0;
-    for file in blueprint.migrations.iter().filter(|file| !state.has(file)) {
-        apply(connection, migration, watch, file).await?;
-        pending += 1;
-    }
-    let seeded = seed(connection, migration, watch, &state).await?;
+    let pending: Vec<&SqlFile> = state.pending(&blueprint.migrations).collect();
     let migrated = Migrated {
         from,
         to: blueprint.version().unwrap_or_default(),
-        applied: pending,
+        applied: u32::try_from(pending.len()).unwrap_or(u32::MAX),
     };
-    Ok(Done {
-        changed: pending > 0 || seeded,
-        migrated,
-    })
+    let pending = [pending, state.pending(&blueprint.shared_seed).collect()].concat();
+    let (changed, mark) = (!pending.is_empty(), mark(migration));
+    for (after, file) in (0..pending.len()).rev().zip(pending) {
+        let mark = mark.as_deref().filter(|_| after == 0);
+        apply(connection, migration, watch, file, mark).await?;
+    }
+    if let Some(mark) = mark.filter(|_| !changed) {
+        set_mark(connection, migration, &mark).await?;
+    }
+    Ok(Done { migrated, changed })
+}
+
+/// The statement that marks a tenant's database as one that has all files; `None` where it says so already.
+fn mark(migration: &Migration<'_>) -> Option<String> {
+    let (tenant, _) = migration.tenant?;
+    let template = migration.blueprint.hash();
+    if migration.marked_hash == Some(&*template) {
+        return None;
+    }
+    let tenant = tenant.0;
+    let comment = Mark { tenant, template }.comment();
+    let database = migration.database;
+    Some(format!("comment on database {database} is '{comment}'"))
+}
+
+/// Somebody else wrote the last line of the ledger.
+async fn set_mark(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    mark: &str,
+) -> Result<(), StepError> {
+    migration.check_lease()?;
+    let owner = &migration.cluster.owner;
+    let sql = format!("set role {owner}; {mark}; reset role");
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(connection)
+        .await
+        .map_err(failed("marking the database"))?;
+    Ok(())
 }
 
 /// Runs the shared seed files that are new or changed; whether there were any.
@@ -50,10 +82,9 @@ pub(super) async fn seed(
     watch: &Watch<'_>,
     state: &State,
 ) -> Result<bool, StepError> {
-    let files = &migration.blueprint.shared_seed;
     let mut seeded = false;
-    for file in files.iter().filter(|file| !state.has(file)) {
-        apply(connection, migration, watch, file).await?;
+    for file in state.pending(&migration.blueprint.shared_seed) {
+        apply(connection, migration, watch, file, None).await?;
         seeded = true;
     }
     Ok(seeded)
@@ -79,11 +110,13 @@ async fn apply(
     migration: &Migration<'_>,
     watch: &Watch<'_>,
     file: &SqlFile,
+    mark: Option<&str>,
 ) -> Result<(), StepError> {
     migration.check_lease()?;
+    let note = note(file, mark);
     let done = match &file.statements {
-        None => in_transaction(connection, migration, file).await,
-        Some(statements) => one_by_one(connection, migration, file, statements).await,
+        None => in_transaction(connection, migration, (file, &note)).await,
+        Some(statements) => one_by_one(connection, migration, (file, &note), statements).await,
     };
     done.map_err(|error| name_blocker(error, watch))
 }
@@ -96,11 +129,12 @@ fn code_of(file: &SqlFile) -> &'static str {
     }
 }
 
-/// The line in the ledger. Names and digests of a blueprint have no character that a literal minds.
-fn note(file: &SqlFile) -> String {
+/// The line in the ledger, and the mark. Names and digests of a blueprint have no character that a literal minds.
+fn note(file: &SqlFile, mark: Option<&str>) -> String {
+    let mark = mark.map(|mark| format!("; {mark}")).unwrap_or_default();
     format!(
         "insert into tenantry.migrations (name, sha256) values ('{}', '{}')
-         on conflict (name) do update set sha256 = excluded.sha256, applied_at = now()",
+         on conflict (name) do update set sha256 = excluded.sha256, applied_at = now(){mark}",
         file.name, file.sha256
     )
 }
@@ -109,13 +143,12 @@ fn note(file: &SqlFile) -> String {
 async fn in_transaction(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-    file: &SqlFile,
+    (file, note): (&SqlFile, &str),
 ) -> Result<(), StepError> {
     let before = format!("begin; set local role {};\n", migration.cluster.owner);
     let sql = format!(
-        "{before}{}\n;{}; commit; reset role; reset all",
-        file.sql,
-        note(file)
+        "{before}{}\n;{note}; commit; reset role; reset all",
+        file.sql
     );
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(connection)
@@ -127,7 +160,7 @@ async fn in_transaction(
 async fn one_by_one(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-    file: &SqlFile,
+    (file, note): (&SqlFile, &str),
     statements: &[String],
 ) -> Result<(), StepError> {
     let run = async |connection: &mut PgConnection, sql: String| {
@@ -148,7 +181,7 @@ async fn one_by_one(
         }
         run(connection, statement.clone()).await?;
     }
-    run(connection, format!("{}; reset role; reset all", note(file))).await
+    run(connection, format!("{note}; reset role; reset all")).await
 }
 
 /// The invalid indexes of the name that a `create index concurrently` is about to make, and that nobody

@@ -112,6 +112,11 @@ impl State {
         decode(&sets).map_err(failed("reading the ledger of migrations"))
     }
 
+    /// Those of these files that were not applied as they are.
+    pub(super) fn pending<'f>(&self, files: &'f [SqlFile]) -> impl Iterator<Item = &'f SqlFile> {
+        files.iter().filter(|file| !self.has(file))
+    }
+
     /// Whether the file was applied as it is.
     pub(super) fn has(&self, file: &SqlFile) -> bool {
         let is_same =

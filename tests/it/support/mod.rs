@@ -7,6 +7,7 @@ pub mod browser;
 pub mod cluster;
 pub mod deployment;
 pub mod dice;
+pub mod documents;
 pub mod events;
 pub mod fleet;
 pub mod history;

@@ -1,0 +1,148 @@
+//! What a run knows of a database without looking into it: its row and its cluster's own word, which must agree.
+
+use tenantry::{
+    fleet::{Run, RunState, TargetState},
+    secrets::sha256,
+};
+
+use crate::support::{
+    Fleet,
+    cluster::{ask, execute},
+    documents::statement,
+    fleet::{ADDITIVE, NEXT, all},
+};
+
+/// Nobody is let into the tenant's database, or somebody again.
+async fn lets_in(fleet: &Fleet, org: &str, is_open: bool) {
+    let database = fleet.tenant(org).await.database;
+    let sql = format!("alter database {database} allow_connections {is_open}");
+    execute(&fleet.app.deployment.control_url, &sql).await;
+}
+
+/// The cluster's word about the tenant's database.
+async fn mark(fleet: &Fleet, org: &str) -> String {
+    let database = fleet.tenant(org).await.database;
+    let sql = format!(
+        "select shobj_description(oid, 'pg_database') from pg_database where datname = '{database}'"
+    );
+    ask(&fleet.app.deployment.control_url, &sql).await
+}
+
+/// The tenant's database is as it was before the next migration; its cluster's word is not changed.
+async fn forgets_the_next_migration(fleet: &Fleet, org: &str) {
+    let forget = format!("drop table tags; delete from tenantry.migrations where name = '{NEXT}'");
+    fleet.sql(org, &forget).await;
+}
+
+fn ended(run: &Run) -> (RunState, u32, u32) {
+    (run.state, run.counts.done, run.counts.failed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_has_the_version_is_looked_into_only_when_it_is_named() {
+    let fleet = Fleet::of(2).await;
+    fleet.migrate(&all()).await;
+    let [org, other] = [0, 1].map(|at| fleet.orgs[at].clone());
+    lets_in(&fleet, &org, false).await;
+    lets_in(&fleet, &other, false).await;
+    let nothing = fleet.migrate(&all()).await;
+    assert_eq!(ended(&nothing), (RunState::Done, 2, 0));
+    assert_eq!(fleet.target(&nothing, &org).await.applied, Some(0));
+    assert_eq!(
+        fleet.target(&nothing, &org).await.to_version.unwrap(),
+        "0002_tags"
+    );
+
+    let mut by_name = all();
+    by_name.selection.tenants = vec![fleet.tenant(&org).await.id];
+    by_name.max_failures = None;
+    let run = fleet.migrate(&by_name).await;
+    assert_eq!(ended(&run), (RunState::Failed, 0, 1));
+    lets_in(&fleet, &org, true).await;
+    lets_in(&fleet, &other, true).await;
+    // as after a restore into the database as it stood
+    forgets_the_next_migration(&fleet, &org).await;
+    let run = fleet.migrate(&by_name).await;
+    assert_eq!(ended(&run), (RunState::Done, 1, 0));
+    assert_eq!(fleet.target(&run, &org).await.applied, Some(1));
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_cluster_says_is_older_than_its_row_is_brought_up() {
+    let fleet = Fleet::of(2).await;
+    let org = &fleet.orgs[0];
+    let before = mark(&fleet, org).await;
+    fleet.migrate(&all()).await;
+    let after = mark(&fleet, org).await;
+    assert_ne!(before, after);
+    // the cluster was restored to an earlier moment, and the control database was not
+    forgets_the_next_migration(&fleet, org).await;
+    let database = fleet.tenant(org).await.database;
+    let remark = format!("comment on database {database} is '{before}'");
+    execute(&fleet.app.deployment.control_url, &remark).await;
+
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Done, 2, 0));
+    assert_eq!(fleet.target(&run, org).await.applied, Some(1));
+    assert_eq!(mark(&fleet, org).await, after);
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_row_says_is_older_than_its_cluster_does_is_looked_into() {
+    let fleet = Fleet::of(1).await;
+    let org = &fleet.orgs[0];
+    let before = fleet.tenant(org).await;
+    fleet.migrate(&all()).await;
+    // the control database was restored to an earlier moment, and somebody has changed the database since
+    fleet.sql(org, "alter table tags add by_hand int").await;
+    let hash = before.blueprint_hash.unwrap();
+    let restored = format!(
+        "update tenants set alembic_version = '{}', blueprint_hash = '{hash}'",
+        before.alembic_version
+    );
+    execute(&fleet.app.deployment.control_url, &restored).await;
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Failed, 0, 1));
+    let target = fleet.target(&run, org).await;
+    assert_eq!(target.error_code.as_deref(), Some("drifted"));
+    fleet.sql(org, "alter table tags drop by_hand").await;
+    fleet.retry(&run).await;
+    assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_goes_around_a_migration_as_documented_has_its_version() {
+    let fleet = Fleet::of(2).await;
+    let sql = "create table tags (id int); insert into tags select id from notes where body = 'two'; select 1 / (2 - count(*)) from notes";
+    fleet.blueprint.write(NEXT, sql);
+    let [org, other] = [0, 1].map(|at| fleet.orgs[at].clone());
+    fleet
+        .sql(&org, "insert into notes (body) values ('two')")
+        .await;
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Failed, 1, 1));
+    assert_eq!(fleet.target(&run, &other).await.state, TargetState::Done);
+
+    // as the owner: what the file was to bring about
+    let owner = format!("{}owner", fleet.app.deployment.prefix);
+    fleet
+        .sql(&org, &format!("set role {owner}; {ADDITIVE}"))
+        .await;
+    let documented = statement("docs/fleet.md", "insert into tenantry.migrations")
+        .replace("migrations/0009_name.sql", NEXT)
+        .replace('…', &hex::encode(sha256(sql.as_bytes())));
+    fleet.sql(&org, &documented).await;
+    fleet.retry(&run).await;
+    assert_eq!(ended(&fleet.is_over(&run).await), (RunState::Done, 2, 0));
+    assert_eq!(
+        mark(&fleet, &org).await.rsplit_once('=').unwrap().1,
+        run.blueprint_hash.unwrap()
+    );
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
