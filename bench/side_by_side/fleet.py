@@ -130,7 +130,7 @@ class Fleet:
             "an index. Databases a second, of the whole command from start to exit. tenantry's makes a new template first, "
             "and compares every database with it."
         )
-        nothing = "The same command once more: every database is asked what it is on. tenantry records a result for each tenant."
+        nothing = "The same command once more. The others ask every database what it is on; tenantry takes the word of the tenant's row and of its cluster, which must agree, and records a result for each tenant."
         idle_sides = missing + [side for side in idle.values() if side.kind != "floor"]
         return [
             Contest("fleet", f"One migration over {count} databases", "databases/s", about, sides, AIMS),

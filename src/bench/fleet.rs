@@ -5,7 +5,8 @@
 //! version, the comparison of every database with that, and a record of each.
 //!
 //! The floor is as many connections at once as the replica has slots for databases, each of which takes one
-//! after the other: the migration in one transaction as the owner role, or one look at the ledger.
+//! after the other: the migration in one transaction as the owner role, or one look at the ledger, which ours can do
+//! without.
 
 use std::{
     sync::{

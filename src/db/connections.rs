@@ -127,6 +127,7 @@ impl Connections {
     pub(super) async fn close(&self) {
         let idle = self.take_idle(Duration::ZERO);
         self.pool.close();
+        self.pool.manager().openings.clear();
         close_all(idle).await;
     }
 
@@ -258,18 +259,28 @@ impl Connector {
         } else {
             CONNECT_TIMEOUT
         };
-        let opening = self.openings.next(&self.options);
-        let Some(connected) = opening.within(limit).await else {
-            // whoever listened briefly does not know better
-            if limit == CONNECT_TIMEOUT {
-                self.health.note_away();
+        let began = Instant::now();
+        loop {
+            let opening = self.openings.next(&self.options);
+            let is_inherited = opening.is_inherited;
+            let left = limit.saturating_sub(began.elapsed());
+            match opening.within(left).await {
+                Some(Ok(connection)) => {
+                    self.health.lock().away = None;
+                    return Ok(connection);
+                }
+                // one of our own may do better
+                Some(Err(_)) | None if is_inherited && began.elapsed() < limit => {}
+                Some(Err(error)) => return Err(error),
+                None => {
+                    // whoever listened briefly does not know better
+                    if began.elapsed() >= CONNECT_TIMEOUT {
+                        self.health.note_away();
+                    }
+                    return Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
+                }
             }
-            return Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
-        };
-        if connected.is_ok() {
-            self.health.lock().away = None;
         }
-        connected
     }
 
     /// Waits long: a server that is only busy is not to be connected to anew.

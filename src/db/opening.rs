@@ -2,7 +2,8 @@
 //!
 //! Guarantees: one that its caller no longer waits for is left to whoever asks next, so that a server that is slow to
 //! greet is not asked again and again for what nobody stays to see, and answers somebody in the end; one that is too
-//! old is given up.
+//! old is given up. So after the address of a server has changed it may take that long until nobody waits for the old
+//! one any more.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,6 +15,9 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 /// How long a server may take to greet.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What has less time left than this is not waited for any more: it may have stood still all the time.
+const LEAST_TIME_LEFT: Duration = Duration::from_secs(2);
 
 /// Those that nobody waits for just now, the oldest first.
 #[derive(Default)]
@@ -41,6 +45,8 @@ impl Opening {
 pub(super) struct Awaited<'a> {
     opening: Option<Opening>,
     left: &'a Openings,
+    /// Somebody else has begun it: how it fails may tell of a server that was there before.
+    pub(super) is_inherited: bool,
 }
 
 impl Openings {
@@ -50,7 +56,7 @@ impl Openings {
 
     /// Gives up those that are too old.
     pub(super) fn sweep(&self) {
-        self.lock().retain(|it| !it.time_left().is_zero());
+        self.lock().retain(|it| it.time_left() >= LEAST_TIME_LEFT);
     }
 
     /// The one that was begun first and left, or a new one.
@@ -59,9 +65,15 @@ impl Openings {
         let mut left = self.lock();
         let oldest = (!left.is_empty()).then(|| left.remove(0));
         Awaited {
+            is_inherited: oldest.is_some(),
             opening: Some(oldest.unwrap_or_else(|| Opening::new(options.clone()))),
             left: self,
         }
+    }
+
+    /// Nobody asks any more.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
     }
 }
 

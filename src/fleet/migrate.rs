@@ -57,8 +57,8 @@ enum Found {
     Ours {
         /// Major version of the server.
         server: i32,
-        /// Hash of the blueprint that its mark names.
-        marked_hash: String,
+        /// Hash of the blueprint that it is like, as its mark says.
+        blueprint: Option<String>,
     },
     Gone,
     Foreign(String),
@@ -142,7 +142,8 @@ fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
     match facts.mark(&cluster.owner) {
         Some(mark) if mark.tenant == tenant.id.0 => Found::Ours {
             server: facts.server_major,
-            marked_hash: mark.template,
+            // after a `drop database` that was broken off it is good for nothing
+            blueprint: mark.blueprint.filter(|_| facts.usable),
         },
         _ => Found::Foreign(facts.describe()),
     }
@@ -182,9 +183,7 @@ pub(super) async fn migrate(
         tenant.alembic_version.clone(),
         tenant.blueprint_hash.clone(),
     ));
-    // one that was asked for by name is looked into, whatever is on record
-    let is_named = !prepared.run.selection.tenants.is_empty();
-    if subject.is_there(prepared) && !is_named && !held.is_taken_over {
+    if is_known_to_be_there(prepared, held, &subject) {
         return Ok(Some(Record {
             to_version: Some(prepared.version.to_owned()),
             applied: Some(0),
@@ -214,7 +213,7 @@ pub(super) async fn migrate(
         }
         Err(error) if error.is_of_worker() => Err(error),
         // only its migrator could tell, or its ledger
-        Err(error) if error.is_ahead() || is_of_newer_blueprint(prepared, tenant, &error) => {
+        Err(error) if error.is_ahead() || is_further(prepared, tenant, &error) => {
             Ok(Some(skipped(held, "ahead_of_version", &chain(&error))))
         }
         Err(error) if error.is_database_gone() && !is_kept_up(slot, held).await? => {
@@ -229,14 +228,30 @@ pub(super) async fn migrate(
     }
 }
 
-/// Whether the database has a migration that is not in this blueprint, and its row says so: a replica that has a newer
-/// one made it. Where a migration was taken away, the run could not be prepared.
-fn is_of_newer_blueprint(prepared: &Prepared<'_>, tenant: &Tenant, error: &StepError) -> bool {
-    let mut migrations = prepared.goal.whole.migrations.iter();
-    matches!(
-        error,
-        StepError::Blueprint(blueprint::Error::MigrationRemoved { .. })
-    ) && !migrations.any(|file| file.version() == tenant.alembic_version)
+/// Whether nothing is to be done by all accounts: then nobody connects to the database.
+///
+/// Whoever names tenants wants them looked into. The versions of a program are its own affair.
+fn is_known_to_be_there(prepared: &Prepared<'_>, held: &Held, subject: &Subject) -> bool {
+    prepared.goal.whole.project.is_none()
+        && prepared.run.selection.tenants.is_empty()
+        && !held.is_taken_over
+        && !held.is_elsewhere
+        && subject.tenant.alembic_version == prepared.version
+        && subject.is_on_record(&prepared.goal.hash)
+}
+
+/// Whether the database has a migration that the goal has not: one beyond the run's version, or, where its row says so
+/// too, one of a newer blueprint that another replica has. Where a migration was taken away, the run could not be
+/// prepared.
+fn is_further(prepared: &Prepared<'_>, tenant: &Tenant, error: &StepError) -> bool {
+    let StepError::Blueprint(blueprint::Error::MigrationRemoved { file: found }) = error else {
+        return false;
+    };
+    let files = &prepared.goal.whole.migrations;
+    files.iter().any(|file| file.name == *found)
+        || files
+            .iter()
+            .all(|file| file.version() != tenant.alembic_version)
 }
 
 /// What the database is on after a failure: a file or a revision that went through before it stays.
@@ -363,29 +378,21 @@ impl<'a> Work<'a> {
             tenant: Some((tenant.id, &tenant.name)),
             attempt: Some((&self.tag, slot.lease)),
             template: self.late_template.as_ref().or(template),
-            is_on_record: tenant.blueprint_hash.as_ref() == Some(&prepared.goal.hash),
+            is_on_record: subject.is_on_record(&prepared.goal.hash),
             recorded_hash: tenant.blueprint_hash.as_deref(),
-            marked_hash: subject.marked_hash(),
         }
     }
 }
 
 impl Subject {
-    fn marked_hash(&self) -> Option<&str> {
-        match &self.database {
-            Ok(Found::Ours { marked_hash, .. }) => Some(marked_hash),
+    /// Whether the tenant's row and its database's mark both name the blueprint with this hash: it was like that when
+    /// it was last looked into.
+    fn is_on_record(&self, hash: &str) -> bool {
+        let marked = match &self.database {
+            Ok(Found::Ours { blueprint, .. }) => blueprint.as_deref(),
             Ok(Found::Gone | Found::Foreign(_)) | Err(_) => None,
-        }
-    }
-
-    /// Whether the control database and the cluster agree that nothing is to be done: of a fleet that has the version,
-    /// no database is connected to. A program's versions are its own affair.
-    fn is_there(&self, prepared: &Prepared<'_>) -> bool {
-        let (goal, tenant) = (prepared.goal, &self.tenant);
-        goal.whole.project.is_none()
-            && tenant.blueprint_hash.as_ref() == Some(&goal.hash)
-            && tenant.alembic_version == prepared.version
-            && self.marked_hash() == Some(&goal.hash)
+        };
+        marked == Some(hash) && self.tenant.blueprint_hash.as_deref() == Some(hash)
     }
 
     /// Fails where somebody else's database has the tenant's name, or nobody could say.

@@ -121,7 +121,6 @@ async fn on_clone(
             Source::Template(hash) => Some(hash),
             Source::Tenant(tenant) => tenant.blueprint_hash.as_deref(),
         },
-        marked_hash: None,
     };
     let migrated = tokio::select! {
         migrated = migrate(&migration) => migrated?,

@@ -369,7 +369,6 @@ async fn fill(
         template: None,
         is_on_record: false,
         recorded_hash: None,
-        marked_hash: None,
     })
     .await?;
     grant(connection, cluster).await?;

@@ -46,23 +46,26 @@ pub struct Facts {
 pub struct Mark {
     /// The tenant.
     pub tenant: Uuid,
-    /// Hash of the blueprint whose template it was cloned from, or whose `sql` files it has got all of since.
-    pub template: String,
+    /// Hash of the blueprint whose template it was cloned from, or found to be like since; `None` while that is not
+    /// known.
+    pub blueprint: Option<String>,
 }
 
 impl Mark {
     /// The comment.
     pub fn comment(&self) -> String {
-        format!("tenantry tenant={} template={}", self.tenant, self.template)
+        let blueprint = self.blueprint.as_deref().unwrap_or("none");
+        format!("tenantry tenant={} template={blueprint}", self.tenant)
     }
 
     /// Reads a comment; `None` when it is not a mark.
     pub fn parse(comment: &str) -> Option<Self> {
         let rest = comment.strip_prefix("tenantry tenant=")?;
-        let (tenant, template) = rest.split_once(" template=")?;
+        let (tenant, blueprint) = rest.split_once(" template=")?;
+        let is_hash = blueprint.len() == 64 && blueprint.bytes().all(|it| it.is_ascii_hexdigit());
         Some(Self {
             tenant: tenant.parse().ok()?,
-            template: template.to_owned(),
+            blueprint: is_hash.then(|| blueprint.to_owned()),
         })
     }
 }

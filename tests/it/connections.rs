@@ -246,16 +246,34 @@ async fn a_host_that_says_nothing_is_listened_to_for_long_once() {
     assert!(!second.0 && second.1 < first.1 / 2, "{second:?}");
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Shut,
+    Open,
+    /// Whoever waits is sent away.
+    Broken,
+}
+
 /// A server behind a door: nobody's greeting gets through while it is shut, and it is known how often somebody came.
 struct Door {
     url: String,
     came: Arc<AtomicUsize>,
-    shut: watch::Sender<bool>,
+    sent_away: Arc<AtomicUsize>,
+    shut: watch::Sender<Gate>,
     _passing: JoinSet<()>,
 }
 
-async fn pass(mut client: TcpStream, server: (String, u16), mut is_shut: watch::Receiver<bool>) {
-    is_shut.wait_for(|shut| !shut).await.unwrap();
+async fn pass(
+    mut client: TcpStream,
+    server: (String, u16),
+    (mut gate, sent_away): (watch::Receiver<Gate>, Arc<AtomicUsize>),
+) {
+    let is_settled = gate.wait_for(|gate| *gate != Gate::Shut);
+    if *is_settled.await.unwrap() == Gate::Broken {
+        drop(client);
+        sent_away.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
     let mut server = TcpStream::connect(server).await.unwrap();
     // whoever hangs up has finished
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
@@ -272,22 +290,36 @@ impl Door {
         let port = listener.local_addr().unwrap().port();
         outside.set_host(Some("127.0.0.1")).unwrap();
         outside.set_port(Some(port)).unwrap();
-        let (shut, is_shut) = watch::channel(true);
-        let came = Arc::<AtomicUsize>::default();
-        let counter = Arc::clone(&came);
+        let (shut, gate) = watch::channel(Gate::Shut);
+        let (came, sent_away) = (Arc::<AtomicUsize>::default(), Arc::default());
+        let (counter, away) = (Arc::clone(&came), Arc::clone(&sent_away));
         let mut door = JoinSet::new();
         door.spawn(async move {
             let mut through = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
-                through.spawn(pass(client, server.clone(), is_shut.clone()));
+                let watched = (gate.clone(), Arc::clone(&away));
+                through.spawn(pass(client, server.clone(), watched));
             }
         });
         Self {
             url: outside.into(),
             came,
+            sent_away,
             shut,
             _passing: door,
+        }
+    }
+}
+
+impl Office {
+    /// Behind the door, where nobody waits for long.
+    fn behind(door: &Door, direct: &Self, most: u32) -> Self {
+        let options = connect_options(&SecretString::from(door.url.as_str())).unwrap();
+        let limits = (Duration::from_millis(1500), Duration::from_secs(10));
+        Self {
+            db: Db::with_options(options, most, limits.0, limits.1),
+            url: direct.url.clone(),
         }
     }
 }
@@ -296,10 +328,7 @@ impl Door {
 async fn a_server_that_is_slow_to_greet_is_not_asked_for_more_connections_by_those_who_come_next() {
     let direct = Office::of(4).await;
     let door = Door::before(&direct.url).await;
-    let office = Office {
-        db: Db::new(&SecretString::from(door.url.as_str()), 4).unwrap(),
-        url: direct.url.clone(),
-    };
+    let office = Office::behind(&door, &direct, 4);
     for _ in 0..2 {
         let asked = join_all((0..12).map(|_| office.process())).await;
         assert!(asked.iter().all(Result::is_err), "{asked:?}");
@@ -310,7 +339,7 @@ async fn a_server_that_is_slow_to_greet_is_not_asked_for_more_connections_by_tho
         "one for each that there may be"
     );
 
-    door.shut.send(false).unwrap();
+    door.shut.send(Gate::Open).unwrap();
     assert_eq!(office.at_once(4).await.len(), 4);
     assert_eq!(
         door.came.load(Ordering::Relaxed),
@@ -318,4 +347,21 @@ async fn a_server_that_is_slow_to_greet_is_not_asked_for_more_connections_by_tho
         "what was begun is used"
     );
     assert_eq!(office.sessions().await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_connection_fails_that_others_began_is_nobodys_error_who_comes_later() {
+    let direct = Office::of(2).await;
+    let door = Door::before(&direct.url).await;
+    let office = Office::behind(&door, &direct, 2);
+    let asked = join_all((0..2).map(|_| office.process())).await;
+    assert!(asked.iter().all(Result::is_err), "{asked:?}");
+    // the server that they came to is gone, and another one is there
+    door.shut.send(Gate::Broken).unwrap();
+    wait_until("those who came were sent away", async || {
+        door.sent_away.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    door.shut.send(Gate::Open).unwrap();
+    assert_eq!(office.at_once(2).await.len(), 2);
 }

@@ -1,13 +1,14 @@
 //! What a run knows of a database without looking into it: its row and its cluster's own word, which must agree.
 
 use tenantry::{
-    fleet::{Run, RunState, TargetState},
+    fleet::{NewRun, Run, RunState, TargetState},
     secrets::sha256,
 };
 
 use crate::support::{
-    Fleet,
-    cluster::{ask, execute},
+    Deployment, Fleet, TinyBlueprint,
+    app::wait_until,
+    cluster::{ask, execute, hold},
     documents::statement,
     fleet::{ADDITIVE, NEXT, all},
 };
@@ -43,6 +44,10 @@ async fn a_database_that_has_the_version_is_looked_into_only_when_it_is_named() 
     let fleet = Fleet::of(2).await;
     fleet.migrate(&all()).await;
     let [org, other] = [0, 1].map(|at| fleet.orgs[at].clone());
+    let (database, control) = (
+        fleet.tenant(&org).await.database,
+        &fleet.app.deployment.control_url,
+    );
     lets_in(&fleet, &org, false).await;
     lets_in(&fleet, &other, false).await;
     let nothing = fleet.migrate(&all()).await;
@@ -60,6 +65,16 @@ async fn a_database_that_has_the_version_is_looked_into_only_when_it_is_named() 
     assert_eq!(ended(&run), (RunState::Failed, 0, 1));
     lets_in(&fleet, &org, true).await;
     lets_in(&fleet, &other, true).await;
+    // as after a `drop database` that was broken off
+    let limit = |limit: i32| {
+        format!("update pg_database set datconnlimit = {limit} where datname = '{database}'")
+    };
+    execute(control, &limit(-2)).await;
+    assert_eq!(
+        ended(&fleet.migrate(&all()).await),
+        (RunState::Failed, 1, 1)
+    );
+    execute(control, &limit(-1)).await;
     // as after a restore into the database as it stood
     forgets_the_next_migration(&fleet, &org).await;
     let run = fleet.migrate(&by_name).await;
@@ -70,7 +85,7 @@ async fn a_database_that_has_the_version_is_looked_into_only_when_it_is_named() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_its_cluster_says_is_older_than_its_row_is_brought_up() {
+async fn what_its_cluster_says_is_older_than_its_row_is_brought_up_and_compared() {
     let fleet = Fleet::of(2).await;
     let org = &fleet.orgs[0];
     let before = mark(&fleet, org).await;
@@ -83,9 +98,18 @@ async fn what_its_cluster_says_is_older_than_its_row_is_brought_up() {
     let remark = format!("comment on database {database} is '{before}'");
     execute(&fleet.app.deployment.control_url, &remark).await;
 
+    fleet.sql(org, "alter table notes add by_hand int").await;
+    for _ in 0..2 {
+        let run = fleet.migrate(&all()).await;
+        assert_eq!(ended(&run), (RunState::Failed, 1, 1));
+        let target = fleet.target(&run, org).await;
+        assert_eq!(target.error_code.as_deref(), Some("drifted"));
+        assert!(mark(&fleet, org).await.ends_with("template=none"));
+    }
+    assert_eq!(fleet.applied(org).await, 1);
+    fleet.sql(org, "alter table notes drop by_hand").await;
     let run = fleet.migrate(&all()).await;
     assert_eq!(ended(&run), (RunState::Done, 2, 0));
-    assert_eq!(fleet.target(&run, org).await.applied, Some(1));
     assert_eq!(mark(&fleet, org).await, after);
     fleet.every_row_is_true().await;
     fleet.stop().await;
@@ -142,6 +166,84 @@ async fn whoever_goes_around_a_migration_as_documented_has_its_version() {
     assert_eq!(
         mark(&fleet, &org).await.rsplit_once('=').unwrap().1,
         run.blueprint_hash.unwrap()
+    );
+    fleet.every_row_is_true().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_attempt_left_half_done_is_looked_into_although_its_version_is_the_old_one() {
+    const COLOUR: &str = "seed/shared/01_colour.sql";
+    const SHAPE: &str = "seed/shared/02_shape.sql";
+    let blueprint = TinyBlueprint::new();
+    blueprint.write(
+        "migrations/0002_looks.sql",
+        "create table looks (key text primary key, value text)",
+    );
+    let is = |key: &str, value: &str| {
+        format!(
+            "insert into looks values ('{key}', '{value}') on conflict (key) do update set value = excluded.value"
+        )
+    };
+    blueprint.write(COLOUR, &is("colour", "blue"));
+    blueprint.write(SHAPE, &is("shape", "round"));
+    let fleet = Fleet::made_from(blueprint, Deployment::new().await, 1).await;
+    let org = &fleet.orgs[0];
+    fleet.blueprint.write(COLOUR, &is("colour", "red"));
+    // where there is a note: not in the template
+    fleet
+        .blueprint
+        .write(SHAPE, "select 1 / (1 - count(*)) from notes");
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Failed, 0, 1));
+    let colour = async || {
+        let sql = "select value from looks where key = 'colour'";
+        ask::<String>(&fleet.url(org).await, sql).await
+    };
+    assert_eq!(colour().await, "red");
+
+    fleet.blueprint.write(COLOUR, &is("colour", "blue"));
+    fleet.blueprint.write(SHAPE, &is("shape", "round"));
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Done, 1, 0));
+    assert_eq!(colour().await, "blue");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_run_has_under_way_is_not_known_to_be_there() {
+    let fleet = Fleet::of(1).await;
+    let org = &fleet.orgs[0];
+    fleet
+        .blueprint
+        .write(NEXT, "alter table notes add flag bool");
+    let mut holder = hold(&fleet.url(org).await, "select from notes").await;
+    let further = fleet.begin(&all()).await;
+    wait_until("the migration waits for the lock", async || {
+        let waits =
+            "select count(*) from pg_locks where not granted and relation = 'notes'::regclass";
+        ask::<i64>(&fleet.url(org).await, waits).await == 1
+    })
+    .await;
+    fleet.abort(&further).await;
+    let as_it_was = NewRun {
+        wanted_version: Some("0001_notes".to_owned()),
+        ..all()
+    };
+    let run = fleet.begin(&as_it_was).await;
+    wait_until("the other run has looked", async || {
+        let target = fleet.find_target(&run, org).await;
+        target.is_some_and(|target| target.attempt > 0)
+    })
+    .await;
+    holder.release().await;
+    let over = fleet.is_over(&run).await;
+    assert_eq!(fleet.is_over(&further).await.counts.done, 1);
+    let target = fleet.target(&run, org).await;
+    assert_eq!(
+        (over.counts.done, over.counts.skipped),
+        (0, 1),
+        "{target:?}"
     );
     fleet.every_row_is_true().await;
     fleet.stop().await;

@@ -15,6 +15,7 @@ pub mod child;
 mod command;
 mod compare;
 mod error;
+mod mark;
 mod prepare;
 mod program;
 mod sql;
@@ -60,12 +61,11 @@ pub struct Migration<'a> {
     /// The sealed template of this blueprint: a database at its version needs no program to run, and afterwards the
     /// database must have its fingerprint. `None` for a template itself.
     pub template: Option<&'a TemplateRecord>,
-    /// Whether the database is on record with this blueprint: compared already, if nothing changes now.
+    /// Whether the tenant's row and the database's mark both name this blueprint: compared already, if nothing changes
+    /// now.
     pub is_on_record: bool,
     /// Hash of the blueprint that the database is on record with, whatever that is; `None` where it is being built.
     pub recorded_hash: Option<&'a str>,
-    /// Hash of the blueprint that the database's mark names; `None` where it is no tenant's, or not known.
-    pub marked_hash: Option<&'a str>,
 }
 
 /// What was done.
@@ -196,6 +196,7 @@ async fn run(
     if done.changed || !migration.is_on_record {
         let compared = compare::with_template(connection, migration).await;
         compared.map_err(|error| name_blocker(error, watch))?;
+        mark::give(connection, migration).await;
     }
     Ok(done.migrated)
 }

@@ -14,7 +14,7 @@ use super::{
     Done, Error, Migrated, Migration, alembic,
     blocker::Watch,
     child::{self, Ended, Program},
-    command, sql,
+    command, mark, sql,
     state::{MOST_VERSIONS, State},
 };
 use crate::{
@@ -126,6 +126,7 @@ async fn run(
     let password = migration.run_on_cluster(prepare).await?;
     let before = shape::of(connection).await?;
     migration.check_lease()?;
+    mark::take_away(connection, migration).await?;
     let ended = child::run(Program {
         argv: match settings.migrator {
             Migrator::Alembic => alembic::argv(&settings.alembic, project, migration.head()),

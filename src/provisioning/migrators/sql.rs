@@ -2,18 +2,16 @@
 //!
 //! Guarantees: what was applied is what the blueprint has, by digest, or nothing is done; a file and its
 //! line are one commit; a shared seed file that changed runs again, after the migrations; one round trip
-//! a file; with the last one a tenant's database is marked with the blueprint's hash, and with nothing but that has it
-//! all files. A file that is marked `-- tenantry: no transaction` runs statement by statement, and its line
+//! a file. A file that is marked `-- tenantry: no transaction` runs statement by statement, and its line
 //! follows: where it was interrupted it runs again from its beginning, without the invalid index that a
 //! broken-off `create index concurrently` left.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{Done, Migrated, Migration, blocker::Watch, failed, name_blocker, state::State};
+use super::{Done, Migrated, Migration, blocker::Watch, failed, mark, name_blocker, state::State};
 use crate::{
     blueprint::{Blueprint, SqlFile},
     provisioning::StepError,
-    tenant_db::databases::Mark,
 };
 
 /// Applies what is missing.
@@ -35,44 +33,14 @@ pub(super) async fn migrate(
         applied: u32::try_from(pending.len()).unwrap_or(u32::MAX),
     };
     let pending = [pending, state.pending(&blueprint.shared_seed).collect()].concat();
-    let (changed, mark) = (!pending.is_empty(), mark(migration));
-    for (after, file) in (0..pending.len()).rev().zip(pending) {
-        let mark = mark.as_deref().filter(|_| after == 0);
-        apply(connection, migration, watch, file, mark).await?;
+    let changed = !pending.is_empty();
+    if changed {
+        mark::take_away(connection, migration).await?;
     }
-    if let Some(mark) = mark.filter(|_| !changed) {
-        set_mark(connection, migration, &mark).await?;
+    for file in pending {
+        apply(connection, migration, watch, file).await?;
     }
     Ok(Done { migrated, changed })
-}
-
-/// The statement that marks a tenant's database as one that has all files; `None` where it says so already.
-fn mark(migration: &Migration<'_>) -> Option<String> {
-    let (tenant, _) = migration.tenant?;
-    let template = migration.blueprint.hash();
-    if migration.marked_hash == Some(&*template) {
-        return None;
-    }
-    let tenant = tenant.0;
-    let comment = Mark { tenant, template }.comment();
-    let database = migration.database;
-    Some(format!("comment on database {database} is '{comment}'"))
-}
-
-/// Somebody else wrote the last line of the ledger.
-async fn set_mark(
-    connection: &mut PgConnection,
-    migration: &Migration<'_>,
-    mark: &str,
-) -> Result<(), StepError> {
-    migration.check_lease()?;
-    let owner = &migration.cluster.owner;
-    let sql = format!("set role {owner}; {mark}; reset role");
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(connection)
-        .await
-        .map_err(failed("marking the database"))?;
-    Ok(())
 }
 
 /// Runs the shared seed files that are new or changed; whether there were any.
@@ -84,7 +52,7 @@ pub(super) async fn seed(
 ) -> Result<bool, StepError> {
     let mut seeded = false;
     for file in state.pending(&migration.blueprint.shared_seed) {
-        apply(connection, migration, watch, file, None).await?;
+        apply(connection, migration, watch, file).await?;
         seeded = true;
     }
     Ok(seeded)
@@ -110,13 +78,11 @@ async fn apply(
     migration: &Migration<'_>,
     watch: &Watch<'_>,
     file: &SqlFile,
-    mark: Option<&str>,
 ) -> Result<(), StepError> {
     migration.check_lease()?;
-    let note = note(file, mark);
     let done = match &file.statements {
-        None => in_transaction(connection, migration, (file, &note)).await,
-        Some(statements) => one_by_one(connection, migration, (file, &note), statements).await,
+        None => in_transaction(connection, migration, file).await,
+        Some(statements) => one_by_one(connection, migration, file, statements).await,
     };
     done.map_err(|error| name_blocker(error, watch))
 }
@@ -129,12 +95,11 @@ fn code_of(file: &SqlFile) -> &'static str {
     }
 }
 
-/// The line in the ledger, and the mark. Names and digests of a blueprint have no character that a literal minds.
-fn note(file: &SqlFile, mark: Option<&str>) -> String {
-    let mark = mark.map(|mark| format!("; {mark}")).unwrap_or_default();
+/// The line in the ledger. Names and digests of a blueprint have no character that a literal minds.
+fn note(file: &SqlFile) -> String {
     format!(
         "insert into tenantry.migrations (name, sha256) values ('{}', '{}')
-         on conflict (name) do update set sha256 = excluded.sha256, applied_at = now(){mark}",
+         on conflict (name) do update set sha256 = excluded.sha256, applied_at = now()",
         file.name, file.sha256
     )
 }
@@ -143,12 +108,13 @@ fn note(file: &SqlFile, mark: Option<&str>) -> String {
 async fn in_transaction(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-    (file, note): (&SqlFile, &str),
+    file: &SqlFile,
 ) -> Result<(), StepError> {
     let before = format!("begin; set local role {};\n", migration.cluster.owner);
     let sql = format!(
-        "{before}{}\n;{note}; commit; reset role; reset all",
-        file.sql
+        "{before}{}\n;{}; commit; reset role; reset all",
+        file.sql,
+        note(file)
     );
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(connection)
@@ -160,7 +126,7 @@ async fn in_transaction(
 async fn one_by_one(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-    (file, note): (&SqlFile, &str),
+    file: &SqlFile,
     statements: &[String],
 ) -> Result<(), StepError> {
     let run = async |connection: &mut PgConnection, sql: String| {
@@ -181,7 +147,7 @@ async fn one_by_one(
         }
         run(connection, statement.clone()).await?;
     }
-    run(connection, format!("{note}; reset role; reset all")).await
+    run(connection, format!("{}; reset role; reset all", note(file))).await
 }
 
 /// The invalid indexes of the name that a `create index concurrently` is about to make, and that nobody

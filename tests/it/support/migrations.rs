@@ -104,7 +104,6 @@ impl Migrations {
         migrators::migrate(&Migration {
             is_on_record: false,
             recorded_hash: tenant.blueprint_hash.as_deref(),
-            marked_hash: None,
             db: &self.app.replica.provisioner.db,
             cluster: self.cluster(),
             keyring: &self.app.replica.provisioner.keyring,
