@@ -34,6 +34,7 @@ mod prepare;
 mod reach;
 mod runs;
 mod settle;
+mod subjects;
 mod targets;
 mod work;
 

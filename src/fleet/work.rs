@@ -18,7 +18,7 @@ use super::{
     held::{self, Held},
     migrate, prepare,
     runs::{self, Progress},
-    settle,
+    settle, subjects,
     targets::{self, TargetState},
 };
 use crate::{
@@ -205,8 +205,8 @@ impl Slot<'_> {
         prepared: &Prepared<'_>,
         taken: &[Held],
     ) -> Result<Option<Outcome>, StepError> {
-        let mut away = migrate::Away::new();
-        let mut subjects = migrate::find_subjects(self, taken, &mut away).await?;
+        let mut away = subjects::Away::new();
+        let mut found = subjects::find(self, taken, &mut away).await?;
         let mut ended = Vec::new();
         let (mut recorded_at, mut looked_at) = (Instant::now(), Instant::now());
         let mut found_at = Instant::now();
@@ -227,10 +227,10 @@ impl Slot<'_> {
             }
             if found_at.elapsed() >= SUBJECTS_TTL {
                 // somebody may have archived one of them meanwhile
-                subjects = migrate::find_subjects(self, rest, &mut away).await?;
+                found = subjects::find(self, rest, &mut away).await?;
                 found_at = Instant::now();
             }
-            let subject = subjects.remove(&held.tenant.0);
+            let subject = found.remove(&held.tenant.0);
             let began = Instant::now();
             let Some(record) = migrate::migrate(self, prepared, held, subject).await? else {
                 self.give_back(&[held.tenant]).await?;
