@@ -25,7 +25,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub(super) struct Subject {
     pub(super) tenant: Tenant,
-    /// Or why the cluster could not be asked; it is not asked again for each of its tenants.
+    /// Or why the cluster could not be asked.
     database: Result<Found, Arc<tenant_db::Error>>,
 }
 
