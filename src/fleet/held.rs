@@ -48,8 +48,6 @@ pub(super) struct Held {
     pub(super) from_version: String,
     /// Whether another attempt, which was lost, may have begun it.
     pub(super) is_taken_over: bool,
-    /// Whether another run, which is over, has it under way still.
-    pub(super) is_elsewhere: bool,
     /// Whether the run goes on: else only what was begun is brought to its end.
     pub(super) is_wanted: bool,
 }
@@ -152,14 +150,7 @@ pub(super) async fn take(
                and fleet_targets.tenant = next.tenant
              returning fleet_targets.tenant, id, attempt, lost, from_version, wave, priority
          )
-         select tenant, id, attempt, lost, from_version, false as is_taken_over, true as is_wanted,
-                exists (
-                    select
-                    from fleet_targets other
-                    where other.tenant = taken.tenant
-                      and other.run <> $1
-                      and other.state = 'running'
-                ) as is_elsewhere
+         select tenant, id, attempt, lost, from_version, false as is_taken_over, true as is_wanted
          from taken
          order by wave, priority desc, tenant",
     )
@@ -226,7 +217,7 @@ pub(super) async fn take_over(
          where fleet_targets.run = $1
            and fleet_targets.tenant = lost.tenant
          returning fleet_targets.tenant, fleet_targets.id, fleet_targets.attempt, fleet_targets.lost, from_version,
-                   true as is_taken_over, false as is_elsewhere,
+                   true as is_taken_over,
                    (select state = 'running' from fleet_runs where id = $1) as is_wanted",
     )
     .bind(run)

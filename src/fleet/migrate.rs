@@ -110,16 +110,19 @@ pub(super) async fn migrate(
     }
 }
 
-/// Whether nothing is to be done by all accounts: then nobody connects to the database.
-///
-/// Whoever names tenants wants them looked into. The versions of a program are its own affair.
+/// Whether nothing is to be done by all accounts: then nobody connects to the database. The versions of a program are
+/// its own affair.
 fn is_known_to_be_there(prepared: &Prepared<'_>, held: &Held, subject: &Subject) -> bool {
     prepared.goal.whole.project.is_none()
-        && prepared.run.selection.tenants.is_empty()
         && !held.is_taken_over
-        && !held.is_elsewhere
         && subject.tenant.alembic_version == prepared.version
-        && subject.is_on_record(&prepared.goal.hash)
+        && is_on_record(prepared, subject)
+}
+
+/// Whether the database was compared when it was last looked into, and that is to be relied on: whoever names tenants
+/// wants them looked into.
+fn is_on_record(prepared: &Prepared<'_>, subject: &Subject) -> bool {
+    prepared.run.selection.tenants.is_empty() && subject.is_on_record(&prepared.goal.hash)
 }
 
 /// Whether the database has a migration that the goal has not: one beyond the run's version, or, where its row says so
@@ -258,9 +261,10 @@ impl<'a> Work<'a> {
             blueprint: &prepared.goal.cut,
             database: &self.database,
             tenant: Some((tenant.id, &tenant.name)),
+            mark: subject.mark(),
             attempt: Some((&self.tag, slot.lease)),
             template: self.late_template.as_ref().or(template),
-            is_on_record: subject.is_on_record(&prepared.goal.hash),
+            is_on_record: is_on_record(prepared, subject),
             recorded_hash: tenant.blueprint_hash.as_deref(),
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     provisioning::StepError,
     tenant_db::{
         self, Cluster,
-        databases::{self, Facts},
+        databases::{self, Facts, Mark},
     },
     tenants::{self, Tenant, TenantId},
 };
@@ -34,8 +34,8 @@ enum Found {
     Ours {
         /// Major version of the server.
         server: i32,
-        /// Hash of the blueprint that it is like, as its mark says.
-        blueprint: Option<String>,
+        /// What it says of itself.
+        mark: Mark,
     },
     Gone,
     Foreign(String),
@@ -119,8 +119,11 @@ fn look(tenant: &Tenant, facts: &[Facts], cluster: &Cluster) -> Found {
     match facts.mark(&cluster.owner) {
         Some(mark) if mark.tenant == tenant.id.0 => Found::Ours {
             server: facts.server_major,
-            // after a `drop database` that was broken off it is good for nothing
-            blueprint: mark.blueprint.filter(|_| facts.usable),
+            mark: Mark {
+                // after a `drop database` that was broken off it is good for nothing
+                like: mark.like.filter(|_| facts.usable),
+                ..mark
+            },
         },
         _ => Found::Foreign(facts.describe()),
     }
@@ -130,11 +133,16 @@ impl Subject {
     /// Whether the tenant's row and its database's mark both name the blueprint with this hash: it was like that when
     /// it was last looked into.
     pub(super) fn is_on_record(&self, hash: &str) -> bool {
-        let marked = match &self.database {
-            Ok(Found::Ours { blueprint, .. }) => blueprint.as_deref(),
+        let like = self.mark().and_then(|mark| mark.like.as_deref());
+        like == Some(hash) && self.tenant.blueprint_hash.as_deref() == Some(hash)
+    }
+
+    /// What the database says of itself, if it was found.
+    pub(super) fn mark(&self) -> Option<&Mark> {
+        match &self.database {
+            Ok(Found::Ours { mark, .. }) => Some(mark),
             Ok(Found::Gone | Found::Foreign(_)) | Err(_) => None,
-        };
-        marked == Some(hash) && self.tenant.blueprint_hash.as_deref() == Some(hash)
+        }
     }
 
     /// Major version of the server that has the database, if it was found.

@@ -134,7 +134,7 @@ impl StepContext<'_> {
         let notes = seed::read_notes(&mut connection, &self.blueprint).await;
         let _ = connection.close().await;
         let notes = notes?;
-        let is_of_other = mark.blueprint.as_ref() != Some(&self.blueprint.hash());
+        let is_of_other = mark.template != self.blueprint.hash();
         Ok(!notes.maybe_opened && (is_of_other || notes.is_of_other_files))
     }
 

@@ -42,11 +42,7 @@ pub(super) async fn run(cx: &StepContext<'_>) -> Result<(), StepError> {
         let found = |name: &Ident| found.iter().find(|facts| facts.name == name.as_str());
         if let Some(facts) = found(&name) {
             match ours(facts, cx, &name).await? {
-                Some(mark) => {
-                    // what came from a dump is compared with what it should be like
-                    let hash = mark.blueprint.unwrap_or_else(|| cx.blueprint.hash());
-                    return record_template(cx, &hash).await;
-                }
+                Some(mark) => return record_template(cx, &mark.template).await,
                 None => continue,
             }
         }
@@ -113,7 +109,8 @@ async fn hand_over(
     let tenant = cx.id().await.0;
     let mark = Mark {
         tenant,
-        blueprint: Some(template.clone()),
+        like: Some(template.clone()),
+        template,
     };
     let handed = cx
         .cluster()
@@ -126,7 +123,7 @@ async fn hand_over(
         .await;
     match handed {
         Ok(()) => {
-            record_template(cx, &template).await?;
+            record_template(cx, &mark.template).await?;
             Ok(HandedOver::Recorded)
         }
         Err(error) => match error.sqlstate().as_deref() {

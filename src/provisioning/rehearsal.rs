@@ -114,6 +114,7 @@ async fn on_clone(
         database: &name,
         // a program that is told whose database it is might reach for what else the tenant has
         tenant: None,
+        mark: None,
         attempt: Some((rehearsal.tag, rehearsal.lease)),
         template: rehearsal.template,
         is_on_record: false,

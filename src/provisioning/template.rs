@@ -365,6 +365,7 @@ async fn fill(
         blueprint,
         database,
         tenant: None,
+        mark: None,
         attempt: None,
         template: None,
         is_on_record: false,

@@ -46,26 +46,36 @@ pub struct Facts {
 pub struct Mark {
     /// The tenant.
     pub tenant: Uuid,
-    /// Hash of the blueprint whose template it was cloned from, or found to be like since; `None` while that is not
-    /// known.
-    pub blueprint: Option<String>,
+    /// Hash of the blueprint whose template it was cloned from.
+    pub template: String,
+    /// Hash of the blueprint whose template it was found to be like, when it was last looked into; `None` while that is
+    /// not known, as in what an older tenantry wrote.
+    pub like: Option<String>,
 }
 
 impl Mark {
     /// The comment.
     pub fn comment(&self) -> String {
-        let blueprint = self.blueprint.as_deref().unwrap_or("none");
-        format!("tenantry tenant={} template={blueprint}", self.tenant)
+        let (tenant, template) = (self.tenant, &self.template);
+        let like = self.like.as_ref().map(|like| format!(" like={like}"));
+        format!(
+            "tenantry tenant={tenant} template={template}{}",
+            like.unwrap_or_default()
+        )
     }
 
     /// Reads a comment; `None` when it is not a mark.
     pub fn parse(comment: &str) -> Option<Self> {
         let rest = comment.strip_prefix("tenantry tenant=")?;
-        let (tenant, blueprint) = rest.split_once(" template=")?;
-        let is_hash = blueprint.len() == 64 && blueprint.bytes().all(|it| it.is_ascii_hexdigit());
+        let (tenant, template) = rest.split_once(" template=")?;
+        let (template, like) = match template.split_once(" like=") {
+            Some((template, like)) => (template, Some(like.to_owned())),
+            None => (template, None),
+        };
         Some(Self {
             tenant: tenant.parse().ok()?,
-            blueprint: is_hash.then(|| blueprint.to_owned()),
+            template: template.to_owned(),
+            like,
         })
     }
 }

@@ -217,7 +217,10 @@ async fn every_tenant_is_whole(deployment: &Deployment, asked: &BTreeSet<String>
     for (org, database, told) in &tenants {
         let (hash, came_after) = told.split_once(' ').unwrap();
         let mark = &marks[database];
-        assert!(mark.ends_with(&format!("template={hash}")), "{org}: {mark}");
+        assert!(
+            mark.ends_with(&format!("template={hash} like={hash}")),
+            "{org}: {mark}"
+        );
         if came_after == "true" {
             assert_eq!(hash, newest, "{org} asked after the change");
         }

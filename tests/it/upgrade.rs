@@ -208,6 +208,7 @@ async fn a_database_that_was_restored_is_its_tenants_when_it_is_marked_as_docume
     let [tenant] = fleet.tenants().await;
     let deployment = &fleet.app.deployment;
     let (control, prefix) = (&deployment.control_url, &deployment.prefix);
+    let hash = tenant.blueprint_hash.as_ref().unwrap();
     // as it is in a dump: without what is said of the database itself
     let kept = format!("{prefix}kept");
     execute(
@@ -221,7 +222,8 @@ async fn a_database_that_was_restored_is_its_tenants_when_it_is_marked_as_docume
         .replace("tn_acme", &tenant.database)
         .replace("template template0", &format!("template {kept}"))
         .replace("tn_owner", &format!("{prefix}owner"))
-        .replace("tenant=…", &format!("tenant={}", tenant.id));
+        .replace("tenant=…", &format!("tenant={}", tenant.id))
+        .replace("template=…", &format!("template={hash}"));
     for statement in documented.split(';') {
         execute(control, statement).await;
     }

@@ -1,8 +1,8 @@
 //! The mark of a tenant's database while it is migrated: the comment that says whose it is and what it is like.
 //!
-//! Guarantees: before anything is changed the mark names no blueprint, and it names one again when all of that is there
-//! and the structure was found to be its template's. So whatever was cut off, has failed or differs names none; and a
-//! cluster that is restored to an earlier moment names what it had then.
+//! Guarantees: before anything is changed the mark does not say any more what the database is like, and it says so again
+//! when all of a blueprint is there and the structure was found to be its template's. So whatever was cut off, has failed
+//! or differs does not; and a cluster that is restored to an earlier moment says what was so then.
 //!
 //! Neither waits for the disk: what is taken away is there before what is changed after it, and what is given only
 //! saves the next run a look.
@@ -19,13 +19,13 @@ pub(super) async fn take_away(
 ) -> Result<(), StepError> {
     write(connection, migration, None)
         .await
-        .map_err(failed("taking the mark's blueprint away"))
+        .map_err(failed("changing the database's mark"))
 }
 
 /// It is like the template of the blueprint.
 pub(super) async fn give(connection: &mut PgConnection, migration: &Migration<'_>) {
-    let blueprint = Some(migration.blueprint.hash());
-    if let Err(error) = write(connection, migration, blueprint).await {
+    let like = Some(migration.blueprint.hash());
+    if let Err(error) = write(connection, migration, like).await {
         let database = migration.database.as_str();
         let error = chain(&error);
         tracing::warn!(
@@ -39,14 +39,13 @@ pub(super) async fn give(connection: &mut PgConnection, migration: &Migration<'_
 async fn write(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-    blueprint: Option<String>,
+    like: Option<String>,
 ) -> sqlx::Result<()> {
-    let Some((tenant, _)) = migration.tenant else {
+    let Some(mark) = migration.mark.cloned() else {
         return Ok(());
     };
-    let tenant = tenant.0;
+    let comment = Mark { like, ..mark }.comment().replace('\'', "''");
     let (database, owner) = (migration.database, &migration.cluster.owner);
-    let comment = Mark { tenant, blueprint }.comment();
     let sql = format!(
         "begin;
          set local role {owner};

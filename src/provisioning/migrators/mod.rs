@@ -37,7 +37,7 @@ use crate::{
     db::{self, Db},
     queue::worker::Lease,
     secrets::Keyring,
-    tenant_db::{self, Cluster, Ident, Tag},
+    tenant_db::{self, Cluster, Ident, Tag, databases::Mark},
     tenants::TenantId,
 };
 
@@ -56,13 +56,15 @@ pub struct Migration<'a> {
     pub database: &'a Ident,
     /// Id and organization's name; `None` for a template, and for a throw-away clone.
     pub tenant: Option<(TenantId, &'a str)>,
+    /// What a tenant's database says of itself; kept up where it is known.
+    pub mark: Option<&'a Mark>,
     /// Whose attempt it is, and the proof that its claim is still held; `None` for a template.
     pub attempt: Option<(&'a Tag, &'a Lease)>,
     /// The sealed template of this blueprint: a database at its version needs no program to run, and afterwards the
     /// database must have its fingerprint. `None` for a template itself.
     pub template: Option<&'a TemplateRecord>,
-    /// Whether the tenant's row and the database's mark both name this blueprint: compared already, if nothing changes
-    /// now.
+    /// Whether the tenant's row and the database's mark both name this blueprint, and that is to be relied on: compared
+    /// already, if nothing changes now.
     pub is_on_record: bool,
     /// Hash of the blueprint that the database is on record with, whatever that is; `None` where it is being built.
     pub recorded_hash: Option<&'a str>,

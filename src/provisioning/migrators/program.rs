@@ -14,7 +14,7 @@ use super::{
     Done, Error, Migrated, Migration, alembic,
     blocker::Watch,
     child::{self, Ended, Program},
-    command, mark, sql,
+    command, mark, name_blocker, sql,
     state::{MOST_VERSIONS, State},
 };
 use crate::{
@@ -126,7 +126,8 @@ async fn run(
     let password = migration.run_on_cluster(prepare).await?;
     let before = shape::of(connection).await?;
     migration.check_lease()?;
-    mark::take_away(connection, migration).await?;
+    let taken_away = mark::take_away(connection, migration).await;
+    taken_away.map_err(|error| name_blocker(error, watch))?;
     let ended = child::run(Program {
         argv: match settings.migrator {
             Migrator::Alembic => alembic::argv(&settings.alembic, project, migration.head()),

@@ -33,13 +33,7 @@ pub(super) async fn migrate(
         applied: u32::try_from(pending.len()).unwrap_or(u32::MAX),
     };
     let pending = [pending, state.pending(&blueprint.shared_seed).collect()].concat();
-    let changed = !pending.is_empty();
-    if changed {
-        mark::take_away(connection, migration).await?;
-    }
-    for file in pending {
-        apply(connection, migration, watch, file).await?;
-    }
+    let changed = apply_all(connection, migration, watch, pending).await?;
     Ok(Done { migrated, changed })
 }
 
@@ -50,12 +44,8 @@ pub(super) async fn seed(
     watch: &Watch<'_>,
     state: &State,
 ) -> Result<bool, StepError> {
-    let mut seeded = false;
-    for file in state.pending(&migration.blueprint.shared_seed) {
-        apply(connection, migration, watch, file).await?;
-        seeded = true;
-    }
-    Ok(seeded)
+    let pending = state.pending(&migration.blueprint.shared_seed).collect();
+    apply_all(connection, migration, watch, pending).await
 }
 
 /// The version of the last applied migration.
@@ -71,6 +61,24 @@ pub(super) fn is_begun(blueprint: &Blueprint, state: &State, from: &str) -> bool
     let mut files = blueprint.migrations.iter().chain(&blueprint.shared_seed);
     let next = files.find(|file| !state.has(file));
     version(blueprint, state) != from || next.is_none_or(|file| file.statements.is_some())
+}
+
+/// Whether there were any.
+async fn apply_all(
+    connection: &mut PgConnection,
+    migration: &Migration<'_>,
+    watch: &Watch<'_>,
+    files: Vec<&SqlFile>,
+) -> Result<bool, StepError> {
+    if files.is_empty() {
+        return Ok(false);
+    }
+    let taken_away = mark::take_away(connection, migration).await;
+    taken_away.map_err(|error| name_blocker(error, watch))?;
+    for file in files {
+        apply(connection, migration, watch, file).await?;
+    }
+    Ok(true)
 }
 
 async fn apply(

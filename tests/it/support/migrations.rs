@@ -110,6 +110,7 @@ impl Migrations {
             blueprint,
             database: &Ident::new(&tenant.database).unwrap(),
             tenant: Some((tenant.id, "Acme \"& Sons\"")),
+            mark: None,
             attempt: None,
             template,
         })
