@@ -11,7 +11,20 @@ use crate::support::{
     cluster::{ask, execute, hold},
     documents::statement,
     fleet::{ADDITIVE, NEXT, all},
+    tiny::MIGRATION,
 };
+
+/// A program that has one version only.
+const COMMAND: &str = "migrator = \"command\"
+[command]
+argv = [\"/bin/sh\", \"db/migrate.sh\"]
+files = [\"db\"]
+version_query = \"select 'v1'\"";
+
+const SCRIPT: &str = r"
+PATH=$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :)
+psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --command 'create table if not exists public.notes (body text not null)'
+";
 
 /// Nobody is let into the tenant's database, or somebody again.
 async fn lets_in(fleet: &Fleet, org: &str, is_open: bool) {
@@ -215,6 +228,36 @@ async fn what_an_attempt_left_half_done_is_looked_into_although_its_version_is_t
     let run = fleet.migrate(&all()).await;
     assert_eq!(ended(&run), (RunState::Done, 1, 0));
     assert_eq!(colour().await, "blue");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_seed_left_where_a_program_migrates_is_found() {
+    const TABLE: &str = "seed/shared/01_table.sql";
+    const FAILING: &str = "seed/shared/02_failing.sql";
+    let blueprint = TinyBlueprint::new();
+    blueprint.remove(MIGRATION);
+    blueprint.write("blueprint.toml", COMMAND);
+    blueprint.write("db/migrate.sh", SCRIPT);
+    let fleet = Fleet::made_from(blueprint, Deployment::new().await, 1).await;
+    let org = &fleet.orgs[0];
+    fleet
+        .blueprint
+        .write(TABLE, "create table left_over (id int)");
+    let failing = "select 1 / (1 - count(*)) from notes";
+    fleet.blueprint.write(FAILING, failing);
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Failed, 0, 1));
+
+    fleet.blueprint.remove(TABLE);
+    fleet.blueprint.remove(FAILING);
+    let run = fleet.migrate(&all()).await;
+    assert_eq!(ended(&run), (RunState::Failed, 0, 1));
+    let target = fleet.target(&run, org).await;
+    assert_eq!(target.error_code.as_deref(), Some("drifted"));
+    fleet.sql(org, "drop table left_over").await;
+    fleet.retry(&run).await;
+    assert_eq!(fleet.is_over(&run).await.state, RunState::Done);
     fleet.stop().await;
 }
 
