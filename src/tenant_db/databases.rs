@@ -341,6 +341,28 @@ pub async fn hand_over(
     Ok(())
 }
 
+/// One commit, for which the disk is not waited: what a tenant's database says of itself.
+pub async fn set_mark(
+    connection: &mut PgConnection,
+    cluster: &Cluster,
+    name: &Ident,
+    mark: &Mark,
+) -> Result<(), Error> {
+    let (owner, comment) = (&cluster.owner, literal(&mark.comment()));
+    let statements = format!(
+        "begin;
+         set local role {owner};
+         set local synchronous_commit = off;
+         comment on database {name} is {comment};
+         commit"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await
+        .map_err(Error::sql(format!("marking database {}", name.as_str())))?;
+    Ok(())
+}
+
 /// One commit: a template, complete and closed.
 pub async fn seal(connection: &mut PgConnection, name: &Ident, hash: &str) -> Result<(), Error> {
     let comment = literal(&template_comment(hash));

@@ -440,6 +440,7 @@ fn things_stand_where_they_belong() {
                     "create role",
                     "alter role",
                     "drop role",
+                    "comment on database",
                 ]
                 .iter()
                 .any(|ddl| {

@@ -7,25 +7,29 @@
 //! Neither waits for the disk: what is taken away is there before what is changed after it, and what is given only
 //! saves the next run a look.
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
-use super::{Migration, failed};
-use crate::{causes::chain, provisioning::StepError, tenant_db::databases::Mark};
+use super::Migration;
+use crate::{
+    causes::chain,
+    tenant_db::{
+        self,
+        databases::{self, Mark},
+    },
+};
 
 /// From here on nobody may rely on what the database is like.
 pub(super) async fn take_away(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
-) -> Result<(), StepError> {
-    write(connection, migration, None)
-        .await
-        .map_err(failed("changing the database's mark"))
+) -> Result<(), tenant_db::Error> {
+    set(connection, migration, None).await
 }
 
 /// It is like the template of the blueprint.
 pub(super) async fn give(connection: &mut PgConnection, migration: &Migration<'_>) {
     let like = Some(migration.blueprint.hash());
-    if let Err(error) = write(connection, migration, like).await {
+    if let Err(error) = set(connection, migration, like).await {
         let database = migration.database.as_str();
         let error = chain(&error);
         tracing::warn!(
@@ -36,25 +40,14 @@ pub(super) async fn give(connection: &mut PgConnection, migration: &Migration<'_
     }
 }
 
-async fn write(
+async fn set(
     connection: &mut PgConnection,
     migration: &Migration<'_>,
     like: Option<String>,
-) -> sqlx::Result<()> {
+) -> Result<(), tenant_db::Error> {
     let Some(mark) = migration.mark.cloned() else {
         return Ok(());
     };
-    let comment = Mark { like, ..mark }.comment().replace('\'', "''");
-    let (database, owner) = (migration.database, &migration.cluster.owner);
-    let sql = format!(
-        "begin;
-         set local role {owner};
-         set local synchronous_commit = off;
-         comment on database {database} is '{comment}';
-         commit"
-    );
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(connection)
-        .await?;
-    Ok(())
+    let mark = Mark { like, ..mark };
+    databases::set_mark(connection, migration.cluster, migration.database, &mark).await
 }

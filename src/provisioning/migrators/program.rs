@@ -127,7 +127,7 @@ async fn run(
     let before = shape::of(connection).await?;
     migration.check_lease()?;
     let taken_away = mark::take_away(connection, migration).await;
-    taken_away.map_err(|error| name_blocker(error, watch))?;
+    taken_away.map_err(|error| name_blocker(error.into(), watch))?;
     let ended = child::run(Program {
         argv: match settings.migrator {
             Migrator::Alembic => alembic::argv(&settings.alembic, project, migration.head()),

@@ -73,8 +73,9 @@ async fn apply_all(
     if files.is_empty() {
         return Ok(false);
     }
+    migration.check_lease()?;
     let taken_away = mark::take_away(connection, migration).await;
-    taken_away.map_err(|error| name_blocker(error, watch))?;
+    taken_away.map_err(|error| name_blocker(error.into(), watch))?;
     for file in files {
         apply(connection, migration, watch, file).await?;
     }
